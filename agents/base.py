@@ -1,0 +1,127 @@
+"""The contract of every agent."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from networks.heads import Network
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One vector step of N environments.
+
+    Attributes:
+        observation: (N, obs) what the agent acted on.
+        action: (N, act) as returned by `Agent.act`.
+        reward: (N,).
+        next_observation: (N, obs) true successor; at an episode's end its final observation.
+        terminated: (N,) bool, the episode ended in a state of no further value.
+        truncated: (N,) bool, the episode was cut (time limit or switch): bootstrap.
+        context: (N, C) what accompanied the observation; C may be 0.
+        next_context: (N, C) what accompanies the successor.
+        regime: (N,) index of the world or task the transition belongs to.
+    """
+
+    observation: np.ndarray
+    action: np.ndarray
+    reward: np.ndarray
+    next_observation: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    context: np.ndarray
+    next_context: np.ndarray
+    regime: np.ndarray
+
+
+class Agent(ABC):
+    """Learns from transitions of vectorised environments."""
+
+    @abstractmethod
+    def act(self, observation: np.ndarray, context: np.ndarray, explore: bool) -> np.ndarray:
+        """Choose actions.
+
+        Args:
+            observation: (N, obs).
+            context: (N, C).
+            explore: True samples and prepares the next `observe`; False returns the mode and
+                leaves the agent unchanged.
+
+        Returns:
+            (N, act) float32.
+        """
+
+    @abstractmethod
+    def observe(self, transition: Transition) -> None:
+        """Take in the outcome of the actions returned by the last exploring `act`."""
+
+    @abstractmethod
+    def update(self) -> dict[str, Tensor]:
+        """Learn if a gradient step is due; returns 0-dim tensors to log, {} when none was due."""
+
+    def on_task_change(self, task: int) -> None:
+        """Announce a task change to methods that declare that they need it."""
+
+    @abstractmethod
+    def networks(self) -> dict[str, Network]:
+        """Trained networks by name, as diagnostics see them."""
+
+    @abstractmethod
+    def network_inputs(
+        self, name: str, observation: np.ndarray, action: np.ndarray, context: np.ndarray
+    ) -> tuple[Tensor, Tensor | None]:
+        """Turn raw samples into what one network's forward takes: (input, context or None)."""
+
+    def window_inputs(self, name: str, size: int) -> tuple[Tensor, Tensor | None] | None:
+        """Inputs of one network for the last `size` on-policy transitions.
+
+        None unless `update_is_due`: features are always measured before the update.
+        """
+        return None
+
+    @property
+    @abstractmethod
+    def update_is_due(self) -> bool:
+        """Whether the next `update` will learn."""
+
+    def log_values(self) -> dict[str, float]:
+        """Scalars of methods, read at log periods only."""
+        return {}
+
+    def pop_events(self) -> list[dict[str, Any]]:
+        """Unit resets and the like since the last call."""
+        return []
+
+    @property
+    @abstractmethod
+    def is_at_quiet_point(self) -> bool:
+        """Whether nothing is half collected, so that a checkpoint is small and exact."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a bit-exact continuation needs, cloned."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+
+    @abstractmethod
+    def organs(self) -> tuple[str, ...]:
+        """Names that `transplant` accepts as fresh parts."""
+
+    @abstractmethod
+    def transplant(self, state: Mapping[str, Any], fresh_parts: Collection[str]) -> None:
+        """Load another run's state but keep some parts as newly built.
+
+        Raises:
+            ValueError: A part is unknown.
+        """
+
+    def close(self) -> None:
+        """Release threads."""

@@ -1,0 +1,59 @@
+"""Storage of transitions, allocated once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+class Rollout:
+    """On-policy transitions of `length` vector steps in `num_envs` environments.
+
+    Arrays are float32, shaped (length, num_envs, ...). `observation[t]`, `action[t]` and
+    `log_probability[t]` are written when the agent acts, the rest when it observes.
+    """
+
+    def __init__(
+        self, length: int, num_envs: int, observation_dim: int, action_dim: int, context_dim: int
+    ) -> None:
+        def zeros(*shape: int) -> np.ndarray:
+            return np.zeros((length, num_envs, *shape), dtype=np.float32)
+
+        self.length = length
+        self.num_envs = num_envs
+        self.position = 0
+        self.observation = zeros(observation_dim)
+        self.next_observation = zeros(observation_dim)
+        self.context = zeros(context_dim)
+        self.action = zeros(action_dim)
+        self.log_probability = zeros()
+        self.reward = zeros()
+        self.terminated = np.zeros((length, num_envs), dtype=bool)
+        self.truncated = np.zeros((length, num_envs), dtype=bool)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether `length` vector steps are stored."""
+        return self.position == self.length
+
+    @property
+    def num_transitions(self) -> int:
+        """Capacity in transitions."""
+        return self.length * self.num_envs
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return copies of the rows filled so far."""
+        rows = {name: array[: self.position].copy() for name, array in self._arrays().items()}
+        return {"position": self.position, **(rows if self.position else {})}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.position = int(state["position"])
+        if self.position:
+            for name, array in self._arrays().items():
+                array[: self.position] = state[name]

@@ -1,0 +1,99 @@
+"""What every agent is assembled from: torsos, optimizers, methods and their random streams."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from agents.update import Update
+from networks.heads import Network
+from networks.initializers import Initializer
+from networks.registry import Registry
+from networks.streams import Streams
+from networks.torso import ContextSpec, Torso
+from plasticity.method import Method, Target
+
+NETWORKS = Registry("networks", "network")
+OPTIMIZERS = Registry("plasticity.optimizers", "optimizer")
+METHODS = Registry("plasticity.methods", "method")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Typed configurations and run facts that agents build themselves from.
+
+    Attributes:
+        observation_dim: Size of an observation.
+        action_dim: Size of an action.
+        num_envs: Environments stepped together.
+        context: Shape of the context, dim 0 when there is none.
+        network: `Config` of a file in `networks/`.
+        optimizer: `Config` of a file in `plasticity/optimizers/`.
+        methods: Method id -> `Config` of a file in `plasticity/methods/`, in hook order.
+        seed: Seed of all agent streams.
+        total_steps: Planned environment steps.
+        num_threads: 1 or 2 learner threads; the results are the same.
+    """
+
+    observation_dim: int
+    action_dim: int
+    num_envs: int
+    network: Any
+    optimizer: Any
+    methods: Mapping[str, Any] = field(default_factory=dict)
+    context: ContextSpec = field(default_factory=ContextSpec)
+    seed: int = 0
+    total_steps: int = 0
+    num_threads: int = 1
+
+    @property
+    def streams(self) -> Streams:
+        """Named random streams of the agent."""
+        return Streams(self.seed, "agent/")
+
+    def torso(self, name: str, input_dim: int) -> Torso:
+        """Build the torso of one network from its own streams."""
+        module = NETWORKS.get(self.network.kind)
+        return module.build(self.network, input_dim, self.context, self.streams.child(name))
+
+    @property
+    def head_initializer(self) -> Initializer:
+        """Law of the heads, named by the network configuration."""
+        return Initializer(self.network.head_initializer)
+
+    def update(
+        self,
+        name: str,
+        network: Network,
+        gradient_steps_per_env_step: float,
+        max_grad_norm: float | None = None,
+    ) -> Update:
+        """Build optimizer and methods of one network.
+
+        Raises:
+            ValueError: A method cannot work on this network or in a run of this length.
+        """
+        planned = int(self.total_steps * gradient_steps_per_env_step)
+        methods: dict[str, Method] = {}
+        for identifier, config in self.methods.items():
+            names = getattr(config, "networks", "all")
+            if names != "all" and name not in names:
+                continue
+            target = Target(
+                name,
+                network,
+                network.unit_groups(),
+                self.streams.torch(f"method/{identifier}/{name}"),
+                planned or None,
+                gradient_steps_per_env_step,
+            )
+            methods[identifier] = METHODS.get(config.kind).build(config, target)
+        per_unit = any(
+            getattr(config, "optimizer_state", "") == "per_unit_step"
+            for config in self.methods.values()
+        )
+        optimizer = OPTIMIZERS.get(self.optimizer.kind).build(
+            self.optimizer, network, per_unit_step=per_unit
+        )
+        return Update(name, network, optimizer, methods, max_grad_norm)

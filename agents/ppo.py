@@ -1,0 +1,451 @@
+"""Proximal policy optimisation with separate policy and value networks.
+
+Source: Schulman et al. 2017, arXiv 1707.06347; settings of Dohare et al. 2024 for the Ant:
+rollouts of 2,048 transitions, 10 epochs of 16 minibatches of 128, learning rate 1e-4, no entropy
+bonus, no gradient clipping, no value clipping, LeCun-uniform networks of 256-256 ReLU units.
+
+Deviation: episodes cut by the time limit or by a switch of the world bootstrap from their final
+observation; `timeouts_terminal=true` restores the published treatment as terminal states.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents.base import Agent, Transition
+from agents.buffers import Rollout
+from agents.distributions import (
+    gaussian_entropy,
+    gaussian_log_probability,
+    standard_log_probability,
+)
+from agents.learner_threads import LearnerThreads
+from agents.normalization import RunningNormalizer
+from agents.parts import Parts
+from agents.returns import generalized_advantages, normalized
+from agents.update import Update, clone, forget_parameters, load_optimizer_state
+from networks.heads import GaussianPolicy, Network, ValueFunction
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of PPO.
+
+    Attributes:
+        kind: Name of this file.
+        rollout_length: Vector steps between updates; times the number of environments gives the
+            transitions of a rollout.
+        num_epochs: Passes over a rollout.
+        minibatch_size: Transitions per gradient step; must divide a rollout.
+        discount: In [0, 1].
+        gae_lambda: In [0, 1].
+        clip_range: Ratio is clipped to [1 - clip_range, 1 + clip_range].
+        value_coefficient: Factor of the value loss.
+        entropy_coefficient: Factor of the entropy bonus.
+        normalize_advantage: Standardise advantages once per rollout.
+        normalize_observation: Standardise observations by running moments.
+        timeouts_terminal: Treat truncation as termination, as published (biases values).
+        max_grad_norm: Clip each network's gradient norm, None for no clipping.
+    """
+
+    kind: str = "ppo"
+    rollout_length: int = 128
+    num_epochs: int = 10
+    minibatch_size: int = 128
+    discount: float = 0.99
+    gae_lambda: float = 0.95
+    clip_range: float = 0.2
+    value_coefficient: float = 1.0
+    entropy_coefficient: float = 0.0
+    normalize_advantage: bool = True
+    normalize_observation: bool = False
+    timeouts_terminal: bool = False
+    max_grad_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("rollout_length", "num_epochs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"agent.{name} is {getattr(self, name)}; give at least 1")
+        if self.minibatch_size < 2:
+            raise ValueError(f"agent.minibatch_size is {self.minibatch_size}; give at least 2")
+        for name in ("discount", "gae_lambda"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"agent.{name} is {getattr(self, name)}; give a value in [0, 1]")
+        if self.clip_range <= 0.0:
+            raise ValueError(f"agent.clip_range is {self.clip_range}; give a value above 0")
+        if self.max_grad_norm is not None and self.max_grad_norm <= 0.0:
+            raise ValueError(
+                f"agent.max_grad_norm is {self.max_grad_norm}; give a value above 0, or null"
+            )
+
+
+def policy_loss(log_ratio: Tensor, advantages: Tensor, clip_range: float) -> Tensor:
+    """Clipped surrogate, mean over the minibatch (B,). Source: PPO paper, equation 7."""
+    ratio = torch.exp(log_ratio)
+    clipped = torch.clamp(ratio, 1.0 - clip_range, 1.0 + clip_range)
+    return -torch.minimum(ratio * advantages, clipped * advantages).mean()
+
+
+def value_loss(values: Tensor, targets: Tensor) -> Tensor:
+    """Mean squared error, mean over the minibatch (B,)."""
+    return torch.nn.functional.mse_loss(values, targets)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A rollout ready for learning; every tensor has one row per transition."""
+
+    observation: Tensor
+    context: Tensor | None
+    action: Tensor
+    log_probability: Tensor
+    advantage: Tensor
+    target: Tensor
+
+    def rows(self, indices: Tensor) -> Batch:
+        """Gather some rows."""
+        return Batch(
+            self.observation[indices],
+            None if self.context is None else self.context[indices],
+            self.action[indices],
+            self.log_probability[indices],
+            self.advantage[indices],
+            self.target[indices],
+        )
+
+
+class PPO(Agent):
+    """The agent."""
+
+    def __init__(self, config: Config, parts: Parts) -> None:
+        self.config = config
+        self.rollout = Rollout(
+            config.rollout_length,
+            parts.num_envs,
+            parts.observation_dim,
+            parts.action_dim,
+            parts.context.dim,
+        )
+        num_transitions = self.rollout.num_transitions
+        if num_transitions % config.minibatch_size:
+            raise ValueError(
+                f"agent.minibatch_size={config.minibatch_size} does not divide a rollout of "
+                f"{config.rollout_length} x {parts.num_envs} = {num_transitions} transitions"
+            )
+        head, streams = parts.head_initializer, parts.streams
+        self.policy = GaussianPolicy(
+            parts.torso("policy", parts.observation_dim),
+            parts.action_dim,
+            head,
+            streams.child("policy"),
+        )
+        self.value = ValueFunction(
+            parts.torso("value", parts.observation_dim), head, streams.child("value")
+        )
+        rate = config.num_epochs / config.minibatch_size
+        self.updates: dict[str, Update] = {
+            name: parts.update(name, network, rate, config.max_grad_norm)
+            for name, network in self.networks().items()
+        }
+        self.normalizer = (
+            RunningNormalizer(parts.observation_dim) if config.normalize_observation else None
+        )
+        self.iteration = 0
+        self._action_noise = streams.torch("action_noise")
+        self._shuffle = streams.torch("shuffle")
+        self._threads = LearnerThreads(parts.num_threads)
+
+    # Interaction ---------------------------------------------------------------------------
+
+    def act(self, observation: np.ndarray, context: np.ndarray, explore: bool) -> np.ndarray:
+        """Sample actions, or return the mean; see `Agent.act`."""
+        if not explore:
+            inputs, gate = self.network_inputs("policy", observation, None, context)
+            with torch.inference_mode():
+                return self.policy(inputs, gate).numpy()
+        row, t = self.rollout, self.rollout.position
+        if self.normalizer is not None:
+            self.normalizer.update(observation)
+            observation = self.normalizer(observation)
+        row.observation[t] = observation
+        row.context[t] = context
+        with torch.inference_mode():
+            gate = torch.from_numpy(row.context[t]) if row.context.shape[-1] else None
+            mean = self.policy(torch.from_numpy(row.observation[t]), gate)
+            noise = torch.randn(mean.shape, generator=self._action_noise)
+            log_std = self.policy.log_std
+            row.action[t] = torch.addcmul(mean, noise, log_std.exp()).numpy()
+            row.log_probability[t] = standard_log_probability(noise, log_std).numpy()
+        return row.action[t].copy()
+
+    def observe(self, transition: Transition) -> None:
+        """Store the outcome of the last exploring `act`."""
+        row, t = self.rollout, self.rollout.position
+        row.reward[t] = transition.reward
+        row.terminated[t] = transition.terminated
+        row.truncated[t] = transition.truncated
+        successor = transition.next_observation
+        row.next_observation[t] = (
+            successor if self.normalizer is None else self.normalizer(successor)
+        )
+        row.position = t + 1
+
+    # Learning ------------------------------------------------------------------------------
+
+    def update(self) -> dict[str, Tensor]:
+        """Learn from a full rollout; {} while it is still filling."""
+        if not self.rollout.is_full:
+            return {}
+        with torch.no_grad():
+            batch, statistics = self._prepare()
+        size = len(batch.advantage)
+        orders = [
+            torch.randperm(size, generator=self._shuffle) for _ in range(self.config.num_epochs)
+        ]
+        policy_statistics, value_statistics = self._threads.run(
+            functools.partial(self._learn_policy, batch, orders),
+            functools.partial(self._learn_value, batch, orders),
+        )
+        for update in self.updates.values():
+            update.check_finite()
+        self.rollout.position = 0
+        self.iteration += 1
+        return {**statistics, **policy_statistics, **value_statistics}
+
+    def _learn_policy(self, batch: Batch, orders: Sequence[Tensor]) -> dict[str, Tensor]:
+        config, update = self.config, self.updates["policy"]
+        losses, log_ratios = [], []
+        for order in orders:
+            shuffled = batch.rows(order)
+            log_ratios = []
+            for rows in _slices(len(order), config.minibatch_size):
+                context = None if shuffled.context is None else shuffled.context[rows]
+                with update.recording():
+                    mean = self.policy(shuffled.observation[rows], context)
+                log_std = self.policy.log_std
+                log_probability = gaussian_log_probability(shuffled.action[rows], mean, log_std)
+                log_ratio = log_probability - shuffled.log_probability[rows]
+                loss = policy_loss(log_ratio, shuffled.advantage[rows], config.clip_range)
+                if config.entropy_coefficient:
+                    loss = loss - config.entropy_coefficient * gaussian_entropy(log_std)
+                losses.append(update.step(loss))
+                log_ratios.append(log_ratio.detach())
+        log_ratio = torch.cat(log_ratios)  # of the last epoch
+        outside = (torch.exp(log_ratio) - 1.0).abs() > config.clip_range
+        return {
+            "policy_loss": torch.stack(losses).mean(),
+            "approx_kl": (torch.expm1(log_ratio) - log_ratio).mean(),
+            "clip_fraction": outside.float().mean(),
+            "entropy": gaussian_entropy(self.policy.log_std.detach()),
+            "action_std": self.policy.log_std.detach().exp().mean(),
+        }
+
+    def _learn_value(self, batch: Batch, orders: Sequence[Tensor]) -> dict[str, Tensor]:
+        config, update = self.config, self.updates["value"]
+        losses = []
+        for order in orders:
+            observation, target = batch.observation[order], batch.target[order]
+            context = None if batch.context is None else batch.context[order]
+            for rows in _slices(len(order), config.minibatch_size):
+                with update.recording():
+                    values = self.value(
+                        observation[rows], None if context is None else context[rows]
+                    )
+                loss = config.value_coefficient * value_loss(values, target[rows])
+                losses.append(update.step(loss))
+        return {"value_loss": torch.stack(losses).mean()}
+
+    def _prepare(self) -> tuple[Batch, dict[str, Tensor]]:
+        """Values, advantages and targets of a full rollout, and what is logged about them."""
+        config, row = self.config, self.rollout
+        values, next_values = self._values()
+        terminated = row.terminated | row.truncated if config.timeouts_terminal else row.terminated
+        advantages = generalized_advantages(
+            row.reward.astype(np.float64),
+            values,
+            next_values,
+            terminated,
+            row.truncated,
+            config.discount,
+            config.gae_lambda,
+        )
+        targets = advantages + values
+        spread = targets.var()
+        explained = 1.0 - (targets - values).var() / spread if spread > 0.0 else np.nan
+        if config.normalize_advantage:
+            advantages = normalized(advantages)
+
+        def flat(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(array.reshape(row.num_transitions, *array.shape[2:])).float()
+
+        batch = Batch(
+            flat(row.observation),
+            flat(row.context) if row.context.shape[-1] else None,
+            flat(row.action),
+            flat(row.log_probability),
+            flat(advantages),
+            flat(targets),
+        )
+        return batch, {"explained_variance": torch.tensor(explained)}
+
+    def _values(self) -> tuple[np.ndarray, np.ndarray]:
+        """V(o_t) and V(true successor of o_t), both (T, N) float64.
+
+        Inside an episode the successor is the next observation of the rollout; only boundaries
+        and the last row need another look at the network.
+        """
+        row = self.rollout
+        boundary = row.terminated | row.truncated
+        boundary[-1] = True
+        ends = np.flatnonzero(boundary)
+        stacked = np.concatenate(
+            (
+                row.observation.reshape(row.num_transitions, -1),
+                row.next_observation.reshape(row.num_transitions, -1)[ends],
+            )
+        )
+        context = row.context.reshape(row.num_transitions, -1)
+        gates = np.concatenate((context, context[ends])) if context.shape[1] else None
+        values = self.value(
+            torch.from_numpy(stacked), None if gates is None else torch.from_numpy(gates)
+        )
+        values = values.numpy().astype(np.float64)
+        current = values[: row.num_transitions].reshape(row.length, row.num_envs)
+        successor = np.concatenate((current[1:], current[-1:]))
+        successor.reshape(-1)[ends] = values[row.num_transitions :]
+        return current, successor
+
+    # Introspection -------------------------------------------------------------------------
+
+    def networks(self) -> dict[str, Network]:
+        """Policy and value network."""
+        return {"policy": self.policy, "value": self.value}
+
+    def network_inputs(
+        self,
+        name: str,
+        observation: np.ndarray,
+        action: np.ndarray | None,
+        context: np.ndarray,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Normalise and convert observations; actions are not an input of either network."""
+        if self.normalizer is not None:
+            observation = self.normalizer(observation)
+        gate = torch.from_numpy(context).float() if context.shape[-1] else None
+        return torch.from_numpy(np.asarray(observation, dtype=np.float32)), gate
+
+    def window_inputs(self, name: str, size: int) -> tuple[Tensor, Tensor | None] | None:
+        """Inputs of one network for the last `size` transitions of a full rollout."""
+        row = self.rollout
+        if not row.is_full:
+            return None
+        observation = row.observation.reshape(row.num_transitions, -1)[-size:]
+        context = row.context.reshape(row.num_transitions, -1)[-size:]
+        return torch.from_numpy(observation), torch.from_numpy(context) if context.size else None
+
+    @property
+    def update_is_due(self) -> bool:
+        """Whether the next `update` will learn."""
+        return self.rollout.is_full
+
+    @property
+    def is_at_quiet_point(self) -> bool:
+        """True between an update and the next action."""
+        return self.rollout.position == 0
+
+    def on_task_change(self, task: int) -> None:
+        """Announce a task change to methods that declare that they need it."""
+        for update in self.updates.values():
+            update.on_task_change(task)
+
+    def log_values(self) -> dict[str, float]:
+        """Scalars of all methods."""
+        return {k: v for update in self.updates.values() for k, v in update.log_values().items()}
+
+    def pop_events(self) -> list[dict[str, Any]]:
+        """Unit resets since the last call."""
+        return [event for update in self.updates.values() for event in update.pop_events()]
+
+    # State ---------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Networks, optimizers, methods, generators, normaliser and an unfinished rollout."""
+        state: dict[str, Any] = {
+            "updates": {name: update.state_dict() for name, update in self.updates.items()},
+            "action_noise": self._action_noise.get_state(),
+            "shuffle": self._shuffle.get_state(),
+            "rollout": self.rollout.state_dict(),
+            "iteration": self.iteration,
+        }
+        if self.normalizer is not None:
+            state["normalizer"] = self.normalizer.state_dict()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        for name, update in self.updates.items():
+            update.load_state_dict(state["updates"][name])
+        self._action_noise.set_state(state["action_noise"])
+        self._shuffle.set_state(state["shuffle"])
+        self.rollout.load_state_dict(state["rollout"])
+        self.iteration = int(state["iteration"])
+        if self.normalizer is not None:
+            self.normalizer.load_state_dict(state["normalizer"])
+
+    def organs(self) -> tuple[str, ...]:
+        """Parts that a transplant can leave new."""
+        return ("policy", "value", "optimizer", "log_std")
+
+    def transplant(self, state: Mapping[str, Any], fresh_parts: Collection[str]) -> None:
+        """Go on from another run's networks with some organs new.
+
+        A fresh network also gets fresh optimizer and method state; `log_std` is an organ of its
+        own and belongs to neither. Random streams and counters stay those of the new run.
+        """
+        _check_parts(fresh_parts, self.organs())
+        initial_log_std = self.policy.log_std.detach().clone()
+        for name, update in self.updates.items():
+            donor = state["updates"][name]
+            if name not in fresh_parts:
+                update.network.load_state_dict(clone(donor["network"]))
+                if "optimizer" not in fresh_parts:
+                    load_optimizer_state(update.optimizer, donor["optimizer"])
+                for identifier, method in update.methods.items():
+                    if identifier in donor["methods"]:
+                        method.load_state_dict(donor["methods"][identifier])
+        with torch.no_grad():
+            if "log_std" in fresh_parts:
+                self.policy.log_std.copy_(initial_log_std)
+                forget_parameters(self.updates["policy"].optimizer, [self.policy.log_std])
+            elif "policy" in fresh_parts:
+                self.policy.log_std.copy_(state["updates"]["policy"]["network"]["log_std"])
+        if self.normalizer is not None and "normalizer" in state:
+            self.normalizer.load_state_dict(state["normalizer"])
+
+    def close(self) -> None:
+        """End the learner thread."""
+        self._threads.close()
+
+
+def _slices(size: int, step: int) -> list[slice]:
+    return [slice(start, start + step) for start in range(0, size, step)]
+
+
+def _check_parts(fresh_parts: Collection[str], allowed: Sequence[str]) -> None:
+    unknown = sorted(set(fresh_parts) - set(allowed))
+    if unknown:
+        raise ValueError(
+            f"fresh_parts has {', '.join(unknown)}; this agent has the parts {', '.join(allowed)}"
+        )
+
+
+def build(config: Config, parts: Parts) -> PPO:
+    """Build the agent."""
+    return PPO(config, parts)

@@ -1,0 +1,1 @@
+"""Configuration: values in YAML groups, types in dataclasses, one front end."""

@@ -1,0 +1,183 @@
+"""The typed configuration of one run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from configs.schema import ConfigurationError, load
+from networks.registry import Registry
+
+AGENTS = Registry("agents", "agent")
+ENVIRONMENTS = Registry("envs", "environment", builder="make")
+NETWORKS = Registry("networks", "network")
+OPTIMIZERS = Registry("plasticity.optimizers", "optimizer")
+METHODS = Registry("plasticity.methods", "method")
+
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """When what is written; an iteration is one update phase of the agent.
+
+    Attributes:
+        log_every_iterations: Iterations between rows of progress.csv.
+        ranks_every_iterations: Iterations between rank measurements of the last hidden layer on
+            the on-policy window.
+        all_ranks_every_iterations: Iterations between rank measurements of all layers and on the
+            probe set.
+        diagnostics: Measure units, ranks and weights at all.
+        checkpoint_minutes: Minutes between checkpoints.
+        keep_checkpoints: Newest unpinned checkpoints to keep; those at switches always stay.
+        tensorboard: Write TensorBoard events.
+        figures: Draw the figures at the end of a run.
+        plain_seconds: Seconds between progress lines where there is no terminal.
+    """
+
+    log_every_iterations: int = 5
+    ranks_every_iterations: int = 5
+    all_ranks_every_iterations: int = 25
+    diagnostics: bool = True
+    checkpoint_minutes: float = 10.0
+    keep_checkpoints: int = 3
+    tensorboard: bool = True
+    figures: bool = True
+    plain_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if name == "checkpoint_minutes":
+                if value < 0:
+                    raise ValueError(f"log.{name} is {value}; give 0 or more")
+            elif not isinstance(value, bool) and value <= 0:
+                raise ValueError(f"log.{name} is {value}; give a value above 0")
+        if self.ranks_every_iterations % self.log_every_iterations:
+            raise ValueError(
+                f"log.ranks_every_iterations={self.ranks_every_iterations} must be a multiple of "
+                f"log.log_every_iterations={self.log_every_iterations}: ranks are written in rows"
+            )
+        if self.all_ranks_every_iterations % self.ranks_every_iterations:
+            raise ValueError(
+                f"log.all_ranks_every_iterations={self.all_ranks_every_iterations} must be a "
+                f"multiple of log.ranks_every_iterations={self.ranks_every_iterations}"
+            )
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that defines one run.
+
+    Attributes:
+        agent: `Config` of a file in `agents/`.
+        env: `Config` of a file in `envs/`.
+        network: `Config` of a file in `networks/`.
+        optimizer: `Config` of a file in `plasticity/optimizers/`.
+        method: Method id -> `Config`, in hook order.
+        log: When what is written.
+        seed: Agent seed; worlds have their own seed in `env`.
+        total_steps: Environment steps of the run.
+        group: First folder of the run directory, usually the experiment.
+        runs_root: Folder of all runs.
+        run_dir: Explicit run directory instead of the one derived from the settings.
+        num_threads: Threads for simulation and learning; `auto` uses up to 2 cores for a single
+            run and 1 in a sweep. The results do not depend on it.
+        boundary: `oracle` announces world changes to methods that need it; `none` never does.
+        init_from: Checkpoint to start from, with `fresh_parts` new.
+        fresh_parts: Organs that stay newly built.
+        fresh: Move an existing run directory aside and start anew.
+        accept_change: Continue a run directory although settings changed.
+        progress: Show progress while running.
+    """
+
+    agent: Any
+    env: Any
+    network: Any
+    optimizer: Any
+    method: dict[str, Any] = field(default_factory=dict)
+    log: LogConfig = field(default_factory=LogConfig)
+    seed: int = 0
+    total_steps: int = 20_000_000
+    group: str = "default"
+    runs_root: str = "runs"
+    run_dir: str | None = None
+    num_threads: int | Literal["auto"] = "auto"
+    boundary: Literal["none", "oracle"] = "none"
+    init_from: str | None = None
+    fresh_parts: list[str] = field(default_factory=list)
+    fresh: bool = False
+    accept_change: bool = False
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; give 0 or more")
+        if self.total_steps < 1:
+            raise ValueError(f"total_steps is {self.total_steps}; give at least 1")
+        if not _NAME.match(self.group):
+            raise ValueError(f"group is {self.group!r}; use letters, digits, '.', '_' and '-' only")
+        if self.num_threads != "auto" and not 1 <= self.num_threads <= 64:
+            raise ValueError(f"num_threads is {self.num_threads}; give auto or 1 to 64")
+        if self.fresh_parts and self.init_from is None:
+            raise ValueError("fresh_parts needs init_from: name the checkpoint to start from")
+
+
+# Settings that say how to run, not what: they are no part of a run's identity.
+EXECUTION_KEYS = frozenset(
+    {"runs_root", "run_dir", "num_threads", "fresh", "accept_change", "progress"}
+)
+
+
+def load_run(values: Mapping[str, Any]) -> RunConfig:
+    """Type-check a composed configuration.
+
+    Args:
+        values: Plain nested values; groups carry a `kind` that names a file.
+
+    Raises:
+        ConfigurationError: Anything unknown, ill-typed or out of range.
+    """
+    typed = dict(values)
+    for key, registry in (
+        ("agent", AGENTS),
+        ("env", ENVIRONMENTS),
+        ("network", NETWORKS),
+        ("optimizer", OPTIMIZERS),
+    ):
+        typed[key] = _member(registry, values.get(key), key)
+    methods = values.get("method") or {}
+    if not isinstance(methods, Mapping):
+        raise ConfigurationError(f"method is {methods!r}; give method=<id> or method=[<id>,<id>]")
+    typed["method"] = {
+        name: _member(METHODS, config, f"method.{name}") for name, config in methods.items()
+    }
+    config = load(RunConfig, typed)
+    _check_together(config)
+    return config
+
+
+def _member(registry: Registry, values: Any, path: str) -> Any:
+    if not isinstance(values, Mapping) or not isinstance(values.get("kind"), str):
+        raise ConfigurationError(
+            f"{path} is {values!r}; choose a preset, for example {path}={registry.names()[0]}"
+        )
+    try:
+        module = registry.get(values["kind"])
+    except ValueError as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+    return load(module.Config, values, path)
+
+
+def _check_together(config: RunConfig) -> None:
+    interval = getattr(config.env, "switch_interval", None)
+    length = getattr(config.agent, "rollout_length", None)
+    if interval is None or length is None or getattr(config.env, "schedule", "") == "fixed":
+        return
+    rollout = length * config.env.num_envs
+    if interval < rollout:
+        raise ConfigurationError(
+            f"env.switch_interval={interval} is shorter than one rollout of {length} x "
+            f"{config.env.num_envs} = {rollout} transitions; make it at least {rollout}"
+        )

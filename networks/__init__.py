@@ -1,0 +1,1 @@
+"""Networks: torsos of hidden layers, heads, initialisers and the producer/reader graph of units."""

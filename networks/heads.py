@@ -1,0 +1,83 @@
+"""Whole networks of an actor-critic: a torso and its heads."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from networks.initializers import Initializer
+from networks.streams import Streams
+from networks.torso import Torso
+from networks.units import UnitGroup, initialize_linear
+
+
+class Network(nn.Module):
+    """A torso with heads: what a method is attached to and diagnostics are measured on."""
+
+    torso: Torso
+
+    def heads(self) -> tuple[nn.Linear, ...]:
+        """Linear layers that read the torso's features."""
+        raise NotImplementedError
+
+    def unit_groups(self) -> tuple[UnitGroup, ...]:
+        """One group per hidden layer of the torso."""
+        return self.torso.unit_groups(self.heads())
+
+
+class HasHeadInitializer(Protocol):
+    """Any network configuration: it names the law of the heads."""
+
+    @property
+    def head_initializer(self) -> str: ...
+
+
+def readout(
+    input_dim: int, output_dim: int, initializer: Initializer, generator: torch.Generator
+) -> nn.Linear:
+    """Build a linear head from its own law and stream."""
+    layer = nn.Linear(input_dim, output_dim)
+    initialize_linear(layer, initializer, generator)
+    return layer
+
+
+class GaussianPolicy(Network):
+    """Diagonal Gaussian with a state-independent standard deviation.
+
+    Source: Dohare et al. 2024; Normal(mean(x), exp(log_std)), no squashing, log_std starts at 0.
+    """
+
+    def __init__(
+        self, torso: Torso, action_dim: int, initializer: Initializer, streams: Streams
+    ) -> None:
+        super().__init__()
+        self.torso = torso
+        self.mean = readout(torso.output_dim, action_dim, initializer, streams.torch("mean"))
+        self.log_std = nn.Parameter(torch.zeros(action_dim))
+
+    def heads(self) -> tuple[nn.Linear, ...]:
+        """The mean."""
+        return (self.mean,)
+
+    def forward(self, observation: Tensor, context: Tensor | None = None) -> Tensor:
+        """Map observations (B, obs) to action means (B, act)."""
+        return self.mean(self.torso(observation, context))
+
+
+class ValueFunction(Network):
+    """State value."""
+
+    def __init__(self, torso: Torso, initializer: Initializer, streams: Streams) -> None:
+        super().__init__()
+        self.torso = torso
+        self.value = readout(torso.output_dim, 1, initializer, streams.torch("value"))
+
+    def heads(self) -> tuple[nn.Linear, ...]:
+        """The value."""
+        return (self.value,)
+
+    def forward(self, observation: Tensor, context: Tensor | None = None) -> Tensor:
+        """Map observations (B, obs) to values (B,)."""
+        return self.value(self.torso(observation, context)).squeeze(-1)

@@ -1,0 +1,61 @@
+"""The contract of every torso, and how a context is described to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from networks.units import Reader, UnitGroup
+
+
+@dataclass(frozen=True)
+class ContextSpec:
+    """What the context of a network looks like.
+
+    Attributes:
+        dim: Size of the context vector, or number of discrete contexts; 0 means none.
+        discrete: True when the context is one of `dim` one-hot vectors.
+    """
+
+    dim: int = 0
+    discrete: bool = False
+
+
+class Torso(nn.Module):
+    """Hidden part of a network: everything between its input and its heads.
+
+    Attributes:
+        output_dim: Size of the features that the heads read.
+    """
+
+    output_dim: int
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Map (B, input_dim) and a context, (B, C) or (B,) ids, to features (B, output_dim)."""
+        raise NotImplementedError
+
+    def unit_groups(self, heads: tuple[nn.Linear, ...]) -> tuple[UnitGroup, ...]:
+        """Return the unit group of every hidden layer.
+
+        Args:
+            heads: Linear layers that read the features.
+        """
+        raise NotImplementedError
+
+    def record_statistics(self, x: Tensor, context: Tensor | None = None) -> None:
+        """Update statistics that layers keep of their inputs (duty cycles); by default none.
+
+        The only call that changes them: the learner makes it once per update.
+        """
+
+    def describe(self) -> dict[str, int]:
+        """Return the number of stored parameters and of those that no mask switches off."""
+        stored = sum(parameter.numel() for parameter in self.parameters())
+        return {"parameters": stored, "live_parameters": stored}
+
+
+def linear_readers(layers: Iterable[nn.Linear]) -> tuple[Reader, ...]:
+    """Readers in which column i belongs to unit i."""
+    return tuple(Reader(layer) for layer in layers)

@@ -1,0 +1,1 @@
+"""Methods, optimizers and diagnostics of plasticity."""
