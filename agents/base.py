@@ -41,7 +41,13 @@ class Transition:
 
 
 class Agent(ABC):
-    """Learns from transitions of vectorised environments."""
+    """Learns from transitions of vectorised environments.
+
+    Attributes:
+        iteration: Update phases so far.
+    """
+
+    iteration: int = 0
 
     @abstractmethod
     def act(self, observation: np.ndarray, context: np.ndarray, explore: bool) -> np.ndarray:
@@ -65,7 +71,7 @@ class Agent(ABC):
     def update(self) -> dict[str, Tensor]:
         """Learn if a gradient step is due; returns 0-dim tensors to log, {} when none was due."""
 
-    def on_task_change(self, task: int) -> None:
+    def on_task_change(self, task: int) -> None:  # noqa: B027 (optional hook)
         """Announce a task change to methods that declare that they need it."""
 
     @abstractmethod
@@ -89,6 +95,14 @@ class Agent(ABC):
     @abstractmethod
     def update_is_due(self) -> bool:
         """Whether the next `update` will learn."""
+
+    @abstractmethod
+    def statistic_names(self) -> tuple[str, ...]:
+        """Keys of what `update` returns, known before the first update."""
+
+    def methods_that_need_boundaries(self) -> list[str]:
+        """Ids of methods that act at announced task changes."""
+        return []
 
     def log_values(self) -> dict[str, float]:
         """Scalars of methods, read at log periods only."""
@@ -123,5 +137,5 @@ class Agent(ABC):
             ValueError: A part is unknown.
         """
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (optional hook)
         """Release threads."""

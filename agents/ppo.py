@@ -21,17 +21,24 @@ from torch import Tensor
 
 from agents.base import Agent, Transition
 from agents.buffers import Rollout
-from agents.distributions import (
-    gaussian_entropy,
-    gaussian_log_probability,
-    standard_log_probability,
-)
+from agents.distributions import gaussian_entropy, standard_log_probability
 from agents.learner_threads import LearnerThreads
 from agents.normalization import RunningNormalizer
 from agents.parts import Parts
+from agents.ppo_steps import AutogradSteps, FusedSteps, Losses, Minibatch, Steps
 from agents.returns import generalized_advantages, normalized
 from agents.update import Update, clone, forget_parameters, load_optimizer_state
 from networks.heads import GaussianPolicy, Network, ValueFunction
+
+STATISTICS = (
+    "policy_loss",
+    "value_loss",
+    "explained_variance",
+    "approx_kl",
+    "clip_fraction",
+    "entropy",
+    "action_std",
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,8 @@ class Config:
         normalize_observation: Standardise observations by running moments.
         timeouts_terminal: Treat truncation as termination, as published (biases values).
         max_grad_norm: Clip each network's gradient norm, None for no clipping.
+        fast_path: Use the hand-written backward pass where the networks allow it; results then
+            differ from autograd's by floating-point reordering only.
     """
 
     kind: str = "ppo"
@@ -68,6 +77,7 @@ class Config:
     normalize_observation: bool = False
     timeouts_terminal: bool = False
     max_grad_norm: float | None = None
+    fast_path: bool = True
 
     def __post_init__(self) -> None:
         for name in ("rollout_length", "num_epochs"):
@@ -84,41 +94,6 @@ class Config:
             raise ValueError(
                 f"agent.max_grad_norm is {self.max_grad_norm}; give a value above 0, or null"
             )
-
-
-def policy_loss(log_ratio: Tensor, advantages: Tensor, clip_range: float) -> Tensor:
-    """Clipped surrogate, mean over the minibatch (B,). Source: PPO paper, equation 7."""
-    ratio = torch.exp(log_ratio)
-    clipped = torch.clamp(ratio, 1.0 - clip_range, 1.0 + clip_range)
-    return -torch.minimum(ratio * advantages, clipped * advantages).mean()
-
-
-def value_loss(values: Tensor, targets: Tensor) -> Tensor:
-    """Mean squared error, mean over the minibatch (B,)."""
-    return torch.nn.functional.mse_loss(values, targets)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A rollout ready for learning; every tensor has one row per transition."""
-
-    observation: Tensor
-    context: Tensor | None
-    action: Tensor
-    log_probability: Tensor
-    advantage: Tensor
-    target: Tensor
-
-    def rows(self, indices: Tensor) -> Batch:
-        """Gather some rows."""
-        return Batch(
-            self.observation[indices],
-            None if self.context is None else self.context[indices],
-            self.action[indices],
-            self.log_probability[indices],
-            self.advantage[indices],
-            self.target[indices],
-        )
 
 
 class PPO(Agent):
@@ -161,6 +136,16 @@ class PPO(Agent):
         self._action_noise = streams.torch("action_noise")
         self._shuffle = streams.torch("shuffle")
         self._threads = LearnerThreads(parts.num_threads)
+        self._minibatches = [
+            slice(start, start + config.minibatch_size)
+            for start in range(0, num_transitions, config.minibatch_size)
+        ]
+        losses = Losses(config.clip_range, config.value_coefficient, config.entropy_coefficient)
+        self._steps: Steps = (
+            FusedSteps(self.policy, self.value, self.updates, losses, config.minibatch_size)
+            if config.fast_path and FusedSteps.supports(self.updates)
+            else AutogradSteps(self.policy, self.value, self.updates, losses)
+        )
 
     # Interaction ---------------------------------------------------------------------------
 
@@ -219,50 +204,32 @@ class PPO(Agent):
         self.iteration += 1
         return {**statistics, **policy_statistics, **value_statistics}
 
-    def _learn_policy(self, batch: Batch, orders: Sequence[Tensor]) -> dict[str, Tensor]:
-        config, update = self.config, self.updates["policy"]
+    def _learn_policy(self, batch: Minibatch, orders: Sequence[Tensor]) -> dict[str, Tensor]:
         losses, log_ratios = [], []
         for order in orders:
-            shuffled = batch.rows(order)
-            log_ratios = []
-            for rows in _slices(len(order), config.minibatch_size):
-                context = None if shuffled.context is None else shuffled.context[rows]
-                with update.recording():
-                    mean = self.policy(shuffled.observation[rows], context)
-                log_std = self.policy.log_std
-                log_probability = gaussian_log_probability(shuffled.action[rows], mean, log_std)
-                log_ratio = log_probability - shuffled.log_probability[rows]
-                loss = policy_loss(log_ratio, shuffled.advantage[rows], config.clip_range)
-                if config.entropy_coefficient:
-                    loss = loss - config.entropy_coefficient * gaussian_entropy(log_std)
-                losses.append(update.step(loss))
-                log_ratios.append(log_ratio.detach())
+            shuffled, log_ratios = batch.rows(order), []
+            for rows in self._minibatches:
+                loss, log_ratio = self._steps.policy(shuffled.rows(rows))
+                losses.append(loss)
+                log_ratios.append(log_ratio)
         log_ratio = torch.cat(log_ratios)  # of the last epoch
-        outside = (torch.exp(log_ratio) - 1.0).abs() > config.clip_range
+        log_std = self.policy.log_std.detach()
         return {
             "policy_loss": torch.stack(losses).mean(),
             "approx_kl": (torch.expm1(log_ratio) - log_ratio).mean(),
-            "clip_fraction": outside.float().mean(),
-            "entropy": gaussian_entropy(self.policy.log_std.detach()),
-            "action_std": self.policy.log_std.detach().exp().mean(),
+            "clip_fraction": (torch.expm1(log_ratio).abs() > self.config.clip_range).float().mean(),
+            "entropy": gaussian_entropy(log_std),
+            "action_std": log_std.exp().mean(),
         }
 
-    def _learn_value(self, batch: Batch, orders: Sequence[Tensor]) -> dict[str, Tensor]:
-        config, update = self.config, self.updates["value"]
+    def _learn_value(self, batch: Minibatch, orders: Sequence[Tensor]) -> dict[str, Tensor]:
         losses = []
         for order in orders:
-            observation, target = batch.observation[order], batch.target[order]
-            context = None if batch.context is None else batch.context[order]
-            for rows in _slices(len(order), config.minibatch_size):
-                with update.recording():
-                    values = self.value(
-                        observation[rows], None if context is None else context[rows]
-                    )
-                loss = config.value_coefficient * value_loss(values, target[rows])
-                losses.append(update.step(loss))
+            shuffled = batch.rows(order)
+            losses += [self._steps.value(shuffled.rows(rows)) for rows in self._minibatches]
         return {"value_loss": torch.stack(losses).mean()}
 
-    def _prepare(self) -> tuple[Batch, dict[str, Tensor]]:
+    def _prepare(self) -> tuple[Minibatch, dict[str, Tensor]]:
         """Values, advantages and targets of a full rollout, and what is logged about them."""
         config, row = self.config, self.rollout
         values, next_values = self._values()
@@ -285,7 +252,7 @@ class PPO(Agent):
         def flat(array: np.ndarray) -> Tensor:
             return torch.from_numpy(array.reshape(row.num_transitions, *array.shape[2:])).float()
 
-        batch = Batch(
+        batch = Minibatch(
             flat(row.observation),
             flat(row.context) if row.context.shape[-1] else None,
             flat(row.action),
@@ -360,10 +327,18 @@ class PPO(Agent):
         """True between an update and the next action."""
         return self.rollout.position == 0
 
+    def statistic_names(self) -> tuple[str, ...]:
+        """Keys of what `update` returns."""
+        return STATISTICS
+
     def on_task_change(self, task: int) -> None:
         """Announce a task change to methods that declare that they need it."""
         for update in self.updates.values():
             update.on_task_change(task)
+
+    def methods_that_need_boundaries(self) -> list[str]:
+        """Ids of methods that act at announced task changes."""
+        return self.updates["policy"].methods_that_need_boundaries()
 
     def log_values(self) -> dict[str, float]:
         """Scalars of all methods."""
@@ -432,10 +407,6 @@ class PPO(Agent):
     def close(self) -> None:
         """End the learner thread."""
         self._threads.close()
-
-
-def _slices(size: int, step: int) -> list[slice]:
-    return [slice(start, start + step) for start in range(0, size, step)]
 
 
 def _check_parts(fresh_parts: Collection[str], allowed: Sequence[str]) -> None:

@@ -96,8 +96,7 @@ class Update:
         Raises:
             NumericalFailure: The loss is not finite. No parameter was changed.
         """
-        if not math.isfinite(loss.item()):
-            raise NumericalFailure(self.name, "loss")
+        self.check_loss(loss)
         total = loss
         for method in self.methods.values():
             penalty = method.penalty()
@@ -107,6 +106,15 @@ class Update:
         total.backward()
         self.apply({} if self._recording is None else self._recording.activations)
         return loss.detach()
+
+    def check_loss(self, loss: Tensor) -> None:
+        """Refuse a loss that is not finite.
+
+        Raises:
+            NumericalFailure: It is NaN or infinite.
+        """
+        if not math.isfinite(loss.item()):
+            raise NumericalFailure(self.name, "loss")
 
     def apply(self, activations: Mapping[str, Tensor]) -> None:
         """Finish a gradient step whose gradients are already in `.grad`.
@@ -135,6 +143,10 @@ class Update:
         total = torch.stack([p.detach().sum() for p in self._parameters]).sum()
         if not math.isfinite(total.item()):
             raise NumericalFailure(self.name, "weights")
+
+    def methods_that_need_boundaries(self) -> list[str]:
+        """Ids of methods that act at announced task changes."""
+        return [name for name, method in self.methods.items() if method.uses_task_boundary]
 
     def on_task_change(self, task: int) -> None:
         """Announce a task change to the methods that declare that they use it."""

@@ -121,17 +121,19 @@ def _plain_scalar(value: Any, path: str, non_finite_as_null: bool) -> Any:
             return None
         raise ValueError(f"{path or 'the value'} is {value}, which JSON cannot hold")
     raise ValueError(
-        f"{path or 'the value'} is a {type(value).__name__}; allowed are numbers, strings, booleans, "
-        "None, and dicts and lists of them (arrays: .tolist())"
+        f"{path or 'the value'} is a {type(value).__name__}; allowed are numbers, strings, "
+        "booleans, None, and dicts and lists of them (arrays: .tolist())"
     )
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise JsonError(f"has the key {twice[:100]!r} twice")
+        seen = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise JsonError(f"has the key {key[:100]!r} twice")
+            seen.add(key)
     return result
 
 

@@ -112,8 +112,6 @@ class RunConfig:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}; give 0 or more")
         if self.total_steps < 1:
             raise ValueError(f"total_steps is {self.total_steps}; give at least 1")
         if not _NAME.match(self.group):
@@ -140,6 +138,9 @@ def load_run(values: Mapping[str, Any]) -> RunConfig:
         ConfigurationError: Anything unknown, ill-typed or out of range.
     """
     typed = dict(values)
+    seed = values.get("seed", 0)
+    if isinstance(seed, int) and seed < 0:  # before the environment refuses the seed it copies
+        raise ConfigurationError(f"seed is {seed}; give 0 or more")
     for key, registry in (
         ("agent", AGENTS),
         ("env", ENVIRONMENTS),

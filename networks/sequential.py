@@ -113,4 +113,5 @@ def _reader(layer: SequentialLayer, reader: nn.Linear | nn.Conv2d) -> Reader:
         raise ValueError(f"a layer of {units} units is read by a layer with {inputs} inputs")
     if inputs % units:
         raise ValueError(f"{inputs} inputs cannot be split over {units} channels")
-    return Reader(reader, torch.arange(inputs).reshape(units, inputs // units))
+    columns = torch.arange(inputs, device=reader.weight.device)
+    return Reader(reader, columns.reshape(units, inputs // units))

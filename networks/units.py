@@ -27,7 +27,7 @@ class Touched:
         indices: Rewritten positions along `dim`, int64.
     """
 
-    parameter: nn.Parameter
+    parameter: Tensor
     dim: int
     indices: Tensor
 
@@ -155,7 +155,8 @@ class Reader:
     @torch.no_grad()
     def weight_sum(self) -> Tensor:
         """Sum of absolute weights that read each unit, (units,)."""
-        return self._per_unit(torch.linalg.vector_norm(self._matrix(), ord=1, dim=0))
+        # Several times faster than a vector norm along the rows on CPU.
+        return self._per_unit(self._matrix().abs().sum(0))
 
     def num_weights(self, num_units: int) -> int:
         """How many weights read one unit."""

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from networks.units import UnitGroup
+from networks.units import Touched, UnitGroup
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class Method:
         resets_optimizer: `no`, `entries` or `all` (printed in tables).
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset()
+    needs: frozenset[str] = frozenset()
     uses_task_boundary: ClassVar[bool] = False
     resets_optimizer: str = "no"
 
@@ -81,6 +81,14 @@ class Method:
     def pop_events(self) -> list[dict[str, Any]]:
         """Return and forget events (unit resets) since the last call."""
         return []
+
+    def pop_touched(self) -> list[Touched]:
+        """Return and forget the entries that the last `after_step` rewrote (recyclers)."""
+        return []
+
+    def announcement(self) -> str:
+        """Return what the method will do in this run, one line printed at the start, or ``."""
+        return ""
 
     def state_dict(self) -> dict[str, Any]:
         """Return all state, cloned: counters, statistics, generators."""

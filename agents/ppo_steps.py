@@ -1,0 +1,187 @@
+"""One gradient step of PPO's two networks: the plain way, and a hand-written fast way.
+
+Both compute the same losses and gradients up to floating-point reordering. `AutogradSteps` is the
+reference and works for every network and method; `FusedSteps` serves plain perceptrons.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from agents.distributions import gaussian_entropy, gaussian_log_probability
+from agents.update import Update
+from networks.fused import FusedPerceptron
+from networks.heads import GaussianPolicy, ValueFunction
+
+
+def policy_loss(log_ratio: Tensor, advantages: Tensor, clip_range: float) -> Tensor:
+    """Clipped surrogate, mean over the minibatch (B,). Source: PPO paper, equation 7."""
+    ratio = torch.exp(log_ratio)
+    clipped = torch.clamp(ratio, 1.0 - clip_range, 1.0 + clip_range)
+    return -torch.minimum(ratio * advantages, clipped * advantages).mean()
+
+
+def value_loss(values: Tensor, targets: Tensor) -> Tensor:
+    """Mean squared error, mean over the minibatch (B,)."""
+    return torch.nn.functional.mse_loss(values, targets)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What the steps need to know of the configuration."""
+
+    clip_range: float
+    value_coefficient: float
+    entropy_coefficient: float
+
+
+@dataclass(frozen=True)
+class Minibatch:
+    """Transitions of one gradient step; one row each.
+
+    Attributes:
+        observation: (B, obs).
+        context: (B, C) or None.
+        action: (B, act).
+        log_probability: (B,) of the action when it was taken.
+        advantage: (B,).
+        target: (B,) value target.
+    """
+
+    observation: Tensor
+    context: Tensor | None
+    action: Tensor
+    log_probability: Tensor
+    advantage: Tensor
+    target: Tensor
+
+    def rows(self, rows: Tensor | slice) -> Minibatch:
+        """Take some rows: a gather for an index tensor, a view for a slice."""
+        return Minibatch(
+            self.observation[rows],
+            None if self.context is None else self.context[rows],
+            self.action[rows],
+            self.log_probability[rows],
+            self.advantage[rows],
+            self.target[rows],
+        )
+
+
+class Steps(Protocol):
+    """Makes gradient steps."""
+
+    def policy(self, batch: Minibatch) -> tuple[Tensor, Tensor]:
+        """Step the policy; returns the loss and the log-ratios (B,)."""
+        ...
+
+    def value(self, batch: Minibatch) -> Tensor:
+        """Step the value network; returns the loss."""
+        ...
+
+
+class AutogradSteps:
+    """The reference: build the loss, let autograd differentiate it."""
+
+    def __init__(
+        self,
+        policy: GaussianPolicy,
+        value: ValueFunction,
+        updates: dict[str, Update],
+        losses: Losses,
+    ) -> None:
+        self._policy, self._value = policy, value
+        self._updates, self._losses = updates, losses
+
+    def policy(self, batch: Minibatch) -> tuple[Tensor, Tensor]:
+        """Step the policy; returns the loss and the log-ratios (B,)."""
+        update, losses = self._updates["policy"], self._losses
+        with update.recording():
+            mean = self._policy(batch.observation, batch.context)
+        log_std = self._policy.log_std
+        log_probability = gaussian_log_probability(batch.action, mean, log_std)
+        log_ratio = log_probability - batch.log_probability
+        loss = policy_loss(log_ratio, batch.advantage, losses.clip_range)
+        if losses.entropy_coefficient:
+            loss = loss - losses.entropy_coefficient * gaussian_entropy(log_std)
+        return update.step(loss), log_ratio.detach()
+
+    def value(self, batch: Minibatch) -> Tensor:
+        """Step the value network; returns the loss."""
+        update = self._updates["value"]
+        with update.recording():
+            values = self._value(batch.observation, batch.context)
+        return update.step(self._losses.value_coefficient * value_loss(values, batch.target))
+
+
+class FusedSteps:
+    """The fast way for plain perceptrons: losses differentiated by hand.
+
+    With r the ratio, A the advantage, z = (a - mean)/std and B the batch size,
+    dL/dlogp = -r A/B where the clipped term is not the smaller one, else 0,
+    dlogp/dmean = z/std, dlogp/dlog_std = z^2 - 1; and dL/dV = 2 c (V - target)/B.
+    """
+
+    def __init__(
+        self,
+        policy: GaussianPolicy,
+        value: ValueFunction,
+        updates: dict[str, Update],
+        losses: Losses,
+        minibatch_size: int,
+    ) -> None:
+        self._log_std = policy.log_std
+        self._updates, self._losses = updates, losses
+        self._policy = FusedPerceptron(policy, minibatch_size)
+        self._value = FusedPerceptron(value, minibatch_size)
+
+    @staticmethod
+    def supports(updates: dict[str, Update]) -> bool:
+        """Whether all networks are plain perceptrons and no method adds a penalty."""
+        return all(
+            FusedPerceptron.supports(update.network) and not update.has_penalties
+            for update in updates.values()
+        )
+
+    @torch.no_grad()
+    def policy(self, batch: Minibatch) -> tuple[Tensor, Tensor]:
+        """Step the policy; returns the loss and the log-ratios (B,)."""
+        losses, update = self._losses, self._updates["policy"]
+        log_std = self._log_std.detach()
+        inverse_std = torch.exp(-log_std)
+        z = (batch.action - self._policy.forward(batch.observation)).mul_(inverse_std)
+        squared = z.square()
+        constant = log_std.sum() + 0.5 * _LOG_TWO_PI * z.shape[1]
+        log_ratio = squared.sum(1).mul_(-0.5).sub_(constant).sub_(batch.log_probability)
+        ratio = torch.exp(log_ratio)
+        unclipped = ratio * batch.advantage
+        clipped = ratio.clamp(1.0 - losses.clip_range, 1.0 + losses.clip_range)
+        clipped.mul_(batch.advantage)
+        loss = -torch.minimum(unclipped, clipped).mean()
+        # Equal terms lie inside the clip range, where both have the same derivative.
+        weight = unclipped.mul_(unclipped <= clipped).mul_(-1.0 / len(z)).unsqueeze(1)
+        self._log_std.grad = (squared.sub_(1.0).mul_(weight)).sum(0)
+        if losses.entropy_coefficient:
+            loss = loss - losses.entropy_coefficient * gaussian_entropy(log_std)
+            self._log_std.grad.sub_(losses.entropy_coefficient)
+        self._policy.backward(batch.observation, z.mul_(inverse_std).mul_(weight))
+        update.check_loss(loss)
+        update.apply(self._policy.activations)
+        return loss, log_ratio
+
+    @torch.no_grad()
+    def value(self, batch: Minibatch) -> Tensor:
+        """Step the value network; returns the loss."""
+        coefficient, update = self._losses.value_coefficient, self._updates["value"]
+        error = self._value.forward(batch.observation) - batch.target.unsqueeze(1)
+        loss = error.square().mean().mul_(coefficient)
+        self._value.backward(batch.observation, error.mul_(2.0 * coefficient / len(error)))
+        update.check_loss(loss)
+        update.apply(self._value.activations)
+        return loss
+
+
+_LOG_TWO_PI = 1.8378770664093453

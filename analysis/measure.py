@@ -1,0 +1,161 @@
+"""Measures one network on one set of samples: units, ranks and weights, never touching training."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from networks.heads import Network
+from networks.units import Recording, UnitGroup, by_unit
+from plasticity import diagnostics
+
+ACTIVITY = ("dormant_fraction", "dead_fraction", "tau_dormant_fraction")
+RANKS = ("stable_rank", "stable_rank_sq", "effective_rank", "numerical_rank", "feature_rank")
+TAU = 0.025  # reported dormancy of the normalised score; Source: Sokar et al. 2023
+
+
+def unit_features(
+    network: Network, inputs: Tensor, context: Tensor | None, groups: Sequence[UnitGroup]
+) -> dict[str, Tensor]:
+    """Values that readers consume, by unit group, (samples, units).
+
+    One forward pass without gradient; layers that behave differently in training are switched to
+    evaluation for it, so statistics stay frozen.
+    """
+    recording = Recording(groups)
+    was_training = network.training
+    network.eval()
+    try:
+        with torch.no_grad(), recording as activations:
+            network(inputs, context)
+        return {name: by_unit(values) for name, values in activations.items()}
+    finally:
+        network.train(was_training)
+        recording.close()
+
+
+def activity_columns(sample_set: str, network: str, groups: Sequence[UnitGroup]) -> list[str]:
+    """Names of what `measure_activity` returns."""
+    return [
+        f"{sample_set}/{network}/{layer}/{metric}"
+        for layer in (*(group.name for group in groups), "all")
+        for metric in ACTIVITY
+    ]
+
+
+def measure_activity(
+    sample_set: str,
+    network: str,
+    groups: Sequence[UnitGroup],
+    features: dict[str, Tensor],
+    reasons: dict[str, str],
+) -> dict[str, float]:
+    """Dormant, dead and tau-dormant fractions per layer, and over all units of the network.
+
+    Args:
+        sample_set: `window` or `probe`.
+        network: Name of the network.
+        groups: Its unit groups.
+        features: Unit-group name -> (samples, units).
+        reasons: Gets one sentence for every metric that has no value and is NaN.
+    """
+    row: dict[str, float] = {}
+    totals = dict.fromkeys(ACTIVITY, 0.0)
+    for group in groups:
+        values = features[group.name]
+        functions: dict[str, Callable[[], float]] = {
+            "dormant_fraction": functools.partial(_dormant_fraction, group, values),
+            "dead_fraction": functools.partial(diagnostics.dead_fraction, values, group.activation),
+            "tau_dormant_fraction": functools.partial(
+                diagnostics.tau_dormant_fraction, values, TAU
+            ),
+        }
+        for metric, function in functions.items():
+            name = f"{sample_set}/{network}/{group.name}/{metric}"
+            row[name], reason = diagnostics.measured(function)
+            if reason is not None:
+                reasons[name] = reason
+            totals[metric] += row[name] * group.num_units
+    num_units = sum(group.num_units for group in groups)
+    for metric, total in totals.items():
+        row[f"{sample_set}/{network}/all/{metric}"] = total / num_units
+    return row
+
+
+def _dormant_fraction(group: UnitGroup, features: Tensor) -> float:
+    linear = getattr(group.layer, "linear", None)
+    gradient = None if linear is None else linear.weight.grad
+    mask = diagnostics.dormant_mask(features, group.activation, weight_gradient=gradient)
+    return float(mask.double().mean())
+
+
+def rank_columns(sample_set: str, network: str, groups: Sequence[UnitGroup]) -> list[str]:
+    """Names of what `measure_ranks` returns."""
+    return [
+        f"{sample_set}/{network}/{group.name}/{prefix}{metric}"
+        for group in groups
+        for prefix in ("", "centred_")
+        for metric in RANKS
+    ]
+
+
+def measure_ranks(
+    sample_set: str,
+    network: str,
+    groups: Sequence[UnitGroup],
+    features: dict[str, Tensor],
+    reasons: dict[str, str],
+) -> dict[str, float]:
+    """Ranks of the features of the given groups, raw and mean-centred; see `measure_activity`."""
+    row: dict[str, float] = {}
+    for group in groups:
+        name = f"{sample_set}/{network}/{group.name}"
+        try:
+            measured = diagnostics.ranks(features[group.name])
+            raw, centred = measured.raw, measured.centred
+        except ValueError as error:
+            raw = centred = diagnostics.Ranks.unknown()
+            reasons[f"{name}/ranks"] = str(error)
+        for prefix, ranks in (("", raw), ("centred_", centred)):
+            for metric in RANKS:
+                row[f"{name}/{prefix}{metric}"] = float(getattr(ranks, metric))
+    return row
+
+
+def weight_columns(network_name: str, network: Network) -> list[str]:
+    """Names of what `measure_weights` returns."""
+    return [
+        *(f"weights/{network_name}/{layer}/weight_magnitude" for layer in weights_of(network)),
+        f"weights/{network_name}/all/weight_magnitude",
+    ]
+
+
+def measure_weights(network_name: str, network: Network) -> dict[str, float]:
+    """Mean absolute weight of every weight matrix, and over all of them together."""
+    row: dict[str, float] = {}
+    total, count = 0.0, 0
+    for layer, weight in weights_of(network).items():
+        magnitude = float(diagnostics.weight_magnitude(weight))
+        row[f"weights/{network_name}/{layer}/weight_magnitude"] = magnitude
+        total += magnitude * weight.numel()
+        count += weight.numel()
+    row[f"weights/{network_name}/all/weight_magnitude"] = total / count
+    return row
+
+
+def weights_of(network: Network) -> dict[str, Tensor]:
+    """Weight tensors (no biases, gains or log_std) by layer name."""
+    named = {}
+    for name, module in network.named_modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, torch.nn.Parameter) and weight.dim() >= 2:
+            named[name.removeprefix("torso.").removesuffix(".linear")] = weight.detach()
+    return named
+
+
+def flat_weights(network: Network) -> Tensor:
+    """All weight tensors of a network as one vector, copied."""
+    return torch.cat([weight.flatten() for weight in weights_of(network).values()])

@@ -1,0 +1,274 @@
+"""Writes what happens in a run: rows, events, episodes and diagnostics.
+
+The only place that reads scalars off the device. Everything in progress.csv, episodes.csv and
+events.jsonl is deterministic; speed and other wall-clock facts go to timing.csv.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from stable_baselines3.common.logger import KVWriter, Logger
+from torch import Tensor
+
+from agents.base import Agent
+from analysis import measure
+from analysis.episodes import EPISODE_COLUMNS, EpisodeAccount
+from analysis.logs import EventLog, ResumableCSV, TensorBoardWriter
+from networks.units import UnitGroup
+
+WINDOW_SIZE = 1_000
+TIMING_COLUMNS = ("env_steps", "active_seconds", "steps_per_second", "restarts")
+
+
+class Periods(Protocol):
+    """When what is written; see `configs.run.LogConfig`."""
+
+    @property
+    def log_every_iterations(self) -> int: ...
+    @property
+    def ranks_every_iterations(self) -> int: ...
+    @property
+    def all_ranks_every_iterations(self) -> int: ...
+    @property
+    def diagnostics(self) -> bool: ...
+    @property
+    def tensorboard(self) -> bool: ...
+
+
+class Probe(Protocol):
+    """Fixed samples, the same for all methods and seeds."""
+
+    observations: np.ndarray
+    actions: np.ndarray
+
+
+class Recorder:
+    """Recorder of one run.
+
+    Args:
+        folder: Run directory.
+        agent: The agent, for its networks and the names of what it logs.
+        periods: When what is written.
+        probe: Fixed sample set, or None to measure on-policy windows only.
+        start_steps: Environment steps of the checkpoint that is continued; 0 starts the files
+            anew, because whatever they hold was never committed.
+        restarts: How often this run was continued.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        agent: Agent,
+        periods: Periods,
+        probe: Probe | None,
+        start_steps: int = 0,
+        restarts: int = 0,
+    ) -> None:
+        self._agent, self._periods, self._probe = agent, periods, probe
+        self._restarts = restarts
+        self._groups = {name: network.unit_groups() for name, network in agent.networks().items()}
+        self.columns = self._columns()
+        if not start_steps:
+            _remove_uncommitted(folder)
+        self.progress = ResumableCSV(folder / "progress.csv", self.columns)
+        self.episodes = ResumableCSV(folder / "episodes.csv", EPISODE_COLUMNS)
+        self.timing = ResumableCSV(folder / "timing.csv", TIMING_COLUMNS)
+        self.events = EventLog(folder / "events.jsonl")
+        formats: list[KVWriter] = [self.progress]
+        if periods.tensorboard:
+            formats.append(
+                TensorBoardWriter(folder, purge_step=start_steps + 1 if start_steps else None)
+            )
+        self._logger = Logger(str(folder), formats)
+        self._account = EpisodeAccount()
+        self._statistics: dict[str, list[float]] = {}
+        self._measured: dict[str, float] = {}
+        self._reasons: dict[str, str] = {}
+        self._weights_before: dict[str, Tensor] = {}
+        self._active_seconds = 0.0
+        self._clock = time.monotonic()
+        self._row_clock, self._row_steps = self._clock, start_steps
+
+    def _columns(self) -> list[str]:
+        """Declare every column before the first row, so that a resumed file never changes."""
+        columns = ["env_steps", "iteration", "episodes", "episode_return", "episode_length"]
+        columns += ["reward_per_step", "regime", "regime_value"]
+        columns += [*self._agent.statistic_names(), *self._agent.log_values()]
+        if not self._periods.diagnostics:
+            return columns
+        for name, network in self._agent.networks().items():
+            groups = self._groups[name]
+            columns += measure.weight_columns(name, network)
+            columns.append(f"weights/{name}/all/weight_change")
+            for sample_set in ("window", *(["probe"] if self._probe is not None else [])):
+                columns += measure.activity_columns(sample_set, name, groups)
+                columns += measure.rank_columns(sample_set, name, groups)
+        return columns
+
+    # Called by the loop ---------------------------------------------------------------------
+
+    def step(
+        self,
+        env_steps: int,
+        reward: np.ndarray,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
+        info: Mapping[str, Any],
+    ) -> None:
+        """Take in one vector step; `env_steps` counts it."""
+        for row in self._account.step(env_steps, reward, terminated, truncated, info):
+            self.episodes.write(row, {})
+        for event in info["events"]:
+            self.events.append(event)
+
+    def before_update(self, iteration: int) -> None:
+        """Measure the networks before they change, if a row is due after this iteration."""
+        if not self._periods.diagnostics or not self._row_is_due(iteration):
+            return
+        self._measured = {}
+        for name, network in self._agent.networks().items():
+            groups = self._groups[name]
+            inputs = self._agent.window_inputs(name, WINDOW_SIZE)
+            if inputs is not None:
+                self._measure("window", name, groups, inputs, iteration)
+            if self._probe is not None and self._is_due("all_ranks_every_iterations", iteration):
+                self._measure("probe", name, groups, self._probe_inputs(name), iteration)
+            self._measured.update(measure.measure_weights(name, network))
+            self._weights_before[name] = measure.flat_weights(network)
+
+    def after_update(
+        self,
+        env_steps: int,
+        iteration: int,
+        statistics: Mapping[str, Tensor],
+        regime: np.ndarray,
+        regime_value: np.ndarray,
+    ) -> dict[str, float] | None:
+        """Take in what an update returned; write a row if one is due and return it."""
+        for key, value in statistics.items():
+            self._statistics.setdefault(key, []).append(float(value))
+        for event in self._agent.pop_events():
+            self.events.append({"env_steps": env_steps, **event})
+        for metric, reason in self._reasons.items():
+            event = {"event": "metric_failed", "metric": metric, "reason": reason}
+            self.events.append({"env_steps": env_steps, **event})
+        self._reasons = {}
+        if not self._row_is_due(iteration):
+            return None
+        row: dict[str, float] = {
+            "env_steps": env_steps,
+            "iteration": iteration,
+            "regime": float(np.mean(regime)),
+            "regime_value": float(np.mean(regime_value)),
+            **self._account.averages(),
+            **{key: float(np.mean(values)) for key, values in self._statistics.items()},
+            **self._agent.log_values(),
+            **self._measured,
+        }
+        for name, before in self._weights_before.items():
+            after = measure.flat_weights(self._agent.networks()[name])
+            row[f"weights/{name}/all/weight_change"] = float((after - before).abs().sum())
+        for key, value in row.items():
+            self._logger.record(key, value)
+        self._logger.dump(env_steps)
+        self._write_timing(env_steps)
+        self._account.reset()
+        self._statistics, self._measured, self._weights_before = {}, {}, {}
+        return row
+
+    def note(self, event: Mapping[str, Any]) -> None:
+        """Append one event; no wall-clock values in it."""
+        self.events.append(dict(event))
+
+    # Measuring ------------------------------------------------------------------------------
+
+    def _row_is_due(self, iteration: int) -> bool:
+        return self._is_due("log_every_iterations", iteration)
+
+    def _is_due(self, period: str, iteration: int) -> bool:
+        """The first iteration is always due: it shows the network as initialised."""
+        return iteration == 1 or iteration % getattr(self._periods, period) == 0
+
+    def _measure(
+        self,
+        sample_set: str,
+        name: str,
+        groups: Sequence[UnitGroup],
+        inputs: tuple[Tensor, Tensor | None],
+        iteration: int,
+    ) -> None:
+        network = self._agent.networks()[name]
+        features = measure.unit_features(network, *inputs, groups)
+        row, reasons = self._measured, self._reasons
+        row.update(measure.measure_activity(sample_set, name, groups, features, reasons))
+        if self._is_due("all_ranks_every_iterations", iteration):
+            ranked = groups
+        elif self._is_due("ranks_every_iterations", iteration):
+            ranked = groups[-1:]
+        else:
+            return
+        row.update(measure.measure_ranks(sample_set, name, ranked, features, reasons))
+
+    def _probe_inputs(self, name: str) -> tuple[Tensor, Tensor | None]:
+        assert self._probe is not None
+        context = getattr(self._probe, "contexts", None)
+        if context is None:
+            context = np.zeros((len(self._probe.observations), 0), dtype=np.float32)
+        return self._agent.network_inputs(
+            name, self._probe.observations, self._probe.actions, context
+        )
+
+    # Time -----------------------------------------------------------------------------------
+
+    @property
+    def active_seconds(self) -> float:
+        """Seconds spent running, summed over restarts; a monotonic clock."""
+        return self._active_seconds + time.monotonic() - self._clock
+
+    def _write_timing(self, env_steps: int) -> None:
+        now = time.monotonic()
+        speed = (env_steps - self._row_steps) / max(now - self._row_clock, 1e-9)
+        self._row_clock, self._row_steps = now, env_steps
+        values = (env_steps, self.active_seconds, speed, self._restarts)
+        self.timing.write(dict(zip(TIMING_COLUMNS, values, strict=True)), {})
+
+    # State ----------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Unfinished sums and the committed size of every deterministic file."""
+        return {
+            "account": self._account.state_dict(),
+            "statistics": {key: list(values) for key, values in self._statistics.items()},
+            "progress": self.progress.state_dict(),
+            "episodes": self.episodes.state_dict(),
+            "events": self.events.state_dict(),
+            "active_seconds": self.active_seconds,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Cut the files back to the checkpoint and go on from there."""
+        self._account.load_state_dict(state["account"])
+        self._statistics = {key: list(values) for key, values in state["statistics"].items()}
+        self.progress.load_state_dict(state["progress"])
+        self.episodes.load_state_dict(state["episodes"])
+        self.events.load_state_dict(state["events"])
+        self._active_seconds = float(state["active_seconds"])
+
+    def close(self) -> None:
+        """Close all files."""
+        self._logger.close()
+        for log in (self.episodes, self.timing, self.events):
+            log.close()
+
+
+def _remove_uncommitted(folder: Path) -> None:
+    """Remove logs of a process that died before its first checkpoint."""
+    for name in ("progress.csv", "episodes.csv", "events.jsonl", "timing.csv"):
+        (folder / name).unlink(missing_ok=True)
+    for path in folder.glob("events.out.tfevents.*"):
+        path.unlink()

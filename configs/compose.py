@@ -1,0 +1,176 @@
+"""Front end of the command line: Hydra groups in, plain values and a run directory name out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from configs.run import EXECUTION_KEYS, RunConfig, load_run
+from configs.schema import ConfigurationError, flat, to_plain, unknown_key
+from networks.registry import suggestion
+
+CONFIG_FOLDER = Path(__file__).resolve().parent
+GROUPS = ("agent", "env", "network", "optimizer", "method", "arm", "experiment")
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A composed and type-checked configuration.
+
+    Attributes:
+        config: Typed settings.
+        plain: The same as nested plain values, as stored in config.yaml.
+        relative_directory: Run directory below `runs_root`, a pure function of the settings.
+        overrides: The command line that made it.
+    """
+
+    config: RunConfig
+    plain: dict[str, Any]
+    relative_directory: str
+    overrides: tuple[str, ...]
+
+
+def compose_run(overrides: Sequence[str]) -> Composed:
+    """Compose and check one configuration.
+
+    Args:
+        overrides: Command-line words such as `env=slippery_ant` or `agent.discount=0.98`.
+
+    Raises:
+        ConfigurationError: One sentence that says what is wrong and what to do.
+    """
+    check_overrides(overrides)
+    values, choices = _compose(overrides)
+    config = load_run(values)
+    plain = to_plain(config)
+    directory = _relative_directory(config, plain, choices, overrides)
+    return Composed(config, plain, directory, tuple(overrides))
+
+
+def presets(group: str) -> list[str]:
+    """Names of the presets of one group."""
+    return sorted(path.stem for path in (CONFIG_FOLDER / group).glob("*.yaml"))
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Refuse unknown groups and presets before Hydra does, with a suggestion.
+
+    Raises:
+        ConfigurationError: A word is not `key=value`, or names an unknown preset.
+    """
+    parser = OverridesParser.create()
+    for word in overrides:
+        try:
+            override = parser.parse_override(word)
+        except HydraException as error:
+            raise ConfigurationError(
+                f"cannot read {word!r}; write key=value, for example agent.discount=0.98"
+            ) from error
+        if override.key_or_group not in GROUPS or override.is_sweep_override():
+            continue
+        value = override.value()
+        names = value if isinstance(value, list) else [value]
+        known = presets(override.key_or_group)
+        for name in names:
+            if name is not None and str(name) not in known:
+                raise ConfigurationError(
+                    f"there is no {override.key_or_group} {str(name)!r}"
+                    f"{suggestion(str(name), known)}; choose one of {', '.join(known)}"
+                )
+        repeated = sorted({str(name) for name in names if names.count(name) > 1})
+        if repeated:
+            raise ConfigurationError(f"{word!r} names {', '.join(repeated)} twice")
+
+
+def _compose(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return resolved plain values and the choice of every group."""
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+            composed = compose("train", list(overrides), return_hydra_config=True)
+        choices = dict(composed.hydra.runtime.choices)
+        OmegaConf.set_readonly(composed, False)
+        with_hydra = OmegaConf.to_container(composed, resolve=False)
+        assert isinstance(with_hydra, dict)
+        with_hydra.pop("hydra")
+        values = OmegaConf.to_container(OmegaConf.create(with_hydra), resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigurationError(_explain(error, overrides)) from error
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}, choices
+
+
+def _explain(error: Exception, overrides: Sequence[str]) -> str:
+    """Turn Hydra's refusal of an unknown key into a sentence with a suggestion."""
+    known = list(flat(_compose([])[0])) if overrides else []
+    groups = {key.rpartition(".")[0] for key in known} | set(GROUPS)
+    for word in overrides:
+        key = word.lstrip("+~").partition("=")[0]
+        if key in known or key in groups:
+            continue
+        if key in str(error) or key.rpartition(".")[2] in str(error):
+            return _unknown(key, overrides)
+    return " ".join(str(error).split())
+
+
+def _unknown(key: str, overrides: Sequence[str]) -> str:
+    """Sentence about the first part of a key that does not exist, given the chosen groups."""
+    chosen = [word for word in overrides if word.partition("=")[0] in GROUPS]
+    try:
+        node: Any = _compose(chosen)[0]
+    except ConfigurationError:
+        node = _compose([])[0]
+    parts = key.split(".")
+    for depth, part in enumerate(parts):
+        if not isinstance(node, dict) or part not in node:
+            names = list(node) if isinstance(node, dict) else []
+            known = sorted({*names, *GROUPS}) if depth == 0 else names
+            return unknown_key(".".join(parts[: depth + 1]), known)
+        node = node[part]
+    return f"cannot set {key}"
+
+
+def _relative_directory(
+    config: RunConfig, plain: dict[str, Any], choices: dict[str, Any], overrides: Sequence[str]
+) -> str:
+    """Name the run: the presets it uses, and a hash of whatever differs from them."""
+    arm, method_words = choices.get("arm"), [w for w in overrides if w.startswith("method=")]
+    words = [f"{group}={choices[group]}" for group in ("agent", "env", "network")]
+    words += [f"arm={arm}"] if arm else [f"optimizer={choices['optimizer']}", *method_words[-1:]]
+    experiment = choices.get("experiment")
+    if experiment and config.group == experiment:
+        words.append(f"experiment={experiment}")
+    base = flat(to_plain(load_run(_compose([*words, f"seed={config.seed}"])[0])))
+    differing = differences(base, flat(plain))
+    suffix = ""
+    if differing:
+        canonical = json.dumps(differing, sort_keys=True, separators=(",", ":"))
+        suffix = "-" + hashlib.sha256(canonical.encode()).hexdigest()[:8]
+    methods = list(config.method)
+    if method_words:
+        methods = method_words[-1].partition("=")[2].strip("[] ").split(",")
+    named = "+".join([choices["optimizer"], *(name.strip() for name in methods if name.strip())])
+    label = arm or named
+    name = f"{choices['agent']}-{choices['network']}-{label}{suffix}"
+    return f"{config.group}/{choices['env']}/{name}/seed_{config.seed}"
+
+
+def differences(base: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Settings of `given` that differ from `base`, without seed, group and execution keys."""
+    ignored = EXECUTION_KEYS | {"seed", "group"}
+    return {
+        key: given.get(key, "absent")
+        for key in sorted(base.keys() | given.keys())
+        if key not in ignored and base.get(key, "absent") != given.get(key, "absent")
+    }

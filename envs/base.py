@@ -1,0 +1,53 @@
+"""What every environment of this room promises: a description and one kind of failure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class EnvInfo:
+    """What an agent or a recorder needs to know about a batch of environments.
+
+    Attributes:
+        name: Human-readable id, for example ``ant-published``.
+        num_envs: Number of environments stepped together.
+        observation_dim: Length of one observation.
+        action_dim: Length of one action.
+        action_low: What the simulator clamps controls to, shape (action_dim,).
+        action_high: Upper end of the same interval, shape (action_dim,).
+        context_dim: Length of ``info["context"]``; 0 where nothing is announced.
+        max_episode_steps: Steps after which an episode is truncated.
+        regime_label: What changes between regimes, used as an axis label.
+        step_seconds: Simulated seconds per environment step.
+    """
+
+    name: str
+    num_envs: int
+    observation_dim: int
+    action_dim: int
+    action_low: np.ndarray = field(repr=False)
+    action_high: np.ndarray = field(repr=False)
+    context_dim: int
+    max_episode_steps: int
+    regime_label: str
+    step_seconds: float
+
+
+class SimulatorError(RuntimeError):
+    """The simulation of one environment is not valid any more; the run must not go on.
+
+    Attributes:
+        env_index: Which environment of the batch failed.
+        reason: One sentence, for example ``BADQVEL: ...``.
+        dump: Arrays that reproduce the situation (qpos, qvel, action, last observation,
+            integration state, warning counters).
+    """
+
+    def __init__(self, env_index: int, reason: str, dump: dict[str, np.ndarray]) -> None:
+        super().__init__(f"environment {env_index}: {reason}")
+        self.env_index = env_index
+        self.reason = reason
+        self.dump = dump

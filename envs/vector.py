@@ -1,0 +1,381 @@
+"""The batch of walking robots as a Gymnasium vector environment.
+
+Equal bit for bit to Gymnasium's environments at the same friction, but one call steps all.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
+from gymnasium.spaces import Box
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from envs import robots
+from envs.base import EnvInfo, SimulatorError
+from envs.clock import Event, WorldClock
+from envs.episodes import Episodes
+from envs.friction import AppliedFriction
+from envs.schedules import at_least
+from envs.simulation import Simulations
+from envs.snapshots import (
+    Snapshot,
+    load_arrays,
+    load_generators,
+    require,
+    require_equal,
+    reset_noise_generator,
+    save_generators,
+)
+from envs.worlds import checked_friction
+
+if TYPE_CHECKING:
+    from envs.locomotion import Config
+
+
+class LocomotionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+    """N robots with SAME_STEP autoreset: an ended episode's successor starts in the same step.
+
+    ``reset`` starts new episodes (running ones end without a transition); the count of transitions
+    and the world go on, because they belong to the world and not to the episode.
+    """
+
+    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012 (Gymnasium's convention)
+
+    def __init__(self, config: Config, total_steps: int, num_threads: int = 1) -> None:
+        at_least("num_threads", num_threads, 1)
+        self.config = config
+        self.num_envs = config.num_envs
+        self._robot = robots.ROBOTS[config.robot, config.semantics]
+        self._clock = WorldClock(config, config.num_envs, total_steps)
+        self._simulations = Simulations(
+            self._robot,
+            config.num_envs,
+            model_per_env=self._clock.per_env,
+            num_threads=num_threads,
+        )
+        self._padding = robots.PUBLISHED_PADDING if config.obs_pad_to_111 else 0
+        self._make_spaces()
+        self._generators = [
+            reset_noise_generator(config.table_seed, config.world_seed, index)
+            for index in range(self.num_envs)
+        ]
+        self._applied = AppliedFriction(self._simulations.models, self._simulations.data)
+        self._applied.write(self._clock.friction)
+        self._running = False
+        self._observation = np.zeros((self.num_envs, self.info.observation_dim))
+        self._episodes = Episodes(config.num_envs, config.max_episode_steps)
+        self._context = np.zeros((self.num_envs, 0), dtype=np.float32)
+        self.num_simulator_resets = 0
+
+    def _make_spaces(self) -> None:
+        model = self._simulations.models[0]
+        low, high = model.actuator_ctrlrange.astype(np.float32).T
+        observation_dim = robots.observe(
+            self._robot, self._simulations.read(), self._padding
+        ).shape[1]
+        self.single_observation_space = Box(-np.inf, np.inf, (observation_dim,), np.float64)
+        self.single_action_space = Box(low.copy(), high.copy(), dtype=np.float32)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self.info = EnvInfo(
+            name=f"{self.config.robot}-{self.config.semantics}",
+            num_envs=self.num_envs,
+            observation_dim=observation_dim,
+            action_dim=int(model.nu),
+            action_low=low.copy(),
+            action_high=high.copy(),
+            context_dim=0,
+            max_episode_steps=self.config.max_episode_steps,
+            regime_label="friction",
+            step_seconds=self._simulations.step_seconds,
+        )
+
+    @property
+    def env_steps(self) -> int:
+        """Transitions of all environments so far."""
+        return self._clock.env_steps
+
+    @property
+    def regime(self) -> np.ndarray:
+        """World index that holds for the next transition, shape (N,), a copy."""
+        return self._clock.regime.copy()
+
+    @property
+    def friction(self) -> np.ndarray:
+        """Friction that holds for the next transition, shape (N,), a copy."""
+        return self._clock.friction.copy()
+
+    regime_value = friction
+    """The same by the name that all environments share."""
+
+    @property
+    def context(self) -> np.ndarray:
+        """What is announced about the next transition: nothing, shape (N, 0), float32."""
+        return self._context.copy()
+
+    @property
+    def schedule_hash(self) -> str:
+        """Identity of the schedule; part of every snapshot."""
+        return self._clock.schedule_hash
+
+    @property
+    def simulations(self) -> Simulations:
+        """The physics, for rendering and for tests."""
+        return self._simulations
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start a new episode in every environment.
+
+        Args:
+            seed: None continues the environments' own streams of start states, which depend only
+                on ``table_seed``, ``world_seed`` and the index. An integer gives environment i
+                the stream of Gymnasium's ``reset(seed=seed + i)``.
+            options: Not used; must be empty.
+
+        Returns:
+            Observations, shape (N, obs), float64, and an info with context, regime and friction.
+        """
+        if self.closed:
+            raise ClosedEnvironmentError("reset was called on closed environments; make new ones.")
+        if options:
+            raise ValueError(f"options {sorted(options)} are not known; leave options empty.")
+        if seed is not None:
+            self._generators = [seeding.np_random(seed + i)[0] for i in range(self.num_envs)]
+        events = self._change_worlds(self._episodes.elapsed > 0)
+        self._start_episodes(np.arange(self.num_envs))
+        observation = robots.observe(self._robot, self._simulations.read(), self._padding)
+        self._observation[:] = observation
+        self._running = True
+        info = {
+            "context": self._context.copy(),
+            "regime": self.regime,
+            "regime_value": self.friction,
+            "friction": self.friction,
+            "next_context": self._context.copy(),
+            "events": events,
+        }
+        return observation, info
+
+    def _change_worlds(self, ended: np.ndarray) -> list[Event]:
+        """Let the clock decide, and write the frictions it has changed."""
+        events = self._clock.switch(ended)
+        if events:
+            self._applied.write(self._clock.friction)
+        return events
+
+    def _start_episodes(self, indices: np.ndarray) -> None:
+        simulations = self._simulations
+        for index in indices.tolist():
+            start = robots.start_state(
+                self._robot,
+                simulations.start_qpos,
+                simulations.start_qvel,
+                self._generators[index],
+            )
+            simulations.reset(index, start)
+        self._episodes.start(indices, self._clock.regime)
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Advance every environment by one step.
+
+        Args:
+            actions: Raw actions, shape (N, act); used in float64 and not clipped unless
+                ``clip_action_in_env`` is on.
+
+        Returns:
+            observation (N, obs): where an episode ended, already the next episode's first.
+            reward (N,), terminated (N,), truncated (N,).
+            info, dense arrays that describe the transition just taken: ``next_observation`` (N,
+            obs) its true successor, ``context`` and ``next_context`` (N, 0), ``regime`` and
+            ``friction`` (also ``regime_value``) (N,) that held, ``switch_truncated`` (N,) cut by a
+            new world and by nothing else, ``unstable`` (N,), ``episode_return`` and
+            ``episode_length`` (N,) valid where the episode ended, ``episode_start_regime`` (N,),
+            and ``events``, usually an empty list.
+            All arrays are fresh; the caller may keep them.
+
+        Raises:
+            SimulatorError: If an action is not finite, a contact does not have the scheduled
+                friction, or (``on_simulator_reset=fail``) a simulation blew up.
+            ValueError: If the actions have the wrong shape.
+        """
+        actions = self._checked_actions(actions)
+        simulations, robot = self._simulations, self._robot
+        simulations.controls[:] = actions
+        x_before = simulations.step()
+        motion = simulations.read()
+        successor = robots.observe(robot, motion, self._padding)
+        is_healthy = robots.healthy(robot, motion)
+        reward = robots.rewards(
+            robot, motion, x_before, actions, is_healthy, simulations.step_seconds
+        )
+        terminated = ~is_healthy
+        unstable = self._handle_instability(actions, successor, reward, terminated)
+        self._check_contacts(actions)
+        truncated = self._episodes.advance(reward)
+        info = self._transition_info(successor, unstable)
+
+        if self._clock.tick():
+            info["switch_truncated"] = ~(terminated | truncated)
+            truncated[:] = True
+        ended = terminated | truncated
+        info["events"] = self._change_worlds(ended)
+        observation = successor.copy()
+        if ended.any():
+            self._start_next_episodes(observation, ended, info)
+        self._observation[:] = observation
+        return observation, reward, terminated, truncated, info
+
+    def _checked_actions(self, actions: np.ndarray) -> np.ndarray:
+        if self.closed:
+            raise ClosedEnvironmentError("step was called on closed environments; make new ones.")
+        if not self._running:
+            raise ResetNeeded("call reset() once, or restore(), before the first step().")
+        actions = np.asarray(actions, dtype=np.float64)
+        expected = self._simulations.controls.shape
+        if actions.shape != expected:
+            raise ValueError(f"actions have shape {actions.shape}, expected {expected}.")
+        finite = np.isfinite(actions)
+        if not finite.all():
+            index = int(np.flatnonzero(~finite.all(axis=1))[0])
+            raise self._error(index, f"action is not finite: {actions[index].tolist()}", actions)
+        return np.clip(actions, -1.0, 1.0) if self.config.clip_action_in_env else actions
+
+    def _transition_info(self, successor: np.ndarray, unstable: np.ndarray) -> dict[str, Any]:
+        """Describe the transition just taken, before anything changes for the next one."""
+        return {
+            "next_observation": successor,
+            "context": self._context.copy(),
+            "next_context": self._context.copy(),
+            "regime": self.regime,
+            "regime_value": self.friction,
+            "friction": self.friction,
+            "switch_truncated": np.zeros(self.num_envs, dtype=bool),
+            "unstable": unstable,
+            **self._episodes.info(),
+        }
+
+    def _start_next_episodes(
+        self, observation: np.ndarray, ended: np.ndarray, info: dict[str, Any]
+    ) -> None:
+        """Reset ended environments in place and add Gymnasium's own keys for final rows."""
+        final = np.full(self.num_envs, None, dtype=object)
+        indices = np.flatnonzero(ended)
+        for index in indices.tolist():
+            final[index] = info["next_observation"][index].copy()
+        info["final_obs"], info["_final_obs"] = final, ended.copy()
+        self._start_episodes(indices)
+        started = robots.observe(self._robot, self._simulations.read(), self._padding)
+        observation[indices] = started[indices]
+
+    def _handle_instability(
+        self,
+        actions: np.ndarray,
+        successor: np.ndarray,
+        reward: np.ndarray,
+        terminated: np.ndarray,
+    ) -> np.ndarray:
+        """Fail, or turn blown-up environments into finite terminal rows with reward 0."""
+        unstable = self._simulations.unstable()
+        if unstable is None:
+            return np.zeros(self.num_envs, dtype=bool)
+        if self.config.on_simulator_reset == "fail":
+            index = int(np.flatnonzero(unstable)[0])
+            raise self._error(index, self._simulations.reason(index), actions)
+        successor[unstable] = self._observation[unstable]
+        reward[unstable] = 0.0
+        terminated[unstable] = True
+        self.num_simulator_resets += int(unstable.sum())
+        return unstable
+
+    def _check_contacts(self, actions: np.ndarray) -> None:
+        violation = self._applied.violation()
+        if violation is not None:
+            raise self._error(*violation, actions)
+
+    def _error(self, index: int, reason: str, actions: np.ndarray) -> SimulatorError:
+        dump = self._simulations.dump(index)
+        dump["action"] = actions[index].copy()
+        dump["observation"] = self._observation[index].copy()
+        dump["env_steps"] = np.array([self.env_steps])
+        return SimulatorError(index, reason, dump)
+
+    def set_friction(self, value: float) -> None:
+        """Choose the friction of an evaluation world.
+
+        Raises:
+            ValueError: If the schedule is not fixed, or ``value`` is not above 0.
+        """
+        if self.config.schedule != "fixed":
+            raise ValueError(
+                f"schedule={self.config.schedule} decides the friction itself; use set_friction "
+                "only on environments made with schedule=fixed."
+            )
+        self._clock.friction[:] = checked_friction(value, "friction")
+        self._applied.write(self._clock.friction)
+
+    def snapshot(self) -> Snapshot:
+        """Everything that the next steps depend on, as plain arrays, integers and strings.
+
+        Raises:
+            ResetNeeded: Before the first ``reset``.
+        """
+        if not self._running:
+            raise ResetNeeded("there is nothing to save before the first reset().")
+        state: Snapshot = {
+            **self._clock.snapshot(),
+            "environment": self.info.name,
+            "num_envs": self.num_envs,
+            "num_simulator_resets": self.num_simulator_resets,
+            **self._arrays(),
+        }
+        save_generators(self._generators, state)
+        return state
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """The arrays of a snapshot, all copies with the environment as first axis."""
+        return {
+            "integration_state": self._simulations.states(),
+            "torso_xpos": self._simulations.torso_xpos(),
+            "observation": self._observation.copy(),
+            "contacts_unchecked": self._applied.unchecked.copy(),
+            **self._episodes.arrays(),
+        }
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Continue exactly where ``snapshot`` was taken; no ``reset`` afterwards.
+
+        Raises:
+            ValueError: If the snapshot is of another schedule, robot or number of environments,
+                if a value is missing or has the wrong shape, or if its world indices are not the
+                ones its ``env_steps`` lead to.
+        """
+        require_equal(snapshot, "environment", self.info.name)
+        require_equal(snapshot, "num_envs", self.num_envs)
+        arrays = load_arrays(snapshot, like=self._arrays())
+        generators = load_generators(snapshot, self.num_envs)
+        num_simulator_resets = int(require(snapshot, "num_simulator_resets"))
+        self._clock.restore(snapshot)
+        self._simulations.restore(arrays["integration_state"], arrays["torso_xpos"])
+        self._applied.write(self._clock.friction)
+        self._applied.unchecked[:] = arrays["contacts_unchecked"]
+        self._observation[:] = arrays["observation"]
+        self._episodes.restore(arrays)
+        self._generators, self.num_simulator_resets = generators, num_simulator_resets
+        self._running = True
+
+    @property
+    def last_observation(self) -> np.ndarray:
+        """Observation that the next action answers, shape (N, obs), a copy; use after restore."""
+        return self._observation.copy()
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Stop the physics threads."""
+        self._simulations.close()

@@ -1,0 +1,121 @@
+"""Diagnostics of plasticity as pure functions of tensors.
+
+Nothing here holds state, draws from a global generator or touches a network: capture the
+features, gradients and weights once, then ask as many questions as needed. A metric that has no
+value for its input returns NaN or raises; `measured` turns both into NaN with a reason.
+"""
+
+from plasticity.diagnostics.activity import (
+    PreactivationStats,
+    active_fraction_measured,
+    dead_fraction,
+    dead_units,
+    dormant_fraction,
+    dormant_mask,
+    dormant_overlap,
+    dormant_units,
+    feature_norm,
+    measure_activity,
+    preactivation_stats,
+    saturated_fraction,
+    tau_dormant_fraction,
+    tau_dormant_units,
+)
+from plasticity.diagnostics.curvature import hessian_max, hessian_trace
+from plasticity.diagnostics.measuring import Measurements, measured, pooled, pooled_fraction
+from plasticity.diagnostics.outputs import (
+    PolicyChurn,
+    explained_variance,
+    policy_churn,
+    q_bias,
+    value_churn,
+)
+from plasticity.diagnostics.ranks import (
+    FeatureRanks,
+    Ranks,
+    cloned_fraction,
+    ranks,
+    ranks_of_spectrum,
+    spectrum,
+)
+from plasticity.diagnostics.sample_gradients import (
+    GradCovariance,
+    KernelRank,
+    entk,
+    entk_rank,
+    grad_covariance,
+    grad_noise,
+    per_sample_gradients,
+    random_direction,
+)
+from plasticity.diagnostics.unit_gradients import Rua, grama_dormant, grama_scores, rua
+from plasticity.diagnostics.weights import (
+    clip_share,
+    condition,
+    distance_from_init,
+    grad_norm,
+    orthogonality,
+    sigma_max,
+    update_cosine,
+    update_ratio,
+    weight_change,
+    weight_magnitude,
+    weight_rms,
+)
+
+__all__ = [
+    "FeatureRanks",
+    "GradCovariance",
+    "KernelRank",
+    "Measurements",
+    "PolicyChurn",
+    "PreactivationStats",
+    "Ranks",
+    "Rua",
+    "active_fraction_measured",
+    "clip_share",
+    "cloned_fraction",
+    "condition",
+    "dead_fraction",
+    "dead_units",
+    "distance_from_init",
+    "dormant_fraction",
+    "dormant_mask",
+    "dormant_overlap",
+    "dormant_units",
+    "entk",
+    "entk_rank",
+    "explained_variance",
+    "feature_norm",
+    "grad_covariance",
+    "grad_noise",
+    "grad_norm",
+    "grama_dormant",
+    "grama_scores",
+    "hessian_max",
+    "hessian_trace",
+    "measure_activity",
+    "measured",
+    "orthogonality",
+    "per_sample_gradients",
+    "policy_churn",
+    "pooled",
+    "pooled_fraction",
+    "preactivation_stats",
+    "q_bias",
+    "random_direction",
+    "ranks",
+    "ranks_of_spectrum",
+    "rua",
+    "saturated_fraction",
+    "sigma_max",
+    "spectrum",
+    "tau_dormant_fraction",
+    "tau_dormant_units",
+    "update_cosine",
+    "update_ratio",
+    "value_churn",
+    "weight_change",
+    "weight_magnitude",
+    "weight_rms",
+]

@@ -1,0 +1,242 @@
+"""Continual backprop: after every gradient step, renew a tiny share of mature, useless units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plasticity.method import Target
+from plasticity.recycling import Recycler, check_choice, check_shared_settings
+from plasticity.replacement_count import (
+    COUNT_MODES,
+    ReplacementCounter,
+    expected_replacements,
+)
+from plasticity.unit_statistics import UnitStatistics
+from plasticity.utilities import UTILITIES
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of continual backprop. The clock is the network's own gradient steps.
+
+    Attributes:
+        kind: Name of this file.
+        replacement_rate: Share of the eligible units renewed per step, in [0, 1]; useful 1e-6 to
+            1e-3. 0 switches the method off without a trace.
+        maturity_threshold: A unit is eligible when its age exceeds this many steps, >= 0.
+        utility_decay: Decay of the running utility, in [0, 1); 0 uses the last minibatch alone.
+        utility: One of `plasticity.utilities.UTILITIES`.
+        rank_key: `corrected` divides the running utility by 1 - decay^age; `raw` does not, and so
+            penalises units that have just matured.
+        count_mode: `accumulate`, `accumulate_strict` or `bernoulli`.
+        optimizer_state: `keep`, `zero_moments` or `per_unit_step`.
+        mean_transfer: Move a unit's mean contribution into the biases of its readers.
+        out_aggregate: `mean` or `sum` of outgoing weight magnitudes; ranks are the same.
+        networks: `all`, or the networks to act on.
+        target_edit: `copy` gives target networks the same edit, `drift` leaves them to averaging.
+
+    Raises:
+        ValueError: A value is out of range.
+
+    Source: Dohare et al. 2024, Algorithm 1; defaults of the reinforcement-learning experiments.
+    Deviation: counts are accumulated where the published runs drew them (`count_mode=bernoulli`),
+    and the ranking key is the corrected utility, as in the public code.
+    """
+
+    kind: str = "continual_backprop"
+    replacement_rate: float = 1e-4
+    maturity_threshold: int = 10_000
+    utility_decay: float = 0.99
+    utility: str = "contribution"
+    rank_key: str = "corrected"
+    count_mode: str = "accumulate"
+    optimizer_state: str = "keep"
+    mean_transfer: bool = False
+    out_aggregate: str = "mean"
+    networks: str | list[str] = "all"
+    target_edit: str = "copy"
+
+    def __post_init__(self) -> None:
+        where = f"method.{self.kind}"
+        if not 0.0 <= self.replacement_rate <= 1.0:
+            raise ValueError(
+                f"{where}.replacement_rate is {self.replacement_rate}; it must be in [0, 1]"
+            )
+        if self.maturity_threshold < 0:
+            raise ValueError(
+                f"{where}.maturity_threshold is {self.maturity_threshold}; it must be >= 0"
+            )
+        if not 0.0 <= self.utility_decay < 1.0:
+            raise ValueError(f"{where}.utility_decay is {self.utility_decay}; it must be in [0, 1)")
+        check_choice(f"{where}.utility", self.utility, tuple(UTILITIES))
+        check_choice(f"{where}.rank_key", self.rank_key, ("corrected", "raw"))
+        check_choice(f"{where}.count_mode", self.count_mode, COUNT_MODES)
+        check_choice(f"{where}.out_aggregate", self.out_aggregate, ("mean", "sum"))
+        object.__setattr__(self, "networks", check_shared_settings(self))
+
+
+def converted_rates(updates_per_env_step: float) -> tuple[int, float]:
+    """Translate the published PPO settings to another number of gradient steps per env step.
+
+    Args:
+        updates_per_env_step: Gradient steps per environment step, > 0; the published PPO makes
+            0.078125.
+
+    Returns:
+        `maturity_threshold` and `replacement_rate` with the same meaning in environment steps:
+        128,000 steps to maturity, and a product of 1.
+
+    Raises:
+        ValueError: The ratio is not positive, or so small that the rate would exceed 1.
+    """
+    if not updates_per_env_step >= 7.8125e-6:
+        raise ValueError(
+            f"updates_per_env_step is {updates_per_env_step}; it must be at least 7.8125e-6 for "
+            "the replacement rate to stay within 1"
+        )
+    return round(128_000 * updates_per_env_step), 7.8125e-6 / updates_per_env_step
+
+
+class ContinualBackprop(Recycler):
+    """Continual backprop on one network.
+
+    `after_step` does two things that a captured update may call apart: `update_utilities` has a
+    fixed shape and never waits for the device (with `utility=contribution`, the default, nothing
+    in it depends on the number of the call), `replace_due` counts on the host and is eager.
+
+    Attributes:
+        statistics: Utilities and births by unit-group name.
+        counters: Numbers of eligible and due units by unit-group name.
+
+    Raises:
+        ValueError: The method could never act in a run of the planned length, or
+            `mean_transfer` meets a reader without a bias.
+    """
+
+    def __init__(self, config: Config, target: Target) -> None:
+        super().__init__(config, target, enabled=config.replacement_rate > 0.0)
+        self.config = config
+        self.statistics: dict[str, UnitStatistics] = {}
+        self.counters: dict[str, ReplacementCounter] = {}
+        if not self.active:
+            return
+        self._check_feasible()
+        for group in target.unit_groups:
+            self.statistics[group.name] = UnitStatistics(
+                group,
+                config.utility,
+                config.utility_decay,
+                config.rank_key,
+                config.out_aggregate,
+                config.mean_transfer,
+            )
+            self.counters[group.name] = ReplacementCounter(
+                group.num_units,
+                config.replacement_rate,
+                config.maturity_threshold,
+                config.count_mode,
+            )
+
+    def _check_feasible(self) -> None:
+        threshold, planned = self.config.maturity_threshold, self.target.planned_gradient_steps
+        if planned is not None and planned <= threshold:
+            raise ValueError(
+                f"continual_backprop could never fire on {self.target.name!r}: the run plans "
+                f"{planned:,} gradient steps and a unit is eligible after {threshold:,}; train "
+                f"longer, set method.{self.kind}.maturity_threshold below {planned:,}, or switch "
+                "the method off with replacement_rate=0"
+            )
+        readers = [reader for group in self.target.unit_groups for reader in group.readers]
+        if self.config.mean_transfer and any(reader.layer.bias is None for reader in readers):
+            raise ValueError(
+                f"method.{self.kind}.mean_transfer needs biases in all layers that read hidden "
+                f"units; a layer of {self.target.name!r} has none, so set mean_transfer=false"
+            )
+
+    @torch.no_grad()
+    def after_step(
+        self, activations: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Update utilities and renew the units that are due."""
+        if self.active:
+            self.update_utilities(activations)
+            self.replace_due(optimizer)
+
+    @torch.no_grad()
+    def update_utilities(self, activations: Mapping[str, Tensor]) -> None:
+        """Fold the activations of this step and the stepped weights into the statistics."""
+        for statistics in self.statistics.values():
+            activation = self.activation_of(statistics.group, activations)
+            statistics.update(activation, self.calls + 1)
+
+    @torch.no_grad()
+    def replace_due(self, optimizer: torch.optim.Optimizer) -> None:
+        """Count this call and renew what is due: all groups select before any is edited."""
+        self.begin_call(optimizer)
+        generator, threshold = self.target.generator, self.config.maturity_threshold
+        selections = []
+        for name, counter in self.counters.items():
+            due = counter.advance(generator)
+            if due:
+                statistics = self.statistics[name]
+                selections.append(statistics.select(due, self.calls, threshold, generator))
+        if selections:
+            self.recycle(selections, optimizer)
+            for selection in selections:
+                self.statistics[selection.group.name].clear(selection.units, self.calls)
+
+    def log_values(self) -> dict[str, float]:
+        """Counters and quantiles of every group, named `<group>/<value>`."""
+        values: dict[str, float] = {}
+        for name, counter in self.counters.items():
+            values[f"{name}/eligible"] = counter.eligible
+            values[f"{name}/accumulator"] = counter.accumulator
+            values[f"{name}/replaced_total"] = counter.replaced_total
+            for key, value in self.statistics[name].log_values(self.calls).items():
+                values[f"{name}/{key}"] = value
+        return values
+
+    def announcement(self) -> str:
+        """Say when the first unit is eligible and how many will be renewed."""
+        if not self.active:
+            return f"{self.kind} is off on {self.target.name}"
+        config, planned = self.config, self.target.planned_gradient_steps
+        text = (
+            f"{self.kind} on {self.target.name}: units are eligible from gradient step "
+            f"{config.maturity_threshold + 1:,}"
+        )
+        if planned is None:
+            return f"{text}; the planned number of steps is unknown"
+        expected = sum(
+            expected_replacements(
+                group.num_units, config.replacement_rate, config.maturity_threshold, planned
+            )
+            for group in self.target.unit_groups
+        )
+        return (
+            f"{text} of {planned:,}; expect {expected:,} replacements in "
+            f"{len(self.statistics)} unit groups (optimizer_state={config.optimizer_state})"
+        )
+
+    def group_states(self) -> dict[str, dict[str, Any]]:
+        """Return statistics and counters of every group, cloned."""
+        return {
+            name: {**statistics.state_dict(), "counter": self.counters[name].state_dict()}
+            for name, statistics in self.statistics.items()
+        }
+
+    def load_group_states(self, states: Mapping[str, Mapping[str, Any]]) -> None:
+        """Restore statistics and counters of every group."""
+        for name, statistics in self.statistics.items():
+            statistics.load_state_dict(states[name])
+            self.counters[name].load_state_dict(states[name]["counter"])
+
+
+def build(config: Config, target: Target) -> ContinualBackprop:
+    """Attach continual backprop to one network."""
+    return ContinualBackprop(config, target)

@@ -1,0 +1,84 @@
+"""What happens to the optimizer's memory of the entries that an edit rewrote.
+
+| policy | effect |
+|---|---|
+| `keep` | nothing: old moments go on moving the new entries |
+| `zero_moments` | first and second moments (or momentum) of exactly those entries become 0 |
+| `per_unit_step` | the same, and their step counters restart, as in a fresh optimizer |
+
+A step counter shared by a whole tensor is never reset: that would slow down the surviving units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from networks.units import Touched
+
+POLICIES = ("keep", "zero_moments", "per_unit_step")
+_MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg")
+_COUNTERS = ("step", "row_start", "column_start")
+
+
+def check_policy(policy: str, optimizer: torch.optim.Optimizer) -> None:
+    """Refuse a policy that an optimizer cannot carry out.
+
+    Raises:
+        ValueError: `per_unit_step` with an optimizer that has one step counter per tensor.
+    """
+    if policy != "per_unit_step" or hasattr(optimizer, "restart_entries"):
+        return
+    if not isinstance(optimizer, torch.optim.SGD):  # plain SGD has no step counter to restart
+        raise ValueError(
+            f"optimizer_state=per_unit_step needs step counters per unit, which "
+            f"{type(optimizer).__name__} does not have; build the optimizer with "
+            "per_unit_step=True (PerUnitAdam), or choose keep or zero_moments"
+        )
+
+
+@torch.no_grad()
+def apply_policy(policy: str, optimizer: torch.optim.Optimizer, touched: Sequence[Touched]) -> None:
+    """Edit the optimizer state of rewritten entries, and of nothing else.
+
+    An optimizer with state of its own kind defines `zero_entries(parameter, dim, indices)`, and
+    one with step counters per unit `restart_entries` of the same form.
+
+    Args:
+        policy: One of `POLICIES`.
+        optimizer: The optimizer of the edited network.
+        touched: Rows and columns that were rewritten.
+
+    Raises:
+        ValueError: The optimizer cannot carry out the policy.
+    """
+    if policy == "keep":
+        return
+    check_policy(policy, optimizer)
+    zero = getattr(optimizer, "zero_entries", None)
+    restart = getattr(optimizer, "restart_entries", None)
+    for entry in touched:
+        if not optimizer.state.get(entry.parameter):
+            continue  # frozen, or not stepped yet: nothing is remembered
+        if zero is not None:
+            zero(entry.parameter, entry.dim, entry.indices)
+        else:
+            _zero_moments(optimizer, entry)
+        if policy == "per_unit_step" and restart is not None:
+            restart(entry.parameter, entry.dim, entry.indices)
+
+
+def _zero_moments(optimizer: torch.optim.Optimizer, entry: Touched) -> None:
+    for name, value in optimizer.state[entry.parameter].items():
+        if not isinstance(value, Tensor) or name in _COUNTERS:
+            continue
+        if name in _MOMENTS:
+            value.index_fill_(entry.dim, entry.indices, 0.0)
+        elif value.shape == entry.parameter.shape:
+            raise ValueError(
+                f"{type(optimizer).__name__} keeps {name!r} for every weight and does not say "
+                "what a renewed unit means for it; give it a zero_entries(parameter, dim, "
+                "indices) method, or set optimizer_state=keep"
+            )

@@ -1,0 +1,131 @@
+"""Adam with coupled or decoupled weight decay; AdamW and NS-Adam are settings of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from networks.units import parameter_roles
+from plasticity.optimizers.per_unit_adam import PerUnitAdam
+
+_DECAY_MODES = ("coupled", "decoupled")
+_ROLE_ORDER = (
+    ("weight",),
+    ("bias", "norm_gain", "norm_offset"),
+    ("log_std",),
+    ("segment", "temperature"),
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of Adam.
+
+    AdamW: `weight_decay=1e-2, weight_decay_mode="decoupled"` on weights only. NS-Adam: equal
+    betas of 0.99, with which no step exceeds the learning rate whatever the gradients do, because
+    both moments are then the same weighted average.
+
+    Attributes:
+        kind: Name of this file.
+        learning_rate: Step size, > 0.
+        beta1: Decay of the first moment, in [0, 1).
+        beta2: Decay of the second moment, in [0, 1).
+        epsilon: Added to the denominator, >= 0.
+        weight_decay: Strength of the decay, >= 0.
+        weight_decay_mode: `coupled` adds the decay to the gradient (L2), `decoupled` shrinks the
+            weights directly (AdamW). These are different methods.
+        wd_on_biases: Decay biases and normalisation entries too.
+        wd_on_log_std: Decay the log standard deviation of a Gaussian policy too.
+
+    Raises:
+        ValueError: A value is out of range.
+
+    Source: Kingma and Ba 2015; Loshchilov and Hutter 2019; Dohare et al. 2024 (equal betas,
+    coupled decay of all parameters).
+    """
+
+    kind: str = "adam"
+    learning_rate: float = 1e-4
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    weight_decay_mode: str = "coupled"
+    wd_on_biases: bool = True
+    wd_on_log_std: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate > 0.0:
+            raise ValueError(f"optimizer.learning_rate is {self.learning_rate}; it must be > 0")
+        for name in ("beta1", "beta2"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(
+                    f"optimizer.{name} is {getattr(self, name)}; it must be at least 0 and below 1"
+                )
+        for name in ("epsilon", "weight_decay"):
+            if not getattr(self, name) >= 0.0:
+                raise ValueError(f"optimizer.{name} is {getattr(self, name)}; it must be >= 0")
+        if self.weight_decay_mode not in _DECAY_MODES:
+            raise ValueError(
+                f"optimizer.weight_decay_mode is {self.weight_decay_mode!r}; choose one of "
+                f"{', '.join(_DECAY_MODES)}"
+            )
+
+
+def build(config: Config, module: nn.Module, per_unit_step: bool = False) -> torch.optim.Optimizer:
+    """Build the optimizer of one network.
+
+    Args:
+        config: Settings.
+        module: The network; parameters without `requires_grad` are left out.
+        per_unit_step: Use `PerUnitAdam`, whose step counters can restart for single units.
+
+    Returns:
+        Fused `torch.optim.Adam` or `AdamW`, or `PerUnitAdam`.
+    """
+    groups = parameter_groups(config, module)
+    decoupled = config.weight_decay_mode == "decoupled"
+    betas = (config.beta1, config.beta2)
+    if per_unit_step:
+        return PerUnitAdam(
+            groups, config.learning_rate, betas, config.epsilon, decoupled_weight_decay=decoupled
+        )
+    kind = torch.optim.AdamW if decoupled else torch.optim.Adam
+    return kind(groups, lr=config.learning_rate, betas=betas, eps=config.epsilon, fused=True)
+
+
+def parameter_groups(config: Config, module: nn.Module) -> list[dict[str, Any]]:
+    """Split trainable parameters by the decay that applies to their role.
+
+    Weights always decay; biases and normalisation entries, and the log standard deviation, as
+    configured; dendritic segments and the temperature never.
+
+    Roles come in a fixed order and neighbours with equal decay share a group, so a parameter has
+    the same position in the saved optimizer state whatever the decay settings are.
+
+    Raises:
+        ValueError: The network has no trainable parameter.
+    """
+    decays = [
+        config.weight_decay,
+        config.weight_decay if config.wd_on_biases else 0.0,
+        config.weight_decay if config.wd_on_log_std else 0.0,
+        0.0,
+    ]
+    roles = parameter_roles(module)
+    trainable = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = []
+    for members, decay in zip(_ROLE_ORDER, decays, strict=True):
+        parameters = [parameter for name, parameter in trainable if roles[name] in members]
+        if not parameters:
+            continue
+        if groups and groups[-1]["weight_decay"] == decay:
+            groups[-1]["params"].extend(parameters)
+        else:
+            groups.append({"params": parameters, "weight_decay": decay})
+    if not groups:
+        raise ValueError("the network has no trainable parameter, so there is nothing to optimize")
+    return groups

@@ -1,0 +1,284 @@
+"""The one engine that renews hidden units: a score decides, a selector counts, an edit rewrites.
+
+Methods differ in score and selector only. The edit, the optimizer-state policy, the events and
+the bookkeeping below are the same for all of them, so that comparing two recyclers compares what
+they claim to differ in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from networks.units import Touched, UnitGroup
+from plasticity.method import Method, Target
+from plasticity.optimizer_state import POLICIES, apply_policy, check_policy
+
+TARGET_EDITS = ("copy", "drift")
+NETWORKS = ("policy", "value", "actor", "critic_1", "critic_2")
+
+
+class RecyclerConfig(Protocol):
+    """Settings that every recycler shares."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def optimizer_state(self) -> str: ...
+
+    @property
+    def networks(self) -> str | list[str]: ...
+
+    @property
+    def target_edit(self) -> str: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Units of one group that are to be renewed now.
+
+    Attributes:
+        group: Their group.
+        units: Indices, int64 (k,).
+        scores: The scores they were selected by, (k,).
+        ages: Calls since they were last renewed, int64 (k,).
+        means: Their mean activations if the readers' biases are to absorb them, else None.
+    """
+
+    group: UnitGroup
+    units: Tensor
+    scores: Tensor
+    ages: Tensor
+    means: Tensor | None = None
+
+
+@torch.no_grad()
+def renew(selections: Sequence[Selection], generator: torch.Generator) -> list[Touched]:
+    """Give the selected units fresh incoming and zero outgoing weights.
+
+    All rows are drawn before any column is zeroed, so that a renewed unit has exactly zero
+    outgoing weights even where its reader is renewed in the same call.
+
+    Args:
+        selections: At most one per group.
+        generator: Source of the fresh draws.
+
+    Returns:
+        The rewritten entries. Biases that absorbed a mean are not among them: they were shifted,
+        not renewed.
+
+    Deviation: the public code of Dohare et al. 2024 edits layer by layer, which leaves a random
+    outgoing weight there, and clears the means before it transfers them.
+    """
+    touched: list[Touched] = []
+    for selection in selections:
+        if selection.means is not None:
+            for reader in selection.group.readers:
+                reader.absorb_mean(selection.units, selection.means)
+    for selection in selections:
+        touched += selection.group.layer.reset_units(selection.units, generator)
+    for selection in selections:
+        touched += selection.group.forget_units(selection.units)
+    return touched
+
+
+@torch.no_grad()
+def mirror_edits(touched: Sequence[Touched], online: nn.Module, target: nn.Module) -> None:
+    """Write rewritten entries of a network into its target network.
+
+    Args:
+        touched: What `pop_touched` returned for `online`.
+        online: The edited network.
+        target: A network of the same structure, for example its Polyak average. Running
+            statistics (buffers) and absorbed means are not copied.
+
+    Raises:
+        ValueError: An entry does not belong to `online`.
+    """
+    if not touched:
+        return
+    names = {id(parameter): name for name, parameter in online.named_parameters()}
+    twins = dict(target.named_parameters())
+    for entry in touched:
+        if id(entry.parameter) not in names:
+            raise ValueError("an edited parameter does not belong to the online network given")
+        fresh = entry.parameter.index_select(entry.dim, entry.indices)
+        twins[names[id(entry.parameter)]].index_copy_(entry.dim, entry.indices, fresh)
+
+
+class Recycler(Method):
+    """What all unit-recycling methods share.
+
+    Args:
+        config: Settings of the method.
+        target: The network.
+        enabled: False when the settings switch the method off; it then has no state, draws
+            nothing and needs nothing.
+
+    Attributes:
+        calls: Gradient steps of this network so far.
+        active: Whether the method acts on this network at all.
+        mirrors_targets: Whether a target network is to receive the same edits
+            (`mirror_edits`), the alternative being to let it drift after the online network.
+
+    Raises:
+        ValueError: The network has no unit groups, or two of the same name.
+    """
+
+    def __init__(self, config: RecyclerConfig, target: Target, enabled: bool) -> None:
+        self.kind = config.kind
+        self.target = target
+        self.policy = config.optimizer_state
+        self.mirrors_targets = config.target_edit == "copy"
+        self.active = enabled and (config.networks == "all" or target.name in config.networks)
+        self.calls = 0
+        self._events: list[dict[str, Any]] = []
+        self._touched: list[Touched] = []
+        self._checked_optimizer = False
+        if not self.active:
+            return
+        self.needs = frozenset({"activations"})
+        self.resets_optimizer = "no" if self.policy == "keep" else "entries"
+        names = [group.name for group in target.unit_groups]
+        if not names:
+            raise ValueError(f"{self.kind} found no hidden units in the network {target.name!r}")
+        if len(set(names)) != len(names):
+            raise ValueError(f"unit groups of the network {target.name!r} share a name: {names}")
+
+    def pop_events(self) -> list[dict[str, Any]]:
+        """Return and forget one event per unit renewed since the last call.
+
+        Events are not part of `state_dict`: pop them before a checkpoint.
+        """
+        events, self._events = self._events, []
+        return events
+
+    def pop_touched(self) -> list[Touched]:
+        """Return and forget the entries that the last call rewrote."""
+        touched, self._touched = self._touched, []
+        return touched
+
+    def activation_of(self, group: UnitGroup, activations: Mapping[str, Tensor]) -> Tensor:
+        """Look up the recorded activation of a group.
+
+        Raises:
+            ValueError: It was not recorded, or its width is not the group's.
+        """
+        activation = activations.get(group.name)
+        if activation is None:
+            raise ValueError(
+                f"{self.kind} got no activations of unit group {group.name!r}; run the training "
+                "forward pass inside `with recording:` and pass recording.activations"
+            )
+        if activation.shape[1] != group.num_units:
+            raise ValueError(
+                f"unit group {group.name!r} has {group.num_units} units, but its tap gave values "
+                f"of shape {tuple(activation.shape)}; dimension 1 must hold the units"
+            )
+        return activation
+
+    def begin_call(self, optimizer: torch.optim.Optimizer) -> None:
+        """Count one gradient step and forget the edits of the last one."""
+        if not self._checked_optimizer:
+            check_policy(self.policy, optimizer)
+            self._checked_optimizer = True
+        self.calls += 1
+        self._touched = []
+
+    def recycle(self, selections: Sequence[Selection], optimizer: torch.optim.Optimizer) -> None:
+        """Renew the selected units of all groups and record an event for each."""
+        self._touched = renew(selections, self.target.generator)
+        apply_policy(self.policy, optimizer, self._touched)
+        for selection in selections:
+            units, ages = selection.units.tolist(), selection.ages.tolist()
+            for unit, age, score in zip(units, ages, selection.scores.tolist(), strict=True):
+                self._events.append(
+                    {
+                        "event": "unit_reset",
+                        "method": self.kind,
+                        "network": self.target.name,
+                        "group": selection.group.name,
+                        "unit": unit,
+                        "gradient_step": self.calls,
+                        "utility": score,
+                        "age": age,
+                    }
+                )
+
+    def group_states(self) -> dict[str, dict[str, Any]]:
+        """Return the method's state of every group, cloned."""
+        raise NotImplementedError
+
+    def load_group_states(self, states: Mapping[str, Mapping[str, Any]]) -> None:
+        """Restore what `group_states` returned, in place."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all state, cloned; {} when the method does not act on this network."""
+        if not self.active:
+            return {}
+        return {
+            "calls": self.calls,
+            "generator": self.target.generator.get_state().clone(),
+            "groups": self.group_states(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned.
+
+        Raises:
+            ValueError: The state is of another network, or of a run with the method switched off.
+        """
+        saved = set(state["groups"]) if state else set()
+        ours = {group.name for group in self.target.unit_groups} if self.active else set()
+        if saved != ours:
+            raise ValueError(
+                f"the saved state of {self.kind} on {self.target.name!r} holds the unit groups "
+                f"{sorted(saved)}, but this run needs {sorted(ours)}; the method or the network "
+                "was configured differently"
+            )
+        if not self.active:
+            return
+        self.calls = int(state["calls"])
+        self.target.generator.set_state(state["generator"].cpu())
+        self.load_group_states(state["groups"])
+
+
+def check_choice(where: str, value: str, allowed: Sequence[str]) -> None:
+    """Raise ValueError unless a setting has one of the allowed values."""
+    if value not in allowed:
+        raise ValueError(f"{where} is {value!r}; choose one of {', '.join(allowed)}")
+
+
+def check_shared_settings(config: RecyclerConfig) -> str | list[str]:
+    """Check the settings that every recycler shares.
+
+    Returns:
+        The networks to act on, with `critics` spelt out.
+
+    Raises:
+        ValueError: A setting has a value that does not exist.
+    """
+    where = f"method.{config.kind}"
+    check_choice(f"{where}.optimizer_state", config.optimizer_state, POLICIES)
+    check_choice(f"{where}.target_edit", config.target_edit, TARGET_EDITS)
+    if config.networks == "all":
+        return "all"
+    names = [config.networks] if isinstance(config.networks, str) else list(config.networks)
+    names = [
+        name
+        for given in names
+        for name in (("critic_1", "critic_2") if given == "critics" else (given,))
+    ]
+    unknown = [name for name in names if name not in NETWORKS]
+    if unknown or not names:
+        raise ValueError(
+            f"{where}.networks is {config.networks!r}; give all, or a list of "
+            f"{', '.join(NETWORKS)} or critics"
+        )
+    return names

@@ -1,0 +1,163 @@
+"""Running usefulness of the units of one group, as continual backprop keeps it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from networks.units import UnitGroup
+from plasticity.recycling import Selection
+from plasticity.utilities import (
+    SMALLEST_DENOMINATOR,
+    UTILITIES,
+    absolute_sum,
+    instantaneous_utility,
+    num_samples,
+    sample_dims,
+)
+
+QUANTILES = (0.25, 0.5, 0.75)
+
+
+class UnitStatistics:
+    """Running statistics of the units of one group; all tensors, updated in place.
+
+    Args:
+        group: The units.
+        utility: One of `UTILITIES`.
+        decay: Decay of the running averages, in [0, 1).
+        rank_key: `corrected` or `raw`.
+        out_aggregate: `mean` or `sum` of outgoing weight magnitudes.
+        mean_transfer: Hand out the mean activation of selected units.
+
+    Attributes:
+        utility: Running utility u, not corrected for its start at 0, (units,).
+        mean: Running mean activation mu, not corrected, (units,); None when nothing needs it.
+        born: Call at which every unit was last renewed, int64 (units,). Storing births makes
+            ages free: they grow without a tensor being touched.
+    """
+
+    def __init__(
+        self,
+        group: UnitGroup,
+        utility: str,
+        decay: float,
+        rank_key: str = "corrected",
+        out_aggregate: str = "mean",
+        mean_transfer: bool = False,
+    ) -> None:
+        weight = group.readers[0].layer.weight
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        self.group = group
+        self.formula = utility
+        self.decay = decay
+        self.rank_key = rank_key
+        self.mean_transfer = mean_transfer
+        self.num_outgoing = 1 if out_aggregate == "sum" else group.num_outgoing
+        self.utility = torch.zeros(group.num_units, dtype=dtype, device=weight.device)
+        keeps_mean = UTILITIES[utility].uses_deviation or mean_transfer
+        self.mean = torch.zeros_like(self.utility) if keeps_mean else None
+        self.born = torch.zeros(group.num_units, dtype=torch.int64, device=weight.device)
+
+    def ages(self, call: int) -> Tensor:
+        """Calls since every unit was renewed, int64 (units,)."""
+        return call - self.born
+
+    def corrected(self, running: Tensor, call: int) -> Tensor:
+        """Divide a running average by 1 - decay^age; 0 for units of age 0."""
+        correction = 1.0 - self.decay ** self.ages(call).double()
+        return running / correction.clamp_min(SMALLEST_DENOMINATOR).to(running.dtype)
+
+    def update(self, activation: Tensor, call: int) -> None:
+        """Fold one minibatch into the running statistics.
+
+        Args:
+            activation: Values that readers consumed, (B, units) or (B, channels, height, width).
+            call: Number of this call, from 1.
+        """
+        if self.mean is not None:
+            summed = activation.sum(sample_dims(activation)).to(self.mean.dtype)
+            self.mean.mul_(self.decay).add_(
+                summed, alpha=(1.0 - self.decay) / num_samples(activation)
+            )
+        if self.formula == "random":
+            return
+        if self.formula == "contribution":  # the hot path: no temporary means
+            scale = (1.0 - self.decay) / (num_samples(activation) * self.num_outgoing)
+            magnitude = absolute_sum(activation).to(self.utility.dtype)
+            outgoing = self.group.outgoing_sum().to(self.utility.dtype)
+            self.utility.mul_(self.decay).addcmul_(magnitude, outgoing, value=scale)
+            return
+        self.utility.mul_(self.decay).add_(
+            self._instantaneous(activation, call), alpha=1.0 - self.decay
+        )
+
+    def _instantaneous(self, activation: Tensor, call: int) -> Tensor:
+        formula, unused = UTILITIES[self.formula], self.utility
+        outgoing = unused
+        if formula.uses_outgoing:
+            outgoing = (self.group.outgoing_sum() / self.num_outgoing).to(unused.dtype)
+        incoming = unused
+        if formula.uses_incoming:
+            incoming = self.group.layer.incoming_magnitude().to(unused.dtype)
+        mean = unused if self.mean is None else self.corrected(self.mean, call)
+        return instantaneous_utility(self.formula, activation, outgoing, incoming, mean)
+
+    def select(
+        self, due: int, call: int, maturity_threshold: int, generator: torch.Generator
+    ) -> Selection:
+        """Choose the eligible units with the smallest keys; ties go to the lowest index."""
+        ages = self.ages(call)
+        if self.formula == "random":
+            noise = torch.rand(len(ages), generator=generator, device=generator.device)
+            key = scores = noise.to(self.utility)
+        else:
+            scores = self.corrected(self.utility, call)
+            key = self.utility if self.rank_key == "raw" else scores
+        # An overflowing utility ranks last among the eligible, never among the immature.
+        largest = torch.finfo(key.dtype).max
+        key = key.nan_to_num(nan=largest, posinf=largest)
+        key = key.masked_fill(ages <= maturity_threshold, torch.inf)
+        units = torch.sort(key, stable=True).indices[:due]
+        means = None
+        if self.mean_transfer and self.mean is not None:
+            means = self.corrected(self.mean, call)[units]
+        return Selection(self.group, units, scores[units], ages[units], means)
+
+    def clear(self, units: Tensor, call: int) -> None:
+        """Forget the statistics of renewed units."""
+        self.utility[units] = 0.0
+        self.born[units] = call
+        if self.mean is not None:
+            self.mean[units] = 0.0
+
+    def log_values(self, call: int) -> dict[str, float]:
+        """Quantiles of age and corrected utility, read off the device."""
+        levels = torch.tensor(QUANTILES, device=self.utility.device, dtype=torch.float64)
+        values: dict[str, float] = {}
+        for name, data in (
+            ("age", self.ages(call)),
+            ("utility", self.corrected(self.utility, call)),
+        ):
+            quantiles = torch.quantile(data.double(), levels).tolist()
+            for level, value in zip(QUANTILES, quantiles, strict=True):
+                values[f"{name}_q{round(100 * level)}"] = value
+        return values
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all state, cloned."""
+        state = {
+            "utility": self.utility.clone(),
+            "born": self.born.clone(),
+        }
+        return state if self.mean is None else {**state, "mean": self.mean.clone()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned, in place."""
+        self.utility.copy_(state["utility"])
+        self.born.copy_(state["born"])
+        if self.mean is not None:
+            self.mean.copy_(state["mean"])

@@ -1,0 +1,136 @@
+"""The command line: presets, refusals with suggestions, and run directories."""
+
+import itertools
+
+import pytest
+
+from configs.compose import compose_run, presets
+from configs.schema import ConfigurationError
+
+
+def directory(*words):
+    return compose_run(words).relative_directory
+
+
+def test_a_run_directory_names_its_presets():
+    assert directory("arm=l2", "seed=3") == "default/slippery_ant/ppo-mlp-l2/seed_3"
+    assert directory() == "default/slippery_ant/ppo-mlp-adam/seed_0"
+    assert directory("method=[redo, continual_backprop]", "optimizer=adamw") == (
+        "default/slippery_ant/ppo-mlp-adamw+redo+continual_backprop/seed_0"
+    )
+
+
+def test_the_directory_is_a_pure_function_of_the_settings():
+    first = directory("arm=l2", "agent.discount=0.98", "env.num_envs=32")
+    assert first == directory("env.num_envs=32", "agent.discount=0.98", "arm=l2")
+    assert first != directory("arm=l2")
+    # Saying what the preset says already changes nothing.
+    assert directory("agent.discount=0.99") == directory()
+    # How to run is no part of what is run.
+    assert directory("num_threads=1", "progress=false", "runs_root=elsewhere") == directory()
+
+
+def test_settings_that_differ_never_share_a_directory():
+    lines = [
+        [],
+        ["arm=standard"],
+        ["arm=ns_adam"],
+        ["arm=l2"],
+        ["arm=continual_backprop"],
+        ["arm=continual_backprop_published"],
+        ["arm=redo"],
+        ["arm=standard", "method=[continual_backprop]"],
+        ["method=[continual_backprop]"],
+        ["method=[continual_backprop_published]"],
+        ["method=[continual_backprop]", "method.continual_backprop.utility_decay=0.9"],
+        ["optimizer=adamw"],
+        ["env=ant"],
+        ["env.world_seed=1"],
+        ["seed=1"],
+        ["seed=1", "env.world_seed=0"],
+        ["group=other"],
+        ["network=small"],
+        ["network.layer_norm=true"],
+        ["log.diagnostics=false"],
+        ["total_steps=1000000"],
+        ["experiment=quickstart"],
+        ["experiment=quickstart", "group=default"],
+        ["experiment=parity", "arm=standard"],
+    ]
+    names = [directory(*line) for line in lines]
+    for (first, a), (second, b) in itertools.combinations(zip(lines, names, strict=True), 2):
+        assert a != b, (first, second)
+
+
+@pytest.mark.parametrize("group", ["env", "arm", "optimizer", "network", "experiment"])
+def test_every_preset_composes_and_type_checks(group):
+    for name in presets(group):
+        words = [f"{group}={name}"]
+        assert compose_run(words).config.total_steps > 0
+
+
+def test_every_method_preset_composes():
+    for name in presets("method"):
+        assert compose_run([f"method=[{name}]"]).config.method
+
+
+def test_published_arms():
+    values = {}
+    for arm in ("standard", "ns_adam", "l2", "continual_backprop", "redo"):
+        config = compose_run([f"arm={arm}"]).config
+        optimizer = config.optimizer
+        values[arm] = (optimizer.beta1, optimizer.beta2, optimizer.weight_decay, [*config.method])
+        assert optimizer.weight_decay_mode == "coupled"
+        assert optimizer.learning_rate == 1e-4
+    assert values == {
+        "standard": (0.9, 0.999, 0.0, []),
+        "ns_adam": (0.99, 0.99, 0.0, []),
+        "l2": (0.99, 0.99, 1e-3, []),
+        "continual_backprop": (0.99, 0.99, 1e-4, ["continual_backprop"]),
+        "redo": (0.99, 0.99, 1e-4, ["redo"]),
+    }
+    method = compose_run(["arm=continual_backprop"]).config.method["continual_backprop"]
+    assert (method.replacement_rate, method.maturity_threshold) == (1e-4, 10_000)
+    redo = compose_run(["arm=redo"]).config.method["redo"]
+    assert (redo.dormancy_threshold, redo.period, redo.optimizer_state) == (0.1, 100, "keep")
+
+
+def test_parity_preset():
+    config = compose_run(["experiment=parity", "arm=continual_backprop_published"]).config
+    assert (config.env.num_envs, config.agent.rollout_length) == (1, 2048)
+    assert config.env.switch_rule == "episode_end"
+    assert config.agent.timeouts_terminal
+    assert config.method["continual_backprop"].count_mode == "bernoulli"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["agent.discont=0.9"], r"no setting agent\.discont; did you mean agent\.discount\?"),
+        (["optimiser=adam"], "no setting optimiser; did you mean optimizer"),
+        (["foo.bar=1"], "no setting foo"),
+        (["env=slipery_ant"], "no env 'slipery_ant' .did you mean 'slippery_ant'"),
+        (["method=[redoo]"], "no method 'redoo' .did you mean 'redo'"),
+        (["method=[redo,redo]"], "names redo twice"),
+        (["method.redo.period=5"], r"no setting method\.redo"),
+        (["agent.discount=high"], "agent.discount is 'high'; it must be a number"),
+        (["agent.discount=1.5"], r"agent.discount is 1.5; give a value in \[0, 1\]"),
+        (["agent.minibatch_size=1"], "give at least 2"),
+        (["env.num_envs=2.5"], "env.num_envs is 2.5; it must be a whole number"),
+        (["env.schedule=fixed", "env.fixed_friction=0"], "friction"),
+        (["env.friction_low=-1"], "friction_low"),
+        (["env.switch_interval=1000"], "shorter than one rollout"),
+        (["optimizer.learning_rate=0"], "learning_rate"),
+        (["method=[continual_backprop]", "method.continual_backprop.utility_decay=1"], "decay"),
+        (["seed=-1"], "seed is -1"),
+        (["group=../elsewhere"], "group is"),
+        (["fresh_parts=[policy]"], "fresh_parts needs init_from"),
+        (["agent"], "write key=value"),
+        (["network.hidden_sizes=[]"], "hidden_sizes"),
+        (["network.activation=rellu"], "activation is 'rellu'"),
+    ],
+)
+def test_bad_input_gets_one_clear_sentence(words, message):
+    with pytest.raises(ConfigurationError, match=message) as error:
+        compose_run(words)
+    assert "\n" not in str(error.value)

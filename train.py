@@ -1,0 +1,299 @@
+"""Train one agent in one changing world: `python train.py env=slippery_ant agent=ppo`.
+
+The same command continues an interrupted run and leaves a finished one alone. Exit codes: 0 done,
+1 failed, 2 configuration, 3 numerical failure, 4 storage, 75 stopped by a signal and resumable.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Before NumPy and torch start their own threads: small networks are faster on one.
+for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from analysis.checkpoint import CheckpointError, CheckpointStore, load_checkpoint
+from analysis.run_directory import ConfigurationChanged, RunDirectory, RunLocked
+
+from agents.base import Transition
+from agents.update import NumericalFailure
+from analysis.interruption import Interruption
+from analysis.progress import Progress
+from analysis.recorder import Recorder
+from analysis.storage import StorageError
+from configs.build import build_agent, build_environment, build_probe, resolve_threads
+from configs.compose import Composed, compose_run
+from configs.run import EXECUTION_KEYS
+from configs.schema import ConfigurationError
+from configs.sweep import is_multirun, sweep
+from envs.base import SimulatorError
+
+EXIT_DONE, EXIT_FAILED, EXIT_CONFIGURATION, EXIT_NUMERICAL, EXIT_STORAGE, EXIT_SIGNAL = (
+    0,
+    1,
+    2,
+    3,
+    4,
+    75,
+)
+
+
+class Training:
+    """One run: environments, agent, recorder and checkpoints around the one loop.
+
+    Args:
+        composed: The configuration.
+        directory: Its open run directory.
+
+    Raises:
+        ConfigurationError: The parts do not fit together.
+        CheckpointError: Checkpoints exist but none is intact, or `init_from` cannot be read.
+    """
+
+    def __init__(self, composed: Composed, directory: RunDirectory) -> None:
+        self.config, self.directory = composed.config, directory
+        torch.set_num_threads(1)
+        num_threads = resolve_threads(self.config)
+        self.envs, self.info = build_environment(self.config, num_threads)
+        self.agent = build_agent(self.config, self.info, num_threads)
+        self.store = CheckpointStore(
+            directory.path / "checkpoints",
+            keep=self.config.log.keep_checkpoints,
+            config_hash=directory.config_hash,
+        )
+        loaded = self.store.load_latest()
+        for problem in self.store.problems:
+            print(f"checkpoint passed over: {problem}", file=sys.stderr)
+        if loaded is None and self.config.init_from is not None:
+            donor = load_checkpoint(Path(self.config.init_from)).state
+            self.agent.transplant(donor["agent"], self.config.fresh_parts)
+        self.recorder = Recorder(
+            directory.path,
+            self.agent,
+            self.config.log,
+            build_probe(self.config),
+            start_steps=0 if loaded is None else loaded.env_steps,
+            restarts=directory.restarts,
+        )
+        self.observation, self.context = self.envs.reset()[0], self.envs.context
+        if loaded is not None:
+            self._restore(loaded.state)
+        self._last_checkpoint = time.monotonic()
+
+    # The loop ------------------------------------------------------------------------------
+
+    def run(self, interruption: Interruption, progress: Progress) -> bool:
+        """Train until the end; False if a signal asked to stop before."""
+        envs, agent, recorder = self.envs, self.agent, self.recorder
+        switched = False
+        while envs.env_steps < self.config.total_steps:
+            action = agent.act(self.observation, self.context, explore=True)
+            observation, reward, terminated, truncated, info = envs.step(action)
+            agent.observe(
+                Transition(
+                    self.observation,
+                    action,
+                    reward,
+                    info["next_observation"],
+                    terminated,
+                    truncated,
+                    self.context,
+                    info["next_context"],
+                    info["regime"],
+                )
+            )
+            recorder.step(envs.env_steps, reward, terminated, truncated, info)
+            self.observation, self.context = observation, info["context"]
+            if info["events"]:
+                switched = True
+                if self.config.boundary == "oracle":
+                    agent.on_task_change(int(envs.regime.max()))
+            if agent.update_is_due:
+                self._update(progress)
+            progress.step(envs.env_steps)
+            if interruption.requested is not None:
+                self.checkpoint(pinned=False)
+                return False
+            if agent.is_at_quiet_point and (switched or self._checkpoint_is_due()):
+                self.checkpoint(pinned=switched)
+                switched = False
+        return True
+
+    def _update(self, progress: Progress) -> None:
+        iteration = self.agent.iteration + 1
+        self.recorder.before_update(iteration)
+        statistics = self.agent.update()
+        row = self.recorder.after_update(
+            self.envs.env_steps, iteration, statistics, self.envs.regime, self.envs.regime_value
+        )
+        if row is not None:
+            shown = {
+                "return": row.get("episode_return"),
+                self.info.regime_label: row.get("regime_value"),
+                "dormant %": 100 * row.get("window/policy/all/dormant_fraction", float("nan")),
+            }
+            progress.note({key: value for key, value in shown.items() if value is not None})
+
+    # Checkpoints ---------------------------------------------------------------------------
+
+    def _checkpoint_is_due(self) -> bool:
+        return time.monotonic() - self._last_checkpoint >= self.config.log.checkpoint_minutes * 60
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a bit-exact continuation needs."""
+        return {
+            "agent": self.agent.state_dict(),
+            "env": self.envs.snapshot(),
+            "loop": {"observation": self.observation, "context": self.context},
+            "recorder": self.recorder.state_dict(),
+        }
+
+    def checkpoint(self, pinned: bool) -> Path:
+        """Save; a pinned checkpoint is never pruned."""
+        path = self.store.save(self.envs.env_steps, self.state_dict(), pinned=pinned)
+        self._last_checkpoint = time.monotonic()
+        return path
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.agent.load_state_dict(state["agent"])
+        self.envs.restore(state["env"])
+        self.observation = np.asarray(state["loop"]["observation"])
+        self.context = np.asarray(state["loop"]["context"])
+        self.recorder.load_state_dict(state["recorder"])
+
+    def crash_dump(self, extra: dict[str, Any]) -> Path:
+        """Save what a failed run looked like, beside the intact checkpoints."""
+        folder = CheckpointStore(self.directory.path / "crash", keep=1)
+        return folder.save(self.envs.env_steps, {"agent": self.agent.state_dict(), "dump": extra})
+
+    def close(self) -> None:
+        """Release threads and files."""
+        self.agent.close()
+        self.envs.close()
+        self.recorder.close()
+
+
+def run(composed: Composed) -> int:
+    """Run one configuration and return the exit code."""
+    config = composed.config
+    relative = config.run_dir or composed.relative_directory
+    root = Path.cwd() if config.run_dir else Path(config.runs_root)
+    try:
+        directory = RunDirectory.open(
+            root,
+            relative,
+            composed.plain,
+            fresh=config.fresh,
+            accept_change=config.accept_change,
+            ignored_keys=EXECUTION_KEYS,
+        )
+    except (ConfigurationChanged, RunLocked, ValueError) as error:
+        return _refuse("configuration", error, EXIT_CONFIGURATION)
+    except StorageError as error:
+        return _refuse("storage", error, EXIT_STORAGE)
+    try:
+        return _run_in(composed, directory)
+    except (ConfigurationError, CheckpointError) as error:
+        return _refuse("configuration", error, EXIT_CONFIGURATION)
+    except StorageError as error:
+        return _refuse("storage", error, EXIT_STORAGE)
+    finally:
+        directory.close()
+
+
+def _refuse(kind: str, error: Exception, code: int) -> int:
+    print(f"{kind}: {error}", file=sys.stderr)
+    return code
+
+
+def _run_in(composed: Composed, directory: RunDirectory) -> int:
+    config = composed.config
+    if directory.is_finished:
+        status = (directory.done or {}).get("status")
+        print(f"{directory.path} is {status} already; nothing to do (fresh=true starts it anew)")
+        return EXIT_DONE if status == "finished" else EXIT_NUMERICAL
+    training = Training(composed, directory)
+    start = training.envs.env_steps
+    verb = "continuing" if start else "training"
+    print(
+        f"{verb} {config.agent.kind} on {training.info.name} from step {start:,} to "
+        f"{config.total_steps:,} in {directory.path}",
+        flush=True,
+    )
+    directory.write_environment()
+    progress = Progress(config.total_steps, start, config.log.plain_seconds, None, config.progress)
+    try:
+        with Interruption() as interruption:
+            finished = training.run(interruption, progress)
+            progress.close()
+            if not finished:
+                print(f"stopped at step {training.envs.env_steps:,}; the same command goes on")
+                return EXIT_SIGNAL
+            training.checkpoint(pinned=False)
+        return _finish(training, directory)
+    except SimulatorError as error:
+        return _fail(training, directory, error, {k: np.asarray(v) for k, v in error.dump.items()})
+    except NumericalFailure as error:
+        return _fail(training, directory, error, {"network": error.network})
+    finally:
+        progress.close()
+        training.close()
+
+
+def _fail(
+    training: Training, directory: RunDirectory, error: Exception, dump: dict[str, Any]
+) -> int:
+    """Record a numerical failure: it is a result, and final."""
+    steps = training.envs.env_steps
+    training.recorder.note({"event": "failure", "env_steps": steps, "reason": str(error)})
+    path = training.crash_dump(dump)
+    directory.finish("failed", {"env_steps": steps, "reason": str(error), "crash": path.name})
+    print(f"numerical failure at step {steps:,}: {error}; see {path}", file=sys.stderr)
+    return EXIT_NUMERICAL
+
+
+def _finish(training: Training, directory: RunDirectory) -> int:
+    """Draw the figures, write done.json and say what comes next."""
+    steps, seconds = training.envs.env_steps, training.recorder.active_seconds
+    training.recorder.close()
+    summary: dict[str, Any] = {"env_steps": steps}
+    if training.config.log.figures:
+        from analysis.plots import draw_run
+
+        summary["figures"] = [path.name for path in draw_run(directory.path)]
+    from analysis.summary import final_return, summary_table
+
+    summary["final_return"] = final_return(directory.path)
+    directory.finish("finished", summary)
+    print(summary_table(directory.path))
+    print(
+        f"finished {steps:,} steps in {seconds:,.0f} s; final return {summary['final_return']:.1f}"
+        f"\nnext: python evaluate.py run {directory.path}"
+    )
+    return EXIT_DONE
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line and return the exit code."""
+    if any(word in ("-h", "--help") for word in arguments):
+        print(__doc__)
+        print("Groups and presets are the folders and files of configs/; set any key: group.key=.")
+        return EXIT_DONE
+    if is_multirun(arguments):
+        return sweep(arguments)
+    try:
+        composed = compose_run(arguments)
+    except ConfigurationError as error:
+        return _refuse("configuration", error, EXIT_CONFIGURATION)
+    return run(composed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
