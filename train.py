@@ -14,19 +14,20 @@ for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from analysis.checkpoint import CheckpointError, CheckpointStore, load_checkpoint
-from analysis.run_directory import ConfigurationChanged, RunDirectory, RunLocked
 
 from agents.base import Transition
 from agents.update import NumericalFailure
+from analysis.checkpoint import CheckpointError, CheckpointStore, load_checkpoint
 from analysis.interruption import Interruption
 from analysis.progress import Progress
 from analysis.recorder import Recorder
+from analysis.run_directory import ConfigurationChanged, RunDirectory, RunLocked
 from analysis.storage import StorageError
 from configs.build import build_agent, build_environment, build_probe, resolve_threads
 from configs.compose import Composed, compose_run
@@ -43,6 +44,8 @@ EXIT_DONE, EXIT_FAILED, EXIT_CONFIGURATION, EXIT_NUMERICAL, EXIT_STORAGE, EXIT_S
     4,
     75,
 )
+
+MAX_FAILED_SAVES = 3
 
 
 class Training:
@@ -81,6 +84,7 @@ class Training:
             build_probe(self.config),
             start_steps=0 if loaded is None else loaded.env_steps,
             restarts=directory.restarts,
+            active_seconds=0.0 if loaded is None else _active_seconds(loaded.manifest),
         )
         self.observation, self.context = self.envs.reset()[0], self.envs.context
         if loaded is not None:
@@ -122,7 +126,7 @@ class Training:
                 self.checkpoint(pinned=False)
                 return False
             if agent.is_at_quiet_point and (switched or self._checkpoint_is_due()):
-                self.checkpoint(pinned=switched)
+                self._try_checkpoint(pinned=switched)
                 switched = False
         return True
 
@@ -157,9 +161,25 @@ class Training:
 
     def checkpoint(self, pinned: bool) -> Path:
         """Save; a pinned checkpoint is never pruned."""
-        path = self.store.save(self.envs.env_steps, self.state_dict(), pinned=pinned)
+        # Wall-clock time is no part of the state: equal runs have equal state hashes.
+        path = self.store.save(
+            self.envs.env_steps,
+            self.state_dict(),
+            pinned=pinned,
+            metadata={"active_seconds": self.recorder.active_seconds},
+        )
         self._last_checkpoint = time.monotonic()
         return path
+
+    def _try_checkpoint(self, pinned: bool) -> None:
+        """Save, but go on training when the disk refuses; the third refusal in a row is final."""
+        try:
+            self.checkpoint(pinned)
+        except StorageError as error:
+            if self.store.failed_saves >= MAX_FAILED_SAVES:
+                raise
+            self._last_checkpoint = time.monotonic()
+            print(f"checkpoint skipped, training goes on: {error}", file=sys.stderr, flush=True)
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.agent.load_state_dict(state["agent"])
@@ -180,11 +200,16 @@ class Training:
         self.recorder.close()
 
 
+def _active_seconds(manifest: Mapping[str, Any]) -> float:
+    return float(manifest.get("metadata", {}).get("active_seconds", 0.0))
+
+
 def run(composed: Composed) -> int:
     """Run one configuration and return the exit code."""
     config = composed.config
-    relative = config.run_dir or composed.relative_directory
-    root = Path.cwd() if config.run_dir else Path(config.runs_root)
+    root, relative = Path(config.runs_root), composed.relative_directory
+    if config.run_dir is not None:
+        root, relative = Path(config.run_dir).parent, Path(config.run_dir).name
     try:
         directory = RunDirectory.open(
             root,
@@ -227,7 +252,11 @@ def _run_in(composed: Composed, directory: RunDirectory) -> int:
         f"{config.total_steps:,} in {directory.path}",
         flush=True,
     )
-    directory.write_environment()
+    changed = directory.write_environment({"num_threads": resolve_threads(config)})
+    for change in changed:
+        print(f"not as at the start, results may differ in bits: {change}", file=sys.stderr)
+    for change in directory.changes:
+        training.recorder.note({"event": "setting_changed", "setting": str(change)})
     progress = Progress(config.total_steps, start, config.log.plain_seconds, None, config.progress)
     try:
         with Interruption() as interruption:

@@ -121,9 +121,10 @@ def _load(
             if built is not None:
                 tensors[array] = built
     flat = FlatState({key: contents.tree[key] for key in contents.tree if key in wanted}, tensors)
+    state = unflatten(flat)
     if keys is None and flat_hash(flat) != manifest["state_hash"]:
         raise CheckpointError("holds a state with another hash than the manifest says")
-    return LoadedCheckpoint(path, manifest["env_steps"], unflatten(flat), manifest)
+    return LoadedCheckpoint(path, manifest["env_steps"], state, manifest)
 
 
 def _read_file(

@@ -58,6 +58,7 @@ class Recorder:
         start_steps: Environment steps of the checkpoint that is continued; 0 starts the files
             anew, because whatever they hold was never committed.
         restarts: How often this run was continued.
+        active_seconds: Seconds that earlier processes spent on the run.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Recorder:
         probe: Probe | None,
         start_steps: int = 0,
         restarts: int = 0,
+        active_seconds: float = 0.0,
     ) -> None:
         self._agent, self._periods, self._probe = agent, periods, probe
         self._restarts = restarts
@@ -90,7 +92,7 @@ class Recorder:
         self._measured: dict[str, float] = {}
         self._reasons: dict[str, str] = {}
         self._weights_before: dict[str, Tensor] = {}
-        self._active_seconds = 0.0
+        self._active_seconds = active_seconds
         self._clock = time.monotonic()
         self._row_clock, self._row_steps = self._clock, start_steps
 
@@ -247,7 +249,6 @@ class Recorder:
             "progress": self.progress.state_dict(),
             "episodes": self.episodes.state_dict(),
             "events": self.events.state_dict(),
-            "active_seconds": self.active_seconds,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -257,7 +258,6 @@ class Recorder:
         self.progress.load_state_dict(state["progress"])
         self.episodes.load_state_dict(state["episodes"])
         self.events.load_state_dict(state["events"])
-        self._active_seconds = float(state["active_seconds"])
 
     def close(self) -> None:
         """Close all files."""

@@ -114,6 +114,7 @@ class Simulations:
         self._warnings = np.zeros((num_envs, len(WARNING_NAMES)), dtype=np.int32)
         self._flat_warnings = self._warnings.reshape(-1)
         self._times = np.zeros(num_envs)
+        self._clock_ran = np.ones(num_envs, dtype=bool)
 
     def step(self) -> np.ndarray:
         """Apply ``controls`` for one environment step.
@@ -141,21 +142,23 @@ class Simulations:
         """
         np.concatenate(self._warning_sources, out=self._flat_warnings)
         times = np.array([data.time for data in self.data])
-        healthy_clock = times > self._times
+        self._clock_ran = times > self._times
         self._times = times
-        if healthy_clock.all() and np.isfinite(self._buffer).all() and not self._warnings.any():
+        if self._clock_ran.all() and np.isfinite(self._buffer).all() and not self._warnings.any():
             return None
         self._warnings[:, RENDER_ONLY] = 0
-        bad = self._warnings.any(axis=1) | ~healthy_clock | ~np.isfinite(self._buffer).all(axis=1)
+        bad = self._warnings.any(axis=1) | ~self._clock_ran | ~np.isfinite(self._buffer).all(axis=1)
         return bad if bad.any() else None
 
     def reason(self, index: int) -> str:
-        """Why ``unstable`` reported robot ``index``."""
+        """What was wrong with the last step of robot ``index``."""
         if self._warnings[index].any():
             return f"MuJoCo warning {warning_text(self._warnings[index])}"
         if not np.isfinite(self._buffer[index]).all():
             return "a position, velocity or force is not finite"
-        return f"simulated time did not increase (it is {self.data[index].time})"
+        if not self._clock_ran[index]:
+            return f"simulated time did not increase (it is {self.data[index].time})"
+        return "the physics is valid, but the reward is not finite: the action is too large"
 
     def reset(self, index: int, start: tuple[np.ndarray, np.ndarray]) -> None:
         """Put robot ``index`` into a start state (qpos, qvel) with everything else fresh."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import weakref
 from collections.abc import Sequence
 from queue import SimpleQueue
 
@@ -65,6 +66,11 @@ def _work(
         results.put(failure)
 
 
+def _stop(queues: Sequence[SimpleQueue[bool]]) -> None:
+    for tasks in queues:
+        tasks.put(False)
+
+
 class Stepper:
     """Advances a batch of simulations; the calling thread does the first share itself.
 
@@ -101,6 +107,8 @@ class Stepper:
         ]
         for thread in self._threads:
             thread.start()
+        # Threads also end when nobody holds the stepper any more, closed or not.
+        self._stop = weakref.finalize(self, _stop, tuple(self._tasks))
 
     def step(self) -> None:
         """Advance every simulation by one environment step and wait for all of them."""
@@ -117,8 +125,7 @@ class Stepper:
 
     def close(self) -> None:
         """Stop the threads; stepping afterwards is an error."""
-        for tasks in self._tasks:
-            tasks.put(False)
+        self._stop()
         for thread in self._threads:
             thread.join()
         self._tasks, self._threads = [], []

@@ -15,9 +15,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from envs import robots
-from envs.base import EnvInfo, SimulatorError
+from envs.base import EnvInfo
 from envs.clock import Event, WorldClock
 from envs.episodes import Episodes
+from envs.faults import Guard, Situation
 from envs.friction import AppliedFriction
 from envs.schedules import at_least
 from envs.simulation import Simulations
@@ -69,7 +70,11 @@ class LocomotionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._observation = np.zeros((self.num_envs, self.info.observation_dim))
         self._episodes = Episodes(config.num_envs, config.max_episode_steps)
         self._context = np.zeros((self.num_envs, 0), dtype=np.float32)
-        self.num_simulator_resets = 0
+        self._guard = Guard(
+            self._simulations,
+            self._applied,
+            fail_on_reset=config.on_simulator_reset == "fail",
+        )
 
     def _make_spaces(self) -> None:
         model = self._simulations.models[0]
@@ -121,6 +126,11 @@ class LocomotionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def schedule_hash(self) -> str:
         """Identity of the schedule; part of every snapshot."""
         return self._clock.schedule_hash
+
+    @property
+    def num_simulator_resets(self) -> int:
+        """Blow-ups that were counted instead of failing the run."""
+        return self._guard.num_simulator_resets
 
     @property
     def simulations(self) -> Simulations:
@@ -206,8 +216,12 @@ class LocomotionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 friction, or (``on_simulator_reset=fail``) a simulation blew up.
             ValueError: If the actions have the wrong shape.
         """
-        actions = self._checked_actions(actions)
         simulations, robot = self._simulations, self._robot
+        actions = self._checked_actions(actions)
+        situation = Situation(actions, self._observation, self.env_steps)
+        self._guard.before_step(situation)
+        if self.config.clip_action_in_env:
+            actions = np.clip(actions, -1.0, 1.0)
         simulations.controls[:] = actions
         x_before = simulations.step()
         motion = simulations.read()
@@ -217,8 +231,10 @@ class LocomotionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             robot, motion, x_before, actions, is_healthy, simulations.step_seconds
         )
         terminated = ~is_healthy
-        unstable = self._handle_instability(actions, successor, reward, terminated)
-        self._check_contacts(actions)
+        unstable = self._guard.after_step(situation, reward)
+        if unstable.any():  # a finite row without a future, instead of what MuJoCo made of it
+            successor[unstable] = self._observation[unstable]
+            reward[unstable], terminated[unstable] = 0.0, True
         truncated = self._episodes.advance(reward)
         info = self._transition_info(successor, unstable)
 
@@ -242,11 +258,7 @@ class LocomotionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         expected = self._simulations.controls.shape
         if actions.shape != expected:
             raise ValueError(f"actions have shape {actions.shape}, expected {expected}.")
-        finite = np.isfinite(actions)
-        if not finite.all():
-            index = int(np.flatnonzero(~finite.all(axis=1))[0])
-            raise self._error(index, f"action is not finite: {actions[index].tolist()}", actions)
-        return np.clip(actions, -1.0, 1.0) if self.config.clip_action_in_env else actions
+        return actions
 
     def _transition_info(self, successor: np.ndarray, unstable: np.ndarray) -> dict[str, Any]:
         """Describe the transition just taken, before anything changes for the next one."""
@@ -274,38 +286,6 @@ class LocomotionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._start_episodes(indices)
         started = robots.observe(self._robot, self._simulations.read(), self._padding)
         observation[indices] = started[indices]
-
-    def _handle_instability(
-        self,
-        actions: np.ndarray,
-        successor: np.ndarray,
-        reward: np.ndarray,
-        terminated: np.ndarray,
-    ) -> np.ndarray:
-        """Fail, or turn blown-up environments into finite terminal rows with reward 0."""
-        unstable = self._simulations.unstable()
-        if unstable is None:
-            return np.zeros(self.num_envs, dtype=bool)
-        if self.config.on_simulator_reset == "fail":
-            index = int(np.flatnonzero(unstable)[0])
-            raise self._error(index, self._simulations.reason(index), actions)
-        successor[unstable] = self._observation[unstable]
-        reward[unstable] = 0.0
-        terminated[unstable] = True
-        self.num_simulator_resets += int(unstable.sum())
-        return unstable
-
-    def _check_contacts(self, actions: np.ndarray) -> None:
-        violation = self._applied.violation()
-        if violation is not None:
-            raise self._error(*violation, actions)
-
-    def _error(self, index: int, reason: str, actions: np.ndarray) -> SimulatorError:
-        dump = self._simulations.dump(index)
-        dump["action"] = actions[index].copy()
-        dump["observation"] = self._observation[index].copy()
-        dump["env_steps"] = np.array([self.env_steps])
-        return SimulatorError(index, reason, dump)
 
     def set_friction(self, value: float) -> None:
         """Choose the friction of an evaluation world.
@@ -368,7 +348,7 @@ class LocomotionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._applied.unchecked[:] = arrays["contacts_unchecked"]
         self._observation[:] = arrays["observation"]
         self._episodes.restore(arrays)
-        self._generators, self.num_simulator_resets = generators, num_simulator_resets
+        self._generators, self._guard.num_simulator_resets = generators, num_simulator_resets
         self._running = True
 
     @property

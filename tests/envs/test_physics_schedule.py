@@ -148,7 +148,7 @@ def test_floor_only_edit_is_found_out():
         for _ in range(60):
             env.step(np.zeros(8))
 
-    with pytest.raises(SimulatorError, match="the schedule says 0.1"):
+    with pytest.raises(SimulatorError, match=r"the schedule says 0\.1"):
         stand()
 
 

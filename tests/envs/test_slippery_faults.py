@@ -1,11 +1,13 @@
 """What happens when numbers go wrong, and what stepping on threads may not change."""
 
+import gc
 import logging
 import subprocess
 import sys
 import threading
 import time
 
+import mujoco
 import numpy as np
 import pytest
 import torch
@@ -13,8 +15,9 @@ from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 
 from envs.base import SimulatorError
 from envs.locomotion import Config, make
+from envs.robots import ROBOTS, load_model
 from envs.simulation import WARNING_NAMES, WarningLog
-from envs.stepping import flushes_denormals
+from envs.stepping import Stepper, flushes_denormals
 
 BADCTRL = WARNING_NAMES.index("BADCTRL")
 
@@ -44,8 +47,9 @@ def test_non_finite_action_fails_before_the_physics(bad):
         assert all(data.warning.number[BADCTRL] == 0 for data in env.simulations.data)
 
 
-def test_blow_up_fails_with_a_reason_and_a_dump():
-    env = build()
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_blow_up_fails_with_a_reason_and_a_dump(num_threads):
+    env = build(num_threads=num_threads)
     env.simulations.data[2].qvel[0] = 1e11
     with pytest.raises(SimulatorError, match="BADQVEL x1") as caught:
         env.step(np.zeros((3, 8)))
@@ -97,6 +101,17 @@ def test_overflowing_state_is_unstable_even_before_mujoco_notices():
     assert terminated[1]
     assert np.isfinite(reward).all()
     assert np.isfinite(info["next_observation"]).all()
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_reward_that_overflows_is_a_failure():
+    actions = np.zeros((3, 8))
+    actions[1] = 1e200
+    with pytest.raises(SimulatorError, match=r"environment 1: .* the reward is not finite"):
+        build().step(actions)
+    _, reward, terminated, _, info = build(on_simulator_reset="count").step(actions)
+    assert info["unstable"].tolist() == terminated.tolist() == [False, True, False]
+    assert np.isfinite(reward).all()
 
 
 def test_warnings_write_no_file_and_do_not_flood(tmp_path, monkeypatch, caplog):
@@ -169,13 +184,29 @@ def test_threads_end_with_the_environment():
     assert len(physics_threads()) == before
 
 
+def test_threads_end_with_a_forgotten_environment():
+    before = set(physics_threads())
+    env = build(num_envs=4, num_threads=4)
+    started = set(physics_threads()) - before
+    del env
+    gc.collect()
+    for thread in started:
+        thread.join(timeout=5.0)
+    assert len(started) == 3
+    assert not any(thread.is_alive() for thread in started)
+
+
 def test_a_failure_on_another_thread_reaches_the_caller():
-    env = build(num_envs=2, num_threads=2)
-    env.simulations._stepper._tasks[0].put(True)  # as if a step had been left half done
-    env.simulations.data[1].qvel[0] = 1e11
-    with pytest.raises(SimulatorError, match="BADQVEL"):
-        env.step(np.zeros((2, 8)))
-    env.close()
+    model = load_model(ROBOTS["ant", "published"])
+    data = [mujoco.MjData(model) for _ in range(2)]
+    rows = [np.zeros(8), np.zeros(3)]  # the second does not fit the controls
+    simulations = [(model, d, d.ctrl, row) for d, row in zip(data, rows, strict=True)]
+    stepper = Stepper(simulations, num_substeps=5, contact_forces=False, num_threads=2)
+    for step in (1, 2):
+        with pytest.raises(ValueError, match="broadcast"):
+            stepper.step()
+        assert data[0].time == pytest.approx(0.05 * step)
+    stepper.close()
 
 
 @pytest.mark.skipif(not torch.set_flush_denormal(False), reason="no such flag on this processor")

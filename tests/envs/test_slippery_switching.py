@@ -264,3 +264,21 @@ def test_actions_do_not_reach_worlds_or_start_states():
         starts.append((np.array(rows), env.friction))
     assert np.array_equal(starts[0][0], starts[1][0])
     assert np.array_equal(starts[0][1], starts[1][1])
+
+
+@pytest.mark.slow
+def test_normal_policy_on_the_stationary_ant():
+    """Scale of reward and episode length; 38 whole episodes of each of 16 environments."""
+    env, _ = make(Config(schedule="fixed"), total_steps=10**7)
+    env.reset()
+    rng = np.random.default_rng(0)
+    counts, lengths, total, steps = np.zeros(16, dtype=int), [], 0.0, 0
+    while counts.min() < 38:
+        _, reward, terminated, truncated, info = env.step(rng.standard_normal((16, 8)))
+        total, steps = total + reward.sum(), steps + 16
+        for index in np.flatnonzero(terminated | truncated):
+            if counts[index] < 38:
+                counts[index] += 1
+                lengths.append(info["episode_length"][index])
+    assert total / steps == pytest.approx(-3.01, abs=0.1)
+    assert np.median(lengths) == pytest.approx(45, abs=8)
