@@ -76,7 +76,7 @@ class Training:
             print(f"checkpoint passed over: {problem}", file=sys.stderr)
         if loaded is None and self.config.init_from is not None:
             donor = load_checkpoint(Path(self.config.init_from)).state
-            self.agent.transplant(donor["agent"], self.config.fresh_parts)
+            self._transplant(donor)
         self.recorder = Recorder(
             directory.path,
             self.agent,
@@ -90,6 +90,15 @@ class Training:
         if loaded is not None:
             self._restore(loaded.state)
         self._last_checkpoint = time.monotonic()
+
+    def _transplant(self, donor: Mapping[str, Any]) -> None:
+        try:
+            self.agent.transplant(donor["agent"], self.config.fresh_parts)
+        except (ValueError, KeyError, RuntimeError) as error:
+            raise ConfigurationError(
+                f"cannot start from {self.config.init_from}: {error}; the networks of both runs "
+                "must have the same shape"
+            ) from error
 
     # The loop ------------------------------------------------------------------------------
 

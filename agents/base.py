@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from networks.heads import Network
+from networks.streams import Streams
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,61 @@ class Agent(ABC):
         Returns:
             (N, act) float32.
         """
+
+    def sample(self, observation: np.ndarray, context: np.ndarray) -> np.ndarray:
+        """Sample actions for somebody who only watches: no `observe` follows.
+
+        Changes nothing that training depends on; the noise comes from a stream of its own. This
+        version serves Gaussian policies whose standard deviation is a parameter `log_std`.
+
+        Args:
+            observation: (N, obs).
+            context: (N, C).
+
+        Returns:
+            (N, act) float32.
+
+        Raises:
+            NotImplementedError: The policy is of another kind and the agent has no own version.
+        """
+        log_std = getattr(self.networks().get("policy"), "log_std", None)
+        if not isinstance(log_std, Tensor):
+            raise NotImplementedError(
+                f"{type(self).__name__} must define sample(); until then predict with "
+                "deterministic=True"
+            )
+        mean = self.act(observation, context, explore=False)
+        noise = torch.randn(mean.shape, generator=self._watching_noise).numpy()
+        return mean + noise * log_std.detach().exp().numpy()
+
+    @functools.cached_property
+    def _watching_noise(self) -> torch.Generator:
+        return Streams(0, "predict/").torch("noise")
+
+    def predict(
+        self,
+        observation: np.ndarray,
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """Choose actions by the calling convention of stable-baselines3; training is untouched.
+
+        Args:
+            observation: (N, obs), or (obs,) for a single environment.
+            state: Returned as it is; our policies have no memory.
+            episode_start: Not used, for the same reason.
+            deterministic: True returns the mode of the policy, False a sample.
+
+        Returns:
+            Actions, (N, act) or (act,) float32, not clipped to any bounds; and `state`.
+        """
+        batch = np.atleast_2d(observation)
+        context = np.zeros((len(batch), 0), dtype=np.float32)
+        action = (
+            self.act(batch, context, explore=False) if deterministic else self.sample(batch, context)
+        )
+        return (action if np.ndim(observation) > 1 else action[0]), state
 
     @abstractmethod
     def observe(self, transition: Transition) -> None:

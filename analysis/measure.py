@@ -68,7 +68,7 @@ def measure_activity(
         values = features[group.name]
         functions: dict[str, Callable[[], float]] = {
             "dormant_fraction": functools.partial(_dormant_fraction, group, values),
-            "dead_fraction": functools.partial(diagnostics.dead_fraction, values, group.activation),
+            "dead_fraction": functools.partial(diagnostics.dead_fraction, values),
             "tau_dormant_fraction": functools.partial(
                 diagnostics.tau_dormant_fraction, values, TAU
             ),

@@ -91,6 +91,7 @@ class Recorder:
         self._statistics: dict[str, list[float]] = {}
         self._measured: dict[str, float] = {}
         self._reasons: dict[str, str] = {}
+        self._failed_metrics: set[str] = set()
         self._weights_before: dict[str, Tensor] = {}
         self._active_seconds = active_seconds
         self._clock = time.monotonic()
@@ -157,6 +158,9 @@ class Recorder:
         for event in self._agent.pop_events():
             self.events.append({"env_steps": env_steps, **event})
         for metric, reason in self._reasons.items():
+            if metric in self._failed_metrics:
+                continue  # said once; the cells say NaN every time
+            self._failed_metrics.add(metric)
             event = {"event": "metric_failed", "metric": metric, "reason": reason}
             self.events.append({"env_steps": env_steps, **event})
         self._reasons = {}
@@ -246,6 +250,7 @@ class Recorder:
         return {
             "account": self._account.state_dict(),
             "statistics": {key: list(values) for key, values in self._statistics.items()},
+            "failed_metrics": sorted(self._failed_metrics),
             "progress": self.progress.state_dict(),
             "episodes": self.episodes.state_dict(),
             "events": self.events.state_dict(),
@@ -255,6 +260,7 @@ class Recorder:
         """Cut the files back to the checkpoint and go on from there."""
         self._account.load_state_dict(state["account"])
         self._statistics = {key: list(values) for key, values in state["statistics"].items()}
+        self._failed_metrics = set(state["failed_metrics"])
         self.progress.load_state_dict(state["progress"])
         self.episodes.load_state_dict(state["episodes"])
         self.events.load_state_dict(state["events"])

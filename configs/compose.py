@@ -160,7 +160,7 @@ def _relative_directory(
     methods = list(config.method)
     if method_words:
         methods = method_words[-1].partition("=")[2].strip("[] ").split(",")
-    named = "+".join([choices["optimizer"], *(name.strip() for name in methods if name.strip())])
+    named = ".".join([choices["optimizer"], *(name.strip() for name in methods if name.strip())])
     label = arm or named
     name = f"{choices['agent']}-{choices['network']}-{label}{suffix}"
     return f"{config.group}/{choices['env']}/{name}/seed_{config.seed}"

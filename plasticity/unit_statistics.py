@@ -129,6 +129,7 @@ class UnitStatistics:
 
     def clear(self, units: Tensor, call: int) -> None:
         """Forget the statistics of renewed units."""
+        self.utility[units] = 0.0
         self.born[units] = call
         if self.mean is not None:
             self.mean[units] = 0.0

@@ -47,7 +47,7 @@ def sample(number: int = 0) -> dict[str, Any]:
 
 def global_streams() -> list[Any]:
     """The state of every generator that a library might draw from behind our back."""
-    legacy = np.random.get_state()[1].tolist()  # noqa: NPY002
+    legacy = dict(np.random.get_state(legacy=False))["state"]["key"].tolist()  # noqa: NPY002
     return [random.getstate(), legacy, torch.get_rng_state().tolist()]
 
 
@@ -135,6 +135,20 @@ def test_the_new_one_stays_even_when_damaged_ones_look_newer(tmp_path: Path) -> 
     blind = CheckpointStore(tmp_path, keep=1)
     blind.save(3, sample(3))
     assert (tmp_path / "step-000000000003").exists()
+
+
+def test_damaged_ones_do_not_count_as_kept(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=9)
+    for step in (1, 8, 9):
+        store.save(step, sample(step))
+    for step in (8, 9):
+        (tmp_path / f"step-{step:012d}" / "state.json").write_bytes(b"{}")
+    resumed = CheckpointStore(tmp_path, keep=2)
+    resumed.load_latest()
+    resumed.save(2, sample(2))
+    assert [int(name[-3:]) for name in names(resumed)] == [1, 2, 8, 9]
+    resumed.save(3, sample(3))
+    assert [int(name[-3:]) for name in names(resumed)] == [2, 3, 8, 9]
 
 
 def test_parent_is_the_checkpoint_before(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from analysis.checkpoint import (
 )
 from analysis.checkpoint_files import encode_manifest
 
-Edit = Callable[[Path], None]
+Edit = Callable[[Path], object]
 
 
 @pytest.fixture
@@ -120,10 +120,10 @@ def sparse_file(path: Path) -> None:
 
 
 def shared_blocks(stored: dict[str, Any]) -> None:
-    """One block as every row of a huge array: the bomb of formats that share blocks."""
+    """The same blocks over and over in a huge array: the bomb of formats that share blocks."""
     split = stored["split"]["replay"]
-    split["files"] = split["files"][:1] * 10**4
-    split["shape"] = [100 * 10**4]
+    split["files"] = split["files"] * 10**4
+    split["shape"] = [300 * 10**4]
 
 
 def deep(stored: dict[str, Any]) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
+import platform
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -130,7 +135,6 @@ class TestLifeOfARun:
         assert {file.name: file.read_bytes() for file in path.iterdir()} == before
 
     def test_finish_takes_numpy_and_not_finite_numbers(self, tmp_path: Path) -> None:
-        np = pytest.importorskip("numpy")
         with start(tmp_path) as run:
             with pytest.raises(ValueError, match="status is 'ok'"):
                 run.finish("ok", {})
@@ -346,16 +350,18 @@ class TestLock:
             start(tmp_path, changed(seed=3))
         start(tmp_path).close()
 
+    @pytest.mark.parametrize("replaced", [False, True])
     def test_a_directory_moved_while_locking_is_noticed(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaced: bool
     ) -> None:
-        import fcntl
-
         start(tmp_path).close()
         real = fcntl.flock
 
         def flock(descriptor: int, operation: int) -> None:
             (tmp_path / NAME).rename(tmp_path / "moved")
+            if replaced:
+                (tmp_path / NAME).mkdir()
+                (tmp_path / NAME / ".lock").touch()
             real(descriptor, operation)
 
         monkeypatch.setattr(fcntl, "flock", flock)
@@ -416,10 +422,6 @@ class TestStorage:
 
 class TestEnvironment:
     def test_versions_processor_and_threads(self, tmp_path: Path) -> None:
-        import json
-        import platform
-        from importlib.metadata import version
-
         with start(tmp_path) as run:
             assert run.write_environment({"device": "cpu"}) == ()
             stored = json.loads((run.path / "environment.json").read_text())

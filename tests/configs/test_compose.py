@@ -16,7 +16,7 @@ def test_a_run_directory_names_its_presets():
     assert directory("arm=l2", "seed=3") == "default/slippery_ant/ppo-mlp-l2/seed_3"
     assert directory() == "default/slippery_ant/ppo-mlp-adam/seed_0"
     assert directory("method=[redo, continual_backprop]", "optimizer=adamw") == (
-        "default/slippery_ant/ppo-mlp-adamw+redo+continual_backprop/seed_0"
+        "default/slippery_ant/ppo-mlp-adamw.redo.continual_backprop/seed_0"
     )
 
 

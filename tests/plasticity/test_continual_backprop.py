@@ -134,10 +134,10 @@ def test_raw_key_penalises_units_that_have_just_matured():
 def test_selection_respects_maturity_ties_and_overflow():
     net = policy((6, 6))
     statistics = recycler(net).statistics["layers.0"]
-    statistics.utility.copy_(torch.tensor([5.0, 1.0, 1.0, torch.inf, 1.0, 0.0]))
-    statistics.born.copy_(torch.tensor([0, 0, 0, 0, 0, 95]))  # unit 5 is too young
+    statistics.utility.copy_(torch.tensor([0.0, 1.0, 1.0, torch.inf, 1.0, 5.0]))
+    statistics.born.copy_(torch.tensor([95, 0, 0, 0, 0, 0]))  # unit 0 is too young
     order = [statistics.select(k, 100, 50, generator()).units.tolist() for k in (1, 2, 3, 5)]
-    assert order == [[1], [1, 2], [1, 2, 4], [1, 2, 4, 0, 3]]
+    assert order == [[1], [1, 2], [1, 2, 4], [1, 2, 4, 5, 3]]
 
 
 def test_no_unit_is_renewed_before_it_is_mature_and_none_is_missed():

@@ -94,6 +94,26 @@ def test_window_holds_at_least_a_thousand_samples_before_the_check():
         assert units == ([1] if dormant else []), steps_back
 
 
+def test_nothing_is_kept_far_from_a_check():
+    net = policy((4, 3))
+    method = attach(net, period=20)
+    kept = []
+    for _ in range(40):
+        method.after_step(activations([1.0, 2.0, 1.0, 3.0], batch=128), still(net))
+        kept.append(len(method.state_dict()["groups"]["layers.0"]["sums"]))
+    assert kept == 2 * ([0] * 12 + [1, 2, 3, 4, 5, 6, 7, 0])
+
+
+def test_old_activity_does_not_condemn_a_renewed_unit():
+    """With checks at every step the window would still show the silence before the renewal."""
+    net = policy((4, 3))
+    method = attach(net, period=1)
+    method.after_step(activations([4.0, 0.0, 1.0, 3.0]), still(net))
+    assert len(method.pop_events()) == 1
+    method.after_step(activations([4.0, 0.3, 1.0, 3.0]), still(net))  # score .145
+    assert method.pop_events() == []
+
+
 def test_minibatch_scores_the_last_step_only():
     net = policy((4, 3))
     method = attach(net, period=20, score_batch="minibatch")
@@ -148,6 +168,9 @@ def test_resume_is_exact(settings):
     whole, other = start(0), start(7)
     whole.run(33)  # inside a window
     saved = whole.method.state_dict()
+    live = whole.method.groups["layers.0"].state_dict  # every call clones
+    for one, two in zip(live()["sums"], live()["sums"], strict=True):
+        assert one.data_ptr() != two.data_ptr()
     other.module.load_state_dict(whole.module.state_dict())
     other.optimizer.load_state_dict(
         {**whole.optimizer.state_dict(), "state": clone_keys(whole.optimizer)}

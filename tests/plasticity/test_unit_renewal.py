@@ -82,13 +82,14 @@ def test_removing_a_dead_unit_leaves_outputs_bit_identical():
     assert not torch.equal(weight, net.torso.layers[1].linear.weight)
 
 
+@pytest.mark.parametrize("reader_first", [False, True])
 @torch.no_grad()
-def test_two_layers_renewed_in_one_call_leave_no_random_weight_between_them():
+def test_two_layers_renewed_in_one_call_leave_no_random_weight_between_them(reader_first):
     net = policy((16, 16))
     first, second = net.unit_groups()
     old = net.torso.layers[1].linear.weight.clone()
-    # The reader's group comes first here: the order of groups must not matter.
-    renew([select(second, 7), select(first, 3)], generator())
+    selections = [select(first, 3), select(second, 7)]
+    renew(selections[::-1] if reader_first else selections, generator())
     row = net.torso.layers[1].linear.weight[7]
     assert row[3] == 0.0
     others = torch.arange(16) != 3

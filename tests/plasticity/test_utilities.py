@@ -36,6 +36,16 @@ def test_hand_computation(name):
     torch.testing.assert_close(corrected, torch.tensor(HAND[name], dtype=torch.float64))
 
 
+def test_deviations_are_from_the_corrected_mean_of_this_call():
+    """Activations 1, 1, 4 have mean 2 and mean deviation 4/3; the raw average would be 0.2."""
+    net = hand_net()
+    method = recycler(net, utility="zero_contribution", utility_decay=0.9)
+    h = torch.tensor([[1.0, 1.0], [1.0, 1.0], [4.0, 4.0]], dtype=torch.float64)
+    method.update_utilities({"0": h})
+    expected = 0.1 * 4.0 / 3.0 * torch.tensor([2.0, 3.0], dtype=torch.float64)
+    torch.testing.assert_close(method.statistics["0"].utility, expected)
+
+
 def naive_loop(name, h, w_out, w_in, mean):
     samples, units = h.shape
     result = []

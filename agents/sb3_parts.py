@@ -1,0 +1,49 @@
+"""What the agents of stable-baselines3 share when they run in our loop."""
+
+from __future__ import annotations
+
+import numpy as np
+from gymnasium.spaces import Box
+
+from agents.parts import Parts
+
+
+def joined_inputs(observation: np.ndarray, context: np.ndarray) -> np.ndarray:
+    """Observations (N, obs) and contexts (N, C) as SB3's one input, (N, obs + C) float32, fresh."""
+    joined = np.concatenate((observation, context), axis=-1) if context.shape[-1] else observation
+    return np.array(joined, dtype=np.float32)
+
+
+def spaces(parts: Parts) -> tuple[Box, Box]:
+    """Observation and action space; all our worlds take controls in [-1, 1]."""
+    input_dim = parts.observation_dim + parts.context.dim
+    return (
+        Box(-np.inf, np.inf, (input_dim,), np.float32),
+        Box(-1.0, 1.0, (parts.action_dim,), np.float32),
+    )
+
+
+def refuse_what_sb3_cannot_take(kind: str, parts: Parts) -> None:
+    """Refuse settings that would otherwise be ignored without a word.
+
+    Args:
+        kind: The agent's kind, which ends in the name of our own agent of the same algorithm.
+        parts: What the run is configured with.
+
+    Raises:
+        ValueError: There are methods, or other than preset networks or optimizers.
+    """
+    if parts.methods:
+        raise ValueError(
+            f"agent={kind} cannot run {', '.join(parts.methods)}: stable-baselines3 has no hook "
+            f"for methods; use agent={kind.removeprefix('sb3_')}, or method=[]"
+        )
+    for group, given, preset in (
+        ("network", parts.network, "mlp"),
+        ("optimizer", parts.optimizer, "adam"),
+    ):
+        if given.kind != preset or given != type(given)():
+            raise ValueError(
+                f"agent={kind} builds its own {group} and would ignore the {group} settings "
+                f"given; leave {group}={preset} and use the settings of the agent group instead"
+            )

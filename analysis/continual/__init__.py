@@ -1,0 +1,78 @@
+"""Scores of continual learning: pure functions of episodes and of runs x regimes matrices."""
+
+from analysis.continual.episodes import (
+    Episodes,
+    binned_returns,
+    end_of_phase,
+    lifetime_average,
+    regime_areas,
+    window_average,
+    window_averages,
+    zero_shot_return,
+)
+from analysis.continual.failures import (
+    FailureReport,
+    completed_shares,
+    failure_report,
+    score_failures,
+)
+from analysis.continual.gate import Verdict, validity_gate
+from analysis.continual.plasticity_index import (
+    PlasticityIndex,
+    index_interval,
+    late_means,
+    plasticity_index,
+    retention_index,
+    slopes,
+)
+from analysis.continual.recovery import (
+    Recovery,
+    RecoverySummary,
+    recovery,
+    recovery_threshold,
+    summarize_recovery,
+    trailing_returns,
+)
+from analysis.continual.sequences import (
+    ForwardTransfer,
+    SequenceScores,
+    forward_transfer,
+    forward_transfer_interval,
+    relearning_savings,
+    sequence_scores,
+)
+
+__all__ = [
+    "Episodes",
+    "FailureReport",
+    "ForwardTransfer",
+    "PlasticityIndex",
+    "Recovery",
+    "RecoverySummary",
+    "SequenceScores",
+    "Verdict",
+    "binned_returns",
+    "completed_shares",
+    "end_of_phase",
+    "failure_report",
+    "forward_transfer",
+    "forward_transfer_interval",
+    "index_interval",
+    "late_means",
+    "lifetime_average",
+    "plasticity_index",
+    "recovery",
+    "recovery_threshold",
+    "regime_areas",
+    "relearning_savings",
+    "retention_index",
+    "score_failures",
+    "sequence_scores",
+    "slopes",
+    "summarize_recovery",
+    "trailing_returns",
+    "validity_gate",
+    "window_average",
+    "window_averages",
+    "zero_shot_return",
+]

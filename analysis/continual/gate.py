@@ -1,0 +1,104 @@
+"""The gate a benchmark passes before methods are compared on it: does plasticity get lost here?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from analysis.continual.episodes import Array
+from analysis.continual.plasticity_index import index_interval, late_means
+from analysis.statistics import (
+    Interval,
+    bootstrap_indices,
+    interval,
+    percentile_interval,
+    run_matrix,
+)
+
+MIN_SEEDS = 10
+LEARNABLE_SHARE = 0.8
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether methods may be compared on a benchmark.
+
+    Attributes:
+        accepted: Plasticity is lost here and the benchmark is sound.
+        slope: Baseline slope of the plasticity index.
+        late_gap: Fresh minus baseline over the last third of the regimes, in units of return.
+        learnable_share: Share of regimes in which a fresh network beats the untrained policy.
+        reasons: Why it was refused; empty when accepted.
+    """
+
+    accepted: bool
+    slope: Interval
+    late_gap: Interval
+    learnable_share: float
+    reasons: tuple[str, ...]
+
+
+def _late_gap(areas: Array, oracle: Array, paired: bool, num_resamples: int, seed: int) -> Interval:
+    baseline, fresh = late_means(areas), late_means(oracle)
+    if paired:
+        return interval(fresh - baseline, "mean", num_resamples, seed)
+    rng = np.random.default_rng(seed)
+    runs = bootstrap_indices(len(baseline), num_resamples, rng)
+    seeds = bootstrap_indices(len(fresh), num_resamples, rng)
+    draws = fresh[seeds].mean(axis=1) - baseline[runs].mean(axis=1)
+    return percentile_interval(float(fresh.mean() - baseline.mean()), draws, len(baseline))
+
+
+def validity_gate(
+    areas: ArrayLike,
+    oracle: ArrayLike,
+    random: ArrayLike,
+    *,
+    switching_verified: bool,
+    paired: bool = False,
+    num_resamples: int = 10_000,
+    seed: int = 0,
+) -> Verdict:
+    """Accept a benchmark if the plain baseline loses plasticity on it.
+
+    Accepted if (a) the upper bound of the baseline's slope is below 0, or (b) the lower bound of
+    fresh minus baseline over the last third of the regimes is above 0; and (c) a fresh network
+    beats the untrained policy in at least 80 % of the regimes, (d) somebody verified that the
+    switches change the physics or the task, and there are at least 10 baseline seeds.
+
+    Args:
+        areas: (runs, regimes) of the plain baseline.
+        oracle: (oracle seeds, regimes), or with `paired` the partner of each run.
+        random: (regimes,) or one number.
+        switching_verified: Criterion (d).
+        paired: See `index_interval`.
+        num_resamples: Draws.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: Missing scores or shapes that do not fit.
+    """
+    learned, fresh = run_matrix(areas, "areas"), run_matrix(oracle, "oracle")
+    learnable = float((fresh.mean(axis=0) > np.asarray(random, dtype=np.float64)).mean())
+    slope = Interval(math.nan, math.nan, math.nan, len(learned))
+    if learnable > 0.0:
+        slope = index_interval(
+            learned, fresh, random, paired=paired, num_resamples=num_resamples, seed=seed
+        )
+    gap = _late_gap(learned, fresh, paired, num_resamples, seed)
+    reasons = []
+    if len(learned) < MIN_SEEDS:
+        reasons.append(f"{len(learned)} baseline seeds; {MIN_SEEDS} are needed")
+    if not (slope.high < 0.0 or gap.low > 0.0):
+        reasons.append(
+            f"no plasticity loss here: slope reaches up to {slope.high:.3g}, "
+            f"fresh minus baseline down to {gap.low:.3g}"
+        )
+    if learnable < LEARNABLE_SHARE:
+        reasons.append(f"a fresh network beats random in only {learnable:.0%} of the regimes")
+    if not switching_verified:
+        reasons.append("nobody verified that the switches change the physics or the task")
+    return Verdict(not reasons, slope, gap, learnable, tuple(reasons))
