@@ -11,8 +11,8 @@ import numpy as np
 class Rollout:
     """On-policy transitions of `length` vector steps in `num_envs` environments.
 
-    Arrays are float32, shaped (length, num_envs, ...). `observation[t]`, `action[t]` and
-    `log_probability[t]` are written when the agent acts, the rest when it observes.
+    Arrays are float32, shaped (length, num_envs, ...). `observation[t]`, `action[t]` and the
+    standard normal `noise[t]` behind it are written when the agent acts, the rest when it observes.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class Rollout:
         self.next_observation = zeros(observation_dim)
         self.context = zeros(context_dim)
         self.action = zeros(action_dim)
-        self.log_probability = zeros()
+        self.noise = zeros(action_dim)
         self.reward = zeros()
         self.terminated = np.zeros((length, num_envs), dtype=bool)
         self.truncated = np.zeros((length, num_envs), dtype=bool)

@@ -28,6 +28,7 @@ from agents.parts import Parts
 from agents.ppo_steps import AutogradSteps, FusedSteps, Losses, Minibatch, Steps
 from agents.returns import generalized_advantages, normalized
 from agents.update import Update, clone, forget_parameters, load_optimizer_state
+from networks.fused import FusedPerceptron
 from networks.heads import GaussianPolicy, Network, ValueFunction
 
 STATISTICS = (
@@ -141,9 +142,11 @@ class PPO(Agent):
             for start in range(0, num_transitions, config.minibatch_size)
         ]
         losses = Losses(config.clip_range, config.value_coefficient, config.entropy_coefficient)
+        fast = config.fast_path and FusedSteps.supports(self.updates)
+        self._fast_policy = FusedPerceptron(self.policy, parts.num_envs) if fast else None
         self._steps: Steps = (
             FusedSteps(self.policy, self.value, self.updates, losses, config.minibatch_size)
-            if config.fast_path and FusedSteps.supports(self.updates)
+            if fast
             else AutogradSteps(self.policy, self.value, self.updates, losses)
         )
 
@@ -162,12 +165,16 @@ class PPO(Agent):
         row.observation[t] = observation
         row.context[t] = context
         with torch.inference_mode():
-            gate = torch.from_numpy(row.context[t]) if row.context.shape[-1] else None
-            mean = self.policy(torch.from_numpy(row.observation[t]), gate)
-            noise = torch.randn(mean.shape, generator=self._action_noise)
-            log_std = self.policy.log_std
-            row.action[t] = torch.addcmul(mean, noise, log_std.exp()).numpy()
-            row.log_probability[t] = standard_log_probability(noise, log_std).numpy()
+            inputs = torch.from_numpy(row.observation[t])
+            if self._fast_policy is not None:
+                mean = self._fast_policy.forward(inputs)
+            else:
+                gate = torch.from_numpy(row.context[t]) if row.context.shape[-1] else None
+                mean = self.policy(inputs, gate)
+            noise = torch.from_numpy(row.noise[t])
+            noise.normal_(generator=self._action_noise)
+            action = torch.from_numpy(row.action[t])
+            torch.addcmul(mean, noise, self.policy.log_std.exp(), out=action)
         return row.action[t].copy()
 
     def observe(self, transition: Transition) -> None:
@@ -249,6 +256,8 @@ class PPO(Agent):
         if config.normalize_advantage:
             advantages = normalized(advantages)
 
+        log_probability = standard_log_probability(torch.from_numpy(row.noise), self.policy.log_std)
+
         def flat(array: np.ndarray) -> Tensor:
             return torch.from_numpy(array.reshape(row.num_transitions, *array.shape[2:])).float()
 
@@ -256,7 +265,7 @@ class PPO(Agent):
             flat(row.observation),
             flat(row.context) if row.context.shape[-1] else None,
             flat(row.action),
-            flat(row.log_probability),
+            log_probability.flatten(),
             flat(advantages),
             flat(targets),
         )

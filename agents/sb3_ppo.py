@@ -183,10 +183,10 @@ class SB3PPO(Agent):
         actions, values, log_probabilities = self._drawn
         successor = joined_inputs(transition.next_observation, transition.next_context)
         rewards = np.array(transition.reward, dtype=np.float32)
-        cut = np.flatnonzero(transition.truncated & ~transition.terminated)
-        if cut.size:
-            last_values = self._predict_values(successor[cut]).numpy().flatten()
-            rewards[cut] += self.config.discount * last_values
+        cut = transition.truncated & ~transition.terminated
+        for index in np.flatnonzero(cut).tolist():  # one by one, as SB3 does, for equal bits
+            last_value = self._predict_values(successor[index : index + 1])
+            rewards[index] += (self.config.discount * last_value).item()
         self._buffer.add(
             joined_inputs(transition.observation, transition.context),
             actions,

@@ -33,7 +33,7 @@ __all__ = ["binned_returns", "draw_run"]
 # Source: Okabe and Ito, colours that colour-blind readers tell apart; yellow is too pale here.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)))
-QUIET = "#8c8c8c"
+QUIET, FAINT = "#8c8c8c", "#c4c4c4"
 MAX_BINS = 100
 EPISODES_PER_BIN = 5
 MAX_LABELS = 12
@@ -45,13 +45,12 @@ STYLE = {
     "axes.linewidth": 0.6,
     "legend.fontsize": 7,
     "legend.frameon": False,
-    "lines.linewidth": 1.2,
+    "lines.linewidth": 1.0,
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
     "svg.hashsalt": "neoteny",  # equal runs give equal files
-    "svg.fonttype": "none",
 }
 
 
@@ -186,9 +185,9 @@ def _draw_weights(axes: Axes, progress: Mapping[str, np.ndarray], columns: Colum
     """One line per layer (colour, counted from the input) and network (dash)."""
     axes.set_ylabel("mean |weight| per layer")
     depth = max((len(layers) for layers in columns.weights.values()), default=0)
-    names = [
-        f"layer {position + 1}" if depth < 5 else f"{position + 1}" for position in range(depth)
-    ]
+    names = [f"layer {position + 1}" for position in range(depth - 1)] + ["output"]
+    if depth > 4:  # too many words for one line
+        names = [f"{position + 1}" for position in range(depth)]
     colours, dashes = _styles(COLOURS, names), _styles(DASHES, columns.networks)
     known = np.zeros(0)
     for network, layers in columns.weights.items():
@@ -262,7 +261,7 @@ def _label_regimes(axes: Axes, regimes: tuple[Regime, ...], name: str) -> None:
 
 def _finish_panel(axes: Axes, letter: str, regimes: tuple[Regime, ...], total_steps: int) -> None:
     for regime in regimes[1:]:
-        axes.axvline(regime.start, color=QUIET, linewidth=0.5, zorder=0)
+        axes.axvline(regime.start, color=FAINT, linewidth=0.6, zorder=0)
     axes.set_xlim(0, total_steps)
     axes.xaxis.set_major_locator(MaxNLocator(6))
     unit, word = (1e6, "millions") if total_steps >= 2e6 else (1e3, "thousands")

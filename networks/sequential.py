@@ -19,6 +19,7 @@ from networks.units import (
 )
 
 _NORMS = (nn.LayerNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.RMSNorm)
+NONNEGATIVE = ("relu", "sigmoid")
 _POSITIONAL = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Dropout)
 
 
@@ -102,7 +103,8 @@ def _group(network: nn.Sequential, start: int, stop: int, law: Initializer) -> U
     if name is None or tap is None:
         raise ValueError(f"no activation between the linear modules {start} and {stop}")
     layer = SequentialLayer(producer, law, norm)
-    return UnitGroup(str(start), layer, (_reader(layer, reader),), tap, name)
+    nonnegative = name in NONNEGATIVE  # pooling and dropout keep it so
+    return UnitGroup(str(start), layer, (_reader(layer, reader),), tap, name, nonnegative)
 
 
 def _reader(layer: SequentialLayer, reader: nn.Linear | nn.Conv2d) -> Reader:

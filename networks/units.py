@@ -152,11 +152,15 @@ class Reader:
         self.layer.weight[:, columns] = 0.0
         return [Touched(self.layer.weight, 1, columns)]
 
-    @torch.no_grad()
     def weight_sum(self) -> Tensor:
         """Sum of absolute weights that read each unit, (units,)."""
-        # Several times faster than a vector norm along the rows on CPU.
-        return self._per_unit(self._matrix().abs().sum(0))
+        # Runs at every gradient step. On CPU abs().sum(0) is several times faster than a vector
+        # norm along the rows, and detach() than a no_grad block.
+        weight = self.layer.weight.detach()
+        if weight.dim() > 2:
+            weight = weight.transpose(1, -1).flatten(0, -2)  # positions join the rows
+        per_column = weight.abs().sum(0)
+        return per_column if self.columns is None else per_column[self.columns].sum(-1)
 
     def num_weights(self, num_units: int) -> int:
         """How many weights read one unit."""
@@ -184,15 +188,6 @@ class Reader:
         summed = weight.flatten(2).sum(-1)
         self.layer.bias.add_(summed @ means.to(summed.dtype))
 
-    def _matrix(self) -> Tensor:
-        weight = self.layer.weight
-        if weight.dim() == 2:
-            return weight
-        return weight.transpose(1, -1).flatten(0, -2)  # positions join the rows
-
-    def _per_unit(self, per_column: Tensor) -> Tensor:
-        return per_column if self.columns is None else per_column[self.columns].sum(-1)
-
 
 @dataclass(frozen=True, eq=False)
 class UnitGroup:
@@ -206,6 +201,7 @@ class UnitGroup:
         tap: Module whose output is the value that readers consume, (B, units) or
             (B, channels, height, width).
         activation: Name of the nonlinearity, which decides how dormancy is measured.
+        nonnegative: True when the tap never gives a negative value, so that |h| is h.
 
     Raises:
         ValueError: No reader was given. A hidden layer that nothing reads cannot be recycled, and
@@ -217,6 +213,7 @@ class UnitGroup:
     readers: tuple[Reader, ...]
     tap: nn.Module
     activation: str = "relu"
+    nonnegative: bool = False
     _num_outgoing: int = field(init=False, repr=False, default=0)
 
     def __post_init__(self) -> None:

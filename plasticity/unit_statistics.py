@@ -13,7 +13,6 @@ from plasticity.recycling import Selection
 from plasticity.utilities import (
     SMALLEST_DENOMINATOR,
     UTILITIES,
-    absolute_sum,
     instantaneous_utility,
     num_samples,
     sample_dims,
@@ -80,20 +79,20 @@ class UnitStatistics:
         """
         if self.mean is not None:
             summed = activation.sum(sample_dims(activation)).to(self.mean.dtype)
-            self.mean.mul_(self.decay).add_(
-                summed, alpha=(1.0 - self.decay) / num_samples(activation)
-            )
-        if self.formula == "random":
-            return
-        if self.formula == "contribution":  # the hot path: no temporary means
-            scale = (1.0 - self.decay) / (num_samples(activation) * self.num_outgoing)
-            magnitude = absolute_sum(activation).to(self.utility.dtype)
-            outgoing = self.group.outgoing_sum().to(self.utility.dtype)
-            self.utility.mul_(self.decay).addcmul_(magnitude, outgoing, value=scale)
-            return
-        self.utility.mul_(self.decay).add_(
-            self._instantaneous(activation, call), alpha=1.0 - self.decay
-        )
+            weight = (1.0 - self.decay) / num_samples(activation)
+            self.mean.mul_(self.decay).add_(summed, alpha=weight)
+        if self.formula == "contribution":
+            self._update_contribution(activation)
+        elif self.formula != "random":
+            instantaneous = self._instantaneous(activation, call)
+            self.utility.mul_(self.decay).add_(instantaneous, alpha=1.0 - self.decay)
+
+    def _update_contribution(self, activation: Tensor) -> None:
+        """The hot path: sums instead of means, their sizes folded into one scalar."""
+        magnitude = activation if self.group.nonnegative else activation.abs()
+        magnitude = magnitude.sum(0 if activation.dim() == 2 else sample_dims(activation))
+        scale = (1.0 - self.decay) / (num_samples(activation) * self.num_outgoing)
+        self.utility.mul_(self.decay).addcmul_(magnitude, self.group.outgoing_sum(), value=scale)
 
     def _instantaneous(self, activation: Tensor, call: int) -> Tensor:
         formula, unused = UTILITIES[self.formula], self.utility

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -128,23 +129,27 @@ class Episodes:
         return self.select((self.regimes == regime) & ~self.cut)
 
 
-def window_average(episodes: Episodes, low: float, high: float) -> float:
-    """Mean of Rhat(t) for low <= t < high; NaN where no episode reaches into the window."""
-    overlap = np.minimum(episodes.end_steps, high) - np.maximum(episodes.start_steps, low)
-    weights = np.maximum(overlap, 0.0)
+def window_average(
+    episodes: Episodes, low: float, high: float, places: slice = slice(None)
+) -> float:
+    """Mean of Rhat(t) for low <= t < high; NaN where no episode reaches into the window.
+
+    Args:
+        episodes: Of one run.
+        low: Global step.
+        high: Global step.
+        places: Episodes to consider, in the order of their ends.
+    """
+    ends = np.minimum(episodes.end_steps[places], high)
+    weights = np.maximum(ends - np.maximum(episodes.start_steps[places], low), 0.0)
     total = weights.sum()
-    return float(weights @ episodes.returns / total) if total > 0 else math.nan
+    return float(weights @ episodes.returns[places] / total) if total > 0 else math.nan
 
 
 def window_averages(episodes: Episodes, total_steps: float, num_windows: int = 10) -> Array:
     """Mean of Rhat in equal windows of a lifetime without switches, (num_windows,)."""
     edges = np.linspace(0.0, total_steps, num_windows + 1)
-    return np.array(
-        [
-            window_average(episodes, low, high)
-            for low, high in zip(edges[:-1], edges[1:], strict=True)
-        ]
-    )
+    return np.array([window_average(episodes, low, high) for low, high in pairwise(edges)])
 
 
 def regime_areas(episodes: Episodes, num_regimes: int) -> Array:
@@ -176,7 +181,7 @@ def end_of_phase(episodes: Episodes, boundaries: ArrayLike, share: float = PHASE
     return np.array(
         [
             window_average(episodes.complete(regime), high - share * (high - low), high)
-            for regime, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True))
+            for regime, (low, high) in enumerate(pairwise(edges))
         ]
     )
 

@@ -72,7 +72,7 @@ def validity_gate(
     Args:
         areas: (runs, regimes) of the plain baseline.
         oracle: (oracle seeds, regimes), or with `paired` the partner of each run.
-        random: (regimes,) or one number.
+        random: (regimes,) or one number; with `paired` also (runs, regimes).
         switching_verified: Criterion (d).
         paired: See `index_interval`.
         num_resamples: Draws.
@@ -82,7 +82,7 @@ def validity_gate(
         ValueError: Missing scores or shapes that do not fit.
     """
     learned, fresh = run_matrix(areas, "areas"), run_matrix(oracle, "oracle")
-    learnable = float((fresh.mean(axis=0) > np.asarray(random, dtype=np.float64)).mean())
+    learnable = float(((fresh - np.asarray(random)).mean(axis=0) > 0.0).mean())
     slope = Interval(math.nan, math.nan, math.nan, len(learned))
     if learnable > 0.0:
         slope = index_interval(

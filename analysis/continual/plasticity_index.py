@@ -123,10 +123,8 @@ def summarize_index(values: ArrayLike, summary: Summary) -> Array:
 
 def _weights(defined: NDArray[np.bool_], summary: Summary) -> Array:
     """Coefficients with which a summary is a weighted sum over the defined regimes."""
-    basis = np.where(defined, np.eye(defined.size), np.nan * defined)
-    basis[:, ~defined] = math.nan
-    weights = summarize_index(basis, summary)
-    return np.where(defined, weights, 0.0)
+    unit_vectors = np.where(defined, np.eye(defined.size), math.nan)
+    return summarize_index(unit_vectors, summary)
 
 
 def index_interval(
@@ -170,7 +168,7 @@ def index_interval(
     floor = np.broadcast_to(np.asarray(random, dtype=np.float64), learned.shape[1:])
     ranges = fresh.mean(axis=0) - floor
     weights = _weights(_defined(ranges, min_range_share), summary)
-    if not np.isfinite(weights).all() or not weights.any():
+    if np.isnan(weights).any():
         raise ValueError("too few regimes have an index: the fresh network hardly beats random")
     gains = learned - floor
     rng = np.random.default_rng(seed)

@@ -59,10 +59,8 @@ def trailing_returns(
         recent = episodes.start_steps[index - min_episodes + 1 : index + 1]
         low = min(time - window, float(recent.min()))
         first = int(np.searchsorted(episodes.end_steps, low, side="right"))
-        ended = np.zeros(len(episodes.returns), dtype=bool)
-        ended[first : index + 1] = True
         times.append(time)
-        means.append(window_average(episodes.select(ended), low, time))
+        means.append(window_average(episodes, low, time, slice(first, index + 1)))
     return np.array(times), np.array(means)
 
 

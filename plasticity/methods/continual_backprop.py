@@ -158,25 +158,31 @@ class ContinualBackprop(Recycler):
                 f"units; a layer of {self.target.name!r} has none, so set mean_transfer=false"
             )
 
-    @torch.no_grad()
     def after_step(
         self, activations: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
     ) -> None:
         """Update utilities and renew the units that are due."""
         if self.active:
-            self.update_utilities(activations)
-            self.replace_due(optimizer)
+            with torch.no_grad():  # entered once: it costs as much as a small operation
+                self._update_utilities(activations)
+                self._replace_due(optimizer)
 
     @torch.no_grad()
     def update_utilities(self, activations: Mapping[str, Tensor]) -> None:
         """Fold the activations of this step and the stepped weights into the statistics."""
-        for statistics in self.statistics.values():
-            activation = self.activation_of(statistics.group, activations)
-            statistics.update(activation, self.calls + 1)
+        self._update_utilities(activations)
 
     @torch.no_grad()
     def replace_due(self, optimizer: torch.optim.Optimizer) -> None:
         """Count this call and renew what is due: all groups select before any is edited."""
+        self._replace_due(optimizer)
+
+    def _update_utilities(self, activations: Mapping[str, Tensor]) -> None:
+        for statistics in self.statistics.values():
+            activation = self.activation_of(statistics.group, activations)
+            statistics.update(activation, self.calls + 1)
+
+    def _replace_due(self, optimizer: torch.optim.Optimizer) -> None:
         self.begin_call(optimizer)
         generator, threshold = self.target.generator, self.config.maturity_threshold
         selections = []

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from networks.units import parameter_roles
+from plasticity.optimizers.direct_adam import DirectAdam
 from plasticity.optimizers.per_unit_adam import PerUnitAdam
 
 _DECAY_MODES = ("coupled", "decoupled")
@@ -84,7 +85,7 @@ def build(config: Config, module: nn.Module, per_unit_step: bool = False) -> tor
         per_unit_step: Use `PerUnitAdam`, whose step counters can restart for single units.
 
     Returns:
-        Fused `torch.optim.Adam` or `AdamW`, or `PerUnitAdam`.
+        `DirectAdam`, which is torch's fused Adam or AdamW, or `PerUnitAdam`.
     """
     groups = parameter_groups(config, module)
     decoupled = config.weight_decay_mode == "decoupled"
@@ -93,8 +94,9 @@ def build(config: Config, module: nn.Module, per_unit_step: bool = False) -> tor
         return PerUnitAdam(
             groups, config.learning_rate, betas, config.epsilon, decoupled_weight_decay=decoupled
         )
-    kind = torch.optim.AdamW if decoupled else torch.optim.Adam
-    return kind(groups, lr=config.learning_rate, betas=betas, eps=config.epsilon, fused=True)
+    return DirectAdam(
+        groups, lr=config.learning_rate, betas=betas, eps=config.epsilon, decoupled=decoupled
+    )
 
 
 def parameter_groups(config: Config, module: nn.Module) -> list[dict[str, Any]]:

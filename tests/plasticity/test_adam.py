@@ -8,6 +8,7 @@ from recycling_nets import equal_bits, generator, policy
 from torch import nn
 
 from plasticity.optimizers import adam
+from plasticity.optimizers.direct_adam import DirectAdam
 from plasticity.optimizers.per_unit_adam import PerUnitAdam
 
 
@@ -255,7 +256,7 @@ def test_scalar_parameters_work(per_unit):
 
 def test_fused_is_used_when_no_per_unit_step_is_asked():
     built = adam.build(adam.Config(weight_decay_mode="decoupled"), policy())
-    assert type(built) is torch.optim.AdamW
+    assert type(built) is DirectAdam
     assert built.defaults["fused"] is True
 
 

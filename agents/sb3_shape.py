@@ -1,0 +1,52 @@
+"""The shape of stable-baselines3 environments, as our agents need to know it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from gymnasium.spaces import Box
+from stable_baselines3.common.vec_env import VecEnv
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What an agent is built for.
+
+    Attributes:
+        observation_dim: Size of an observation without its context.
+        context_dim: Size of the context, appended to the observation by `envs.sb3.SB3VecEnv`.
+        action_dim: Size of an action.
+        num_envs: Environments stepped together while training.
+        action_low: Lower bounds of an action.
+        action_high: Upper bounds.
+    """
+
+    observation_dim: int
+    context_dim: int
+    action_dim: int
+    num_envs: int
+    action_low: list[float]
+    action_high: list[float]
+
+    @classmethod
+    def of(cls, env: VecEnv) -> Shape:
+        """Read the shape of environments.
+
+        Raises:
+            ValueError: Observations or actions are not plain vectors.
+        """
+        observations, actions = env.observation_space, env.action_space
+        for name, space in (("observation", observations), ("action", actions)):
+            if not isinstance(space, Box) or len(space.shape) != 1:
+                raise ValueError(f"the {name} space is {space}; it must be a Box of one dimension")
+        actions = cast(Box, actions)
+        context_dim = int(getattr(env, "context_dim", 0))
+        return cls(
+            cast(Box, observations).shape[0] - context_dim,
+            context_dim,
+            actions.shape[0],
+            env.num_envs,
+            actions.low.tolist(),
+            actions.high.tolist(),
+        )

@@ -1,0 +1,161 @@
+"""Films an agent, with friction and return written on every frame."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from analysis.storage import StorageError, temporary_name
+
+if TYPE_CHECKING:
+    from agents.base import Agent
+    from envs.vector import LocomotionVectorEnv
+
+INSTALL_LINE = "apt-get install -y libegl1 libgl1   # then run again with MUJOCO_GL=egl"
+BACKENDS = ("egl", "osmesa", "glfw")
+WIDTH, HEIGHT = 640, 480
+PROBE_SECONDS = 60.0
+# A process of its own: a wrong driver may end the process instead of raising an error.
+_PROBE = """
+import mujoco
+model = mujoco.MjModel.from_xml_string("<mujoco><worldbody><geom size='1'/></worldbody></mujoco>")
+renderer = mujoco.Renderer(model, 16, 16)
+renderer.update_scene(mujoco.MjData(model))
+assert renderer.render().shape == (16, 16, 3)
+renderer.close()
+"""
+
+
+class RenderingUnavailable(RuntimeError):
+    """No picture can be drawn here; the message says what to install."""
+
+
+def find_backend() -> str:
+    """Find a value of MUJOCO_GL that draws pictures here.
+
+    One that the user has set is the only one tried. MuJoCo reads the variable when it is first
+    imported, so set it before.
+
+    Raises:
+        RenderingUnavailable: Nothing draws.
+    """
+    chosen = os.environ.get("MUJOCO_GL")
+    for backend in (chosen,) if chosen else BACKENDS:
+        environment = {**os.environ, "MUJOCO_GL": backend}
+        try:
+            result = subprocess.run(
+                [sys.executable, "-c", _PROBE],
+                env=environment,
+                capture_output=True,
+                timeout=PROBE_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            continue
+        if result.returncode == 0:
+            return backend
+    tried = f"MUJOCO_GL={chosen}" if chosen else "OpenGL"
+    raise RenderingUnavailable(f"{tried} draws nothing on this machine; install: {INSTALL_LINE}")
+
+
+def record_episode(
+    agent: Agent,
+    envs: LocomotionVectorEnv,
+    path: Path | str,
+    friction: float,
+    seed: int | None = None,
+) -> float:
+    """Film one deterministic episode in real time.
+
+    Args:
+        agent: Acts with its mean action and stays unchanged.
+        envs: One environment with schedule=fixed.
+        path: The .mp4 file; an older one is replaced.
+        friction: Of the world.
+        seed: Of the start state; None continues the environment's own stream.
+
+    Returns:
+        The return of the episode.
+
+    Raises:
+        ValueError: More than one environment, or the friction is not above 0.
+        RenderingUnavailable: No OpenGL.
+        StorageError: The file cannot be written.
+    """
+    path = Path(path)
+    if envs.num_envs != 1:
+        raise ValueError(f"a film shows one robot, but there are {envs.num_envs}; use num_envs=1")
+    envs.set_friction(friction)
+    observation, _ = envs.reset(seed=seed)
+    renderer = _renderer(envs)
+    temporary = path.parent / f"{temporary_name(path.stem)}.mp4"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        total = _film(agent, envs, observation, renderer, temporary, friction)
+        os.replace(temporary, path)
+        return total
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}", path) from error
+    finally:
+        renderer.close()
+        temporary.unlink(missing_ok=True)
+
+
+def _renderer(envs: LocomotionVectorEnv) -> Any:
+    import mujoco
+
+    try:
+        return mujoco.Renderer(envs.simulations.models[0], HEIGHT, WIDTH)
+    except (mujoco.FatalError, RuntimeError, ImportError, AttributeError) as error:
+        raise RenderingUnavailable(f"cannot draw ({error}); install: {INSTALL_LINE}") from error
+
+
+def _film(
+    agent: Agent,
+    envs: LocomotionVectorEnv,
+    observation: np.ndarray,
+    renderer: Any,
+    path: Path,
+    friction: float,
+) -> float:
+    import imageio.v2 as imageio
+
+    data = envs.simulations.data[0]
+    total, ended = 0.0, False
+    with imageio.get_writer(path, fps=round(1.0 / envs.info.step_seconds), quality=7) as writer:
+        while not ended:
+            # Before the step: an ended episode is replaced by the next one within the same step.
+            renderer.update_scene(data, camera="track")
+            writer.append_data(annotate(renderer.render(), friction, total))  # type: ignore[attr-defined]
+            action = agent.act(observation, envs.context, explore=False)
+            observation, reward, terminated, truncated, _ = envs.step(action)
+            total += float(reward[0])
+            ended = bool(terminated[0] or truncated[0])
+    return total
+
+
+def annotate(frame: np.ndarray, friction: float, episode_return: float) -> np.ndarray:
+    """Write friction and return into the upper left corner.
+
+    Args:
+        frame: (height, width, 3) uint8; not changed.
+        friction: Of the world.
+        episode_return: So far.
+
+    Returns:
+        A new frame of the same shape.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    image = Image.fromarray(frame)
+    draw = ImageDraw.Draw(image)
+    font = ImageFont.load_default(max(10, frame.shape[0] // 24))
+    text = f"friction {friction:g}   return {episode_return:.0f}"
+    # Light letters with a dark edge are legible on any sky and any floor.
+    draw.text((10, 8), text, font=font, fill="white", stroke_width=2, stroke_fill="black")
+    return np.asarray(image)
