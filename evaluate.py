@@ -13,15 +13,13 @@ for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from agents.base import Agent
-    from analysis.checkpoint import LoadedCheckpoint
-    from configs.run import RunConfig
+    from analysis.restored import Restored
 
+FILM_SECONDS = 20.0
 EXIT_DONE, EXIT_CONFIGURATION, EXIT_NUMERICAL, EXIT_STORAGE = 0, 2, 3, 4
 
 
@@ -34,18 +32,12 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; see python {self.prog} --help")
 
 
-# run: numbers and films of one run --------------------------------------------------------------
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Measure the newest intact checkpoint at fixed frictions; print a table, write JSON."""
     from analysis.evaluation import checked_frictions
-    from analysis.run_files import read_config
 
     frictions = checked_frictions(arguments.frictions)
     run_dirs = _named_runs(arguments)
-    for run_dir in run_dirs:
-        read_config(run_dir)
     films = arguments.video and _opengl_works()
     for run_dir in run_dirs:
         _evaluate_run(run_dir, frictions, arguments, films)
@@ -84,137 +76,40 @@ def _evaluate_run(
     run_dir: Path, frictions: list[float], arguments: argparse.Namespace, films: bool
 ) -> None:
     import torch
+    from rich.console import Console
 
-    from analysis.evaluation import measure_returns, start_seed
-    from analysis.run_files import read_config
-    from configs.build import build_agent
-    from configs.run import load_run
+    from analysis.evaluation import evaluate, results_table, write_results
+    from analysis.restored import restore
 
     torch.set_num_threads(1)
-    config = load_run(read_config(run_dir))
-    envs, info = _fixed_worlds(config, config.env.num_envs)
-    agent = build_agent(config, info)
+    restored = restore(run_dir, arguments.checkpoint)
+    out, seed = arguments.out or run_dir, arguments.seed
+    about = {"run": str(run_dir), "checkpoint": restored.checkpoint, "seed": seed}
     try:
-        loaded = _load_agent(agent, run_dir, arguments.checkpoint)
-        print(f"evaluating {run_dir} at step {loaded.env_steps:,} ({loaded.path.name})", flush=True)
-        results = []
-        for friction in frictions:
-            row: dict[str, Any] = {"friction": friction}
-            for kind in ("deterministic", "stochastic"):
-                row[kind] = measure_returns(
-                    agent,
-                    envs,
-                    friction,
-                    arguments.episodes,
-                    arguments.seed,
-                    deterministic=kind == "deterministic",
-                )
-            results.append(row)
-        out = arguments.out or run_dir
-        written = [_write_results(out, run_dir, loaded, arguments, results)]
+        for problem in restored.problems:
+            print(f"checkpoint passed over: {problem}", file=sys.stderr)
+        print(f"evaluating {run_dir} at step {restored.env_steps:,}", flush=True)
+        worlds = evaluate(restored.agent, restored.envs, frictions, arguments.episodes, seed)
+        Console(width=None if sys.stdout.isatty() else 100).print(results_table(worlds))
+        print(f"wrote {write_results(out / 'evaluation.json', worlds, about)}", flush=True)
         if films:
-            film_envs, _ = _fixed_worlds(config, 1)
-            seed = start_seed(arguments.seed)
-            written += _film(agent, film_envs, out / "videos", frictions, seed)
-            film_envs.close()
+            _film(restored, out / "videos", frictions, seed)
     finally:
-        agent.close()
-        envs.close()
-    _print_table(results, arguments.episodes)
-    print("\n".join(f"wrote {path}" for path in written))
+        restored.close()
 
 
-def _fixed_worlds(config: RunConfig, num_envs: int) -> tuple[Any, Any]:
-    """Environments like those of training, in one world, with start states of their own."""
-    from configs.build import build_environment, resolve_threads
-
-    if not hasattr(config.env, "fixed_friction"):
-        raise UsageError(
-            f"this run's environment is of kind {config.env.kind}, which has no friction; "
-            "evaluate.py run measures walking robots"
-        )
-    fixed = replace(config.env, schedule="fixed", switch_rule="exact", num_envs=num_envs)
-    return build_environment(replace(config, env=fixed), resolve_threads(config))
-
-
-def _load_agent(agent: Agent, run_dir: Path, checkpoint: Path | None) -> LoadedCheckpoint:
-    """Restore the agent of a checkpoint, by default of the newest one that is intact."""
-    from analysis.checkpoint import CheckpointError, CheckpointStore, load_checkpoint
-
-    store = CheckpointStore(run_dir / "checkpoints")
-    loaded = store.load_latest() if checkpoint is None else load_checkpoint(checkpoint)
-    for problem in store.problems:
-        print(f"checkpoint passed over: {problem}", file=sys.stderr)
-    if loaded is None:
-        raise CheckpointError(f"{run_dir} has no checkpoint yet; train it first")
-    try:
-        agent.load_state_dict(loaded.state["agent"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(
-            f"checkpoint {loaded.path} does not fit the configuration of {run_dir}: {reason}"
-        ) from error
-    return loaded
-
-
-def _write_results(
-    out: Path,
-    run_dir: Path,
-    loaded: LoadedCheckpoint,
-    arguments: argparse.Namespace,
-    results: list[dict[str, Any]],
-) -> Path:
-    from analysis.canonical_json import canonical_json
-    from analysis.storage import StorageError, atomic_write_text
-
-    record = {
-        "run": str(run_dir),
-        "checkpoint": loaded.path.name,
-        "env_steps": loaded.env_steps,
-        "seed": arguments.seed,
-        "num_episodes": arguments.episodes,
-        "confidence": 0.95,
-        "worlds": [
-            {key: value if key == "friction" else value.plain() for key, value in row.items()}
-            for row in results
-        ],
-    }
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"cannot create {out}: {error.strerror}", out) from error
-    atomic_write_text(out / "evaluation.json", canonical_json(record, indent=2).decode() + "\n")
-    return out / "evaluation.json"
-
-
-def _film(agent: Agent, envs: Any, folder: Path, frictions: list[float], seed: int) -> list[Path]:
+def _film(restored: Restored, folder: Path, frictions: list[float], seed: int) -> None:
+    from analysis.evaluation import start_seed
+    from analysis.restored import fixed_worlds
     from analysis.video import record_episode
 
-    paths = [folder / f"friction_{friction:g}.mp4" for friction in frictions]
-    for path, friction in zip(paths, frictions, strict=True):
-        record_episode(agent, envs, path, friction, seed)
-    return paths
-
-
-def _print_table(results: list[dict[str, Any]], num_episodes: int) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    title = f"return over {num_episodes} episodes: mean [95 % interval]"
-    table = Table(box=None, title=title, title_justify="left", header_style="")
-    for name in ("friction", "deterministic", "steps", "stochastic", "steps"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in results:
-        cells = [f"{row['friction']:g}"]
-        for kind in ("deterministic", "stochastic"):
-            found = row[kind]
-            cells.append(rf"{found.mean:.1f} \[{found.low:.1f}, {found.high:.1f}]")
-            cells.append(f"{found.mean_length:.0f}")
-        table.add_row(*cells)
-    Console(width=None if sys.stdout.isatty() else 100).print(table)
-
-
-# figures and inspect ----------------------------------------------------------------------------
+    envs, info = fixed_worlds(restored.config, 1)
+    max_steps = round(FILM_SECONDS / info.step_seconds)
+    for friction in frictions:
+        path = folder / f"friction_{friction:g}.mp4"
+        record_episode(restored.agent, envs, path, friction, start_seed(seed), max_steps)
+        print(f"wrote {path}", flush=True)
+    envs.close()
 
 
 def figures(arguments: argparse.Namespace) -> int:
@@ -235,9 +130,6 @@ def inspect(arguments: argparse.Namespace) -> int:
 
     print(canonical_json(inspect_checkpoint(arguments.checkpoint), indent=2).decode())
     return EXIT_DONE
-
-
-# The command line -------------------------------------------------------------------------------
 
 
 def _positive(text: str) -> int:
@@ -272,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--frictions", default="0.02,0.2,2", help="default: %(default)s")
     added.add_argument("--episodes", type=_positive, default=20, help="default: %(default)s")
     added.add_argument("--seed", type=_seed, default=0, help="of the start states")
-    added.add_argument("--video", action="store_true", help="film one episode per friction")
+    added.add_argument("--video", action="store_true", help="film 20 s at every friction")
     added.add_argument("--out", type=Path, help="folder of the results instead of RUN_DIR")
     command(figures).add_argument("run_dir", type=Path, metavar="RUN_DIR")
     command(inspect).add_argument("checkpoint", type=Path, metavar="CHECKPOINT")

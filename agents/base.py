@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import types
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agents.update import Update
 from networks.heads import Network
 from networks.streams import Streams
 
@@ -48,9 +50,12 @@ class Agent(ABC):
 
     Attributes:
         iteration: Update phases so far.
+        updates: Optimizer and methods of every trained network, by name; empty for agents whose
+            learning happens elsewhere.
     """
 
     iteration: int = 0
+    updates: Mapping[str, Update] = types.MappingProxyType({})
 
     @abstractmethod
     def act(self, observation: np.ndarray, context: np.ndarray, explore: bool) -> np.ndarray:
@@ -117,7 +122,9 @@ class Agent(ABC):
         batch = np.atleast_2d(observation)
         context = np.zeros((len(batch), 0), dtype=np.float32)
         action = (
-            self.act(batch, context, explore=False) if deterministic else self.sample(batch, context)
+            self.act(batch, context, explore=False)
+            if deterministic
+            else self.sample(batch, context)
         )
         return (action if np.ndim(observation) > 1 else action[0]), state
 
@@ -129,8 +136,10 @@ class Agent(ABC):
     def update(self) -> dict[str, Tensor]:
         """Learn if a gradient step is due; returns 0-dim tensors to log, {} when none was due."""
 
-    def on_task_change(self, task: int) -> None:  # noqa: B027 (optional hook)
+    def on_task_change(self, task: int) -> None:
         """Announce a task change to methods that declare that they need it."""
+        for update in self.updates.values():
+            update.on_task_change(task)
 
     @abstractmethod
     def networks(self) -> dict[str, Network]:
@@ -160,15 +169,16 @@ class Agent(ABC):
 
     def methods_that_need_boundaries(self) -> list[str]:
         """Ids of methods that act at announced task changes."""
-        return []
+        names = (n for u in self.updates.values() for n in u.methods_that_need_boundaries())
+        return list(dict.fromkeys(names))
 
     def log_values(self) -> dict[str, float]:
         """Scalars of methods, read at log periods only."""
-        return {}
+        return {k: v for update in self.updates.values() for k, v in update.log_values().items()}
 
     def pop_events(self) -> list[dict[str, Any]]:
         """Unit resets and the like since the last call."""
-        return []
+        return [event for update in self.updates.values() for event in update.pop_events()]
 
     @property
     @abstractmethod

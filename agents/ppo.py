@@ -27,7 +27,8 @@ from agents.normalization import RunningNormalizer
 from agents.parts import Parts
 from agents.ppo_steps import AutogradSteps, FusedSteps, Losses, Minibatch, Steps
 from agents.returns import generalized_advantages, normalized
-from agents.update import Update, clone, forget_parameters, load_optimizer_state
+from agents.transplants import check_parts, transplant_updates
+from agents.update import Update, forget_parameters
 from networks.fused import FusedPerceptron
 from networks.heads import GaussianPolicy, Network, ValueFunction
 
@@ -340,23 +341,6 @@ class PPO(Agent):
         """Keys of what `update` returns."""
         return STATISTICS
 
-    def on_task_change(self, task: int) -> None:
-        """Announce a task change to methods that declare that they need it."""
-        for update in self.updates.values():
-            update.on_task_change(task)
-
-    def methods_that_need_boundaries(self) -> list[str]:
-        """Ids of methods that act at announced task changes."""
-        return self.updates["policy"].methods_that_need_boundaries()
-
-    def log_values(self) -> dict[str, float]:
-        """Scalars of all methods."""
-        return {k: v for update in self.updates.values() for k, v in update.log_values().items()}
-
-    def pop_events(self) -> list[dict[str, Any]]:
-        """Unit resets since the last call."""
-        return [event for update in self.updates.values() for event in update.pop_events()]
-
     # State ---------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
@@ -393,17 +377,9 @@ class PPO(Agent):
         A fresh network also gets fresh optimizer and method state; `log_std` is an organ of its
         own and belongs to neither. Random streams and counters stay those of the new run.
         """
-        _check_parts(fresh_parts, self.organs())
+        check_parts(fresh_parts, self.organs())
         initial_log_std = self.policy.log_std.detach().clone()
-        for name, update in self.updates.items():
-            donor = state["updates"][name]
-            if name not in fresh_parts:
-                update.network.load_state_dict(clone(donor["network"]))
-                if "optimizer" not in fresh_parts:
-                    load_optimizer_state(update.optimizer, donor["optimizer"])
-                for identifier, method in update.methods.items():
-                    if identifier in donor["methods"]:
-                        method.load_state_dict(donor["methods"][identifier])
+        transplant_updates(self.updates, state["updates"], fresh_parts)
         with torch.no_grad():
             if "log_std" in fresh_parts:
                 self.policy.log_std.copy_(initial_log_std)
@@ -416,14 +392,6 @@ class PPO(Agent):
     def close(self) -> None:
         """End the learner thread."""
         self._threads.close()
-
-
-def _check_parts(fresh_parts: Collection[str], allowed: Sequence[str]) -> None:
-    unknown = sorted(set(fresh_parts) - set(allowed))
-    if unknown:
-        raise ValueError(
-            f"fresh_parts has {', '.join(unknown)}; this agent has the parts {', '.join(allowed)}"
-        )
 
 
 def build(config: Config, parts: Parts) -> PPO:

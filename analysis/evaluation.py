@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from rich.table import Table
 
 from agents.base import Agent
+from analysis.canonical_json import canonical_json, plain
 from analysis.statistics import interval
+from analysis.storage import StorageError, atomic_write_text
 
+CONFIDENCE = 0.95
 _STREAM = 0x6576616C  # "eval": keeps these start states apart from training's
 
 
@@ -52,17 +57,30 @@ class Returns:
     high: float
     mean_length: float
 
-    def plain(self) -> dict[str, Any]:
-        """The same as JSON values; an unknown bound is null."""
-        bounds = {"low": self.low, "high": self.high}
-        return {
-            "mean": self.mean,
-            **{name: None if math.isnan(value) else value for name, value in bounds.items()},
-            "num_episodes": len(self.returns),
-            "mean_length": self.mean_length,
-            "returns": list(self.returns),
-            "lengths": list(self.lengths),
-        }
+
+@dataclass(frozen=True)
+class World:
+    """Returns at one friction, with mean actions and with sampled ones."""
+
+    friction: float
+    deterministic: Returns
+    stochastic: Returns
+
+
+def evaluate(
+    agent: Agent, envs: FixedWorlds, frictions: Sequence[float], num_episodes: int, seed: int
+) -> list[World]:
+    """Measure an agent at several frictions, both ways; see `measure_returns`."""
+    return [
+        World(
+            friction,
+            *(
+                measure_returns(agent, envs, friction, num_episodes, seed, deterministic=mean)
+                for mean in (True, False)
+            ),
+        )
+        for friction in frictions
+    ]
 
 
 def measure_returns(
@@ -107,7 +125,7 @@ def measure_returns(
                 quota[index] -= 1
                 returns.append(float(info["episode_return"][index]))
                 lengths.append(int(info["episode_length"][index]))
-    found = interval(returns, "mean", seed=seed)
+    found = interval(returns, "mean", seed=seed, confidence=CONFIDENCE)
     bounds = (found.estimate, found.low, found.high)
     return Returns(tuple(returns), tuple(lengths), *bounds, float(np.mean(lengths)))
 
@@ -142,6 +160,42 @@ def _without_learning(agent: Agent, explore: bool) -> Iterator[Callable[..., np.
         yield act
     finally:
         agent.load_state_dict(before)
+
+
+def write_results(path: Path, worlds: Sequence[World], about: Mapping[str, Any]) -> Path:
+    """Write all returns as JSON; an unknown bound is null. An older file is replaced.
+
+    Args:
+        path: The file; its folder is created if missing.
+        worlds: The results.
+        about: Plain values that say what was measured.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    record = {**about, "confidence": CONFIDENCE, "worlds": [asdict(world) for world in worlds]}
+    text = canonical_json(plain(record, non_finite_as_null=True), indent=2).decode() + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}", path) from error
+    atomic_write_text(path, text)
+    return path
+
+
+def results_table(worlds: Sequence[World]) -> Table:
+    """One line per friction: mean return [95 % interval] and mean length."""
+    title = f"return over {len(worlds[0].deterministic.returns)} episodes: mean [95 % interval]"
+    table = Table(box=None, title=title, title_justify="left", header_style="")
+    for name in ("friction", "deterministic", "steps", "stochastic", "steps"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for world in worlds:
+        cells = [f"{world.friction:g}"]
+        for found in (world.deterministic, world.stochastic):
+            bounds = "" if math.isnan(found.low) else rf" \[{found.low:.1f}, {found.high:.1f}]"
+            cells += [f"{found.mean:.1f}{bounds}", f"{found.mean_length:.0f}"]
+        table.add_row(*cells)
+    return table
 
 
 def checked_frictions(text: str) -> list[float]:

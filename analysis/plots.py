@@ -266,7 +266,7 @@ def _finish_panel(axes: Axes, letter: str, regimes: tuple[Regime, ...], total_st
     axes.xaxis.set_major_locator(MaxNLocator(6))
     unit, word = (1e6, "millions") if total_steps >= 2e6 else (1e3, "thousands")
     axes.xaxis.set_major_formatter(lambda steps, _: f"{steps / unit:g}")
-    if axes.get_subplotspec().is_last_row():
+    if letter in "cd":
         axes.set_xlabel(f"environment steps ({word})")
     axes.annotate(
         letter,

@@ -201,8 +201,8 @@ def describe_run(path: Path | str) -> dict[str, Any]:
     parts = place.parent.name.split("-", 2)
     group = str(config.get("group", ""))
     if place.name == f"seed_{seed}" and len(parts) == 3 and place.parents[2].name == group:
-        names = dict(zip(("agent", "network", "arm"), parts, strict=True))
-        names["env"] = place.parents[1].name
+        names = {"env": place.parents[1].name}
+        names.update(zip(("agent", "network", "arm"), parts, strict=True))
     return {
         "run": str(path),
         "group": group,

@@ -81,3 +81,62 @@ class ValueFunction(Network):
     def forward(self, observation: Tensor, context: Tensor | None = None) -> Tensor:
         """Map observations (B, obs) to values (B,)."""
         return self.value(self.torso(observation, context)).squeeze(-1)
+
+
+class SquashedGaussianPolicy(Network):
+    """Diagonal Gaussian whose samples are squashed by tanh; both moments depend on the state.
+
+    Args:
+        torso: Hidden layers.
+        action_dim: Size of an action.
+        initializer: Law of both heads.
+        streams: Random streams of the heads.
+        log_std_min: The log standard deviation is clipped to at least this.
+        log_std_max: And to at most this.
+
+    Source: Haarnoja et al. 2018, arXiv 1812.05905.
+    """
+
+    def __init__(
+        self,
+        torso: Torso,
+        action_dim: int,
+        initializer: Initializer,
+        streams: Streams,
+        log_std_min: float = -20.0,
+        log_std_max: float = 2.0,
+    ) -> None:
+        super().__init__()
+        self.torso = torso
+        self.mean = readout(torso.output_dim, action_dim, initializer, streams.torch("mean"))
+        self.log_std = readout(torso.output_dim, action_dim, initializer, streams.torch("log_std"))
+        self.log_std_min, self.log_std_max = log_std_min, log_std_max
+
+    def heads(self) -> tuple[nn.Linear, ...]:
+        """The mean and the log standard deviation."""
+        return (self.mean, self.log_std)
+
+    def forward(
+        self, observation: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Map observations (B, obs) to means and log standard deviations before squashing."""
+        features = self.torso(observation, context)
+        log_std = self.log_std(features).clamp(self.log_std_min, self.log_std_max)
+        return self.mean(features), log_std
+
+
+class QFunction(Network):
+    """State-action value; its torso was built for an observation and an action side by side."""
+
+    def __init__(self, torso: Torso, initializer: Initializer, streams: Streams) -> None:
+        super().__init__()
+        self.torso = torso
+        self.value = readout(torso.output_dim, 1, initializer, streams.torch("value"))
+
+    def heads(self) -> tuple[nn.Linear, ...]:
+        """The value."""
+        return (self.value,)
+
+    def forward(self, observation_action: Tensor, context: Tensor | None = None) -> Tensor:
+        """Map observations and actions, concatenated (B, obs + act), to values (B,)."""
+        return self.value(self.torso(observation_action, context)).squeeze(-1)

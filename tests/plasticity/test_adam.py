@@ -254,10 +254,21 @@ def test_scalar_parameters_work(per_unit):
     assert module.log_temperature.item() == pytest.approx(-0.5)
 
 
-def test_fused_is_used_when_no_per_unit_step_is_asked():
-    built = adam.build(adam.Config(weight_decay_mode="decoupled"), policy())
-    assert type(built) is DirectAdam
-    assert built.defaults["fused"] is True
+@pytest.mark.parametrize("mode", ["coupled", "decoupled"])
+def test_the_usual_optimizer_gives_the_bits_of_torch_fused(mode):
+    reference, ours = policy(), policy()
+    kind = torch.optim.AdamW if mode == "decoupled" else torch.optim.Adam
+    theirs = kind(reference.parameters(), lr=1e-4, weight_decay=0.1, fused=True)
+    mine = adam.build(adam.Config(weight_decay=0.1, weight_decay_mode=mode), ours)
+    assert not isinstance(mine, PerUnitAdam)
+    stream = generator()
+    for _ in range(20):
+        for left, right in zip(reference.parameters(), ours.parameters(), strict=True):
+            left.grad = torch.randn(left.shape, generator=stream)
+            right.grad = left.grad.clone()
+        theirs.step()
+        mine.step()
+    assert equal_bits(reference.state_dict(), ours.state_dict())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,258 @@
+"""Replay of past transitions: a ring of rows in one matrix, allocated and touched once."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents.base import Transition
+from agents.memory_limits import available_bytes
+
+
+class Columns:
+    """Which columns of a row hold what; a row is one transition in float32.
+
+    Args:
+        observation_dim: Size of an observation.
+        action_dim: Size of an action.
+        context_dim: Size of the context, 0 for none.
+    """
+
+    def __init__(self, observation_dim: int, action_dim: int, context_dim: int) -> None:
+        sizes = {
+            "observation": observation_dim,
+            "action": action_dim,
+            "reward": 1,
+            "next_observation": observation_dim,
+            "terminated": 1,
+            "truncated": 1,
+            "context": context_dim,
+            "next_context": context_dim,
+            "regime": 1,
+        }
+        ends = list(itertools.accumulate(sizes.values()))
+        self.width = ends[-1]
+        self.slices = {
+            name: slice(end - size, end)
+            for (name, size), end in zip(sizes.items(), ends, strict=True)
+        }
+        self.scalars = ("reward", "terminated", "truncated", "regime")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Transitions sampled from a replay; all float32, one row each.
+
+    Attributes:
+        observation: (B, obs).
+        action: (B, act).
+        reward: (B,).
+        next_observation: (B, obs) true successor.
+        terminated: (B,) 1 where the episode ended in a state of no further value.
+        truncated: (B,) 1 where it was cut.
+        context: (B, C), or None without a context.
+        next_context: (B, C), or None.
+        regime: (B,) index of the world or task; exact up to 2^24.
+    """
+
+    observation: Tensor
+    action: Tensor
+    reward: Tensor
+    next_observation: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    context: Tensor | None
+    next_context: Tensor | None
+    regime: Tensor
+
+
+class Replay:
+    """The last `capacity` transitions.
+
+    One row per transition, so that storing a vector step is one copy and sampling a minibatch
+    one gather. The memory is written at construction: a run that does not fit is refused at the
+    start instead of being killed in the middle.
+
+    Stored rows are always 0 ... size - 1; the next one goes to `position`. `size` also lives on
+    the device, so that drawing indices needs nothing from the host.
+
+    Args:
+        capacity: Transitions to keep, >= 1.
+        columns: What a row holds.
+        device: Where the rows live.
+
+    Attributes:
+        size: Transitions stored.
+        position: Row that the next transition is written to.
+
+    Raises:
+        ValueError: The capacity is not positive, or the rows do not fit into memory.
+    """
+
+    def __init__(self, capacity: int, columns: Columns, device: torch.device) -> None:
+        if capacity < 1:
+            raise ValueError(f"the replay capacity is {capacity}; give at least 1 transition")
+        self.capacity, self.columns, self.device = capacity, columns, device
+        _check_memory(capacity, columns.width, device)
+        self._rows = torch.empty(capacity, columns.width, device=device).fill_(0.0)
+        self._size = torch.zeros((), dtype=torch.float64, device=device)
+        self.size = 0
+        self.position = 0
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory taken by the rows."""
+        return self._rows.nbytes
+
+    def add(self, transition: Transition) -> None:
+        """Store one vector step of any number of environments; the oldest rows make room."""
+        rows = self._pack(transition)[-self.capacity :]
+        count = len(rows)
+        first = min(count, self.capacity - self.position)
+        self._rows[self.position : self.position + first].copy_(rows[:first])
+        if first < count:
+            self._rows[: count - first].copy_(rows[first:])
+        self.position = (self.position + count) % self.capacity
+        self._resize(min(self.capacity, self.size + count))
+
+    def _pack(self, transition: Transition) -> Tensor:
+        packed = np.empty((len(transition.reward), self.columns.width), dtype=np.float32)
+        for name, columns in self.columns.slices.items():
+            value = getattr(transition, name)
+            packed[:, columns] = value[:, None] if name in self.columns.scalars else value
+        return torch.from_numpy(packed)
+
+    def _resize(self, size: int) -> None:
+        if size != self.size:
+            self.size = size
+            self._size.fill_(float(size))
+
+    # Sampling ------------------------------------------------------------------------------
+
+    def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
+        """Draw transitions uniformly, with replacement.
+
+        Args:
+            batch_size: Rows to draw.
+            generator: Random stream on the device of the replay.
+        """
+        return self.rows(self.draw(batch_size, generator))
+
+    def draw(self, batch_size: int, generator: torch.Generator) -> Tensor:
+        """Draw indices of stored rows, int64 (batch_size,)."""
+        # 53 random bits: a float32 would miss rows of a large replay.
+        uniform = torch.rand(
+            batch_size, generator=generator, dtype=torch.float64, device=self.device
+        )
+        return uniform.mul_(self._size).long()
+
+    def draw_balanced(
+        self, batch_size: int, num_envs: int, shared: bool, generator: torch.Generator
+    ) -> Tensor:
+        """Draw indices with equally many rows of every environment.
+
+        Every environment is one task where environments have tasks of their own. Needs vector
+        steps of constant width that divides the capacity.
+
+        Args:
+            batch_size: Rows to draw, a multiple of `num_envs`.
+            num_envs: Width of a vector step.
+            shared: Take whole vector steps instead of drawing for every environment.
+            generator: Random stream on the device of the replay.
+
+        Returns:
+            int64 (batch_size,), environment by environment inside every drawn vector step.
+        """
+        draws = (batch_size // num_envs, 1 if shared else num_envs)
+        uniform = torch.rand(draws, generator=generator, dtype=torch.float64, device=self.device)
+        steps = uniform.mul_(self._size / num_envs).long()
+        offsets = torch.arange(num_envs, device=self.device)
+        return (steps * num_envs + offsets).flatten()
+
+    def rows(self, indices: Tensor | slice) -> Batch:
+        """Read rows: a gather for an index tensor, a view for a slice."""
+        rows = self._rows[indices] if isinstance(indices, slice) else self._rows[indices.view(-1)]
+        fields: dict[str, Any] = {
+            name: rows[:, columns] for name, columns in self.columns.slices.items()
+        }
+        for name in self.columns.scalars:
+            fields[name] = fields[name].squeeze(1)
+        for name in ("context", "next_context"):
+            if not fields[name].shape[1]:
+                fields[name] = None
+        return Batch(**fields)
+
+    def last(self, count: int) -> Batch:
+        """The newest transitions, oldest first, copied."""
+        count = min(count, self.size)
+        indices = torch.arange(self.position - count, self.position, device=self.device)
+        return self.rows(indices.remainder(self.capacity))
+
+    # Forgetting ----------------------------------------------------------------------------
+
+    def keep_last(self, count: int) -> None:
+        """Forget all but the newest `count` transitions; 0 forgets everything."""
+        if count >= self.size:
+            return
+        kept = torch.arange(self.position - count, self.position, device=self.device)
+        # The gather is a copy, so source and destination may overlap.
+        self._rows[:count] = self._rows[kept.remainder(self.capacity)]
+        self.position = count
+        self._resize(count)
+
+    # State ---------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Copies of the filled rows, in their places, and the position."""
+        state: dict[str, Any] = {"size": self.size, "position": self.position}
+        if self.size:
+            state["rows"] = self._rows[: self.size].to("cpu", copy=True)
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned.
+
+        Raises:
+            ValueError: The rows are of another shape, or of another capacity.
+        """
+        size, position = int(state["size"]), int(state["position"])
+        rows = state.get("rows")
+        shape = (0, self.columns.width) if rows is None else tuple(rows.shape)
+        if shape != (size, self.columns.width):
+            raise ValueError(
+                f"the saved replay holds rows of shape {shape}, this run needs "
+                f"{(size, self.columns.width)}; observations, actions and context must agree"
+            )
+        if size > self.capacity or (
+            position != (0 if size == self.capacity else size) and (size < self.capacity)
+        ):
+            raise ValueError(
+                f"the saved replay of {size:,} transitions with position {position:,} does not "
+                f"belong to a capacity of {self.capacity:,}; leave agent.replay_size as it was"
+            )
+        if rows is not None:
+            self._rows[:size].copy_(rows)
+        self.position = position
+        self._resize(size)
+
+
+def _check_memory(capacity: int, width: int, device: torch.device) -> None:
+    """Refuse a replay that would not fit.
+
+    Raises:
+        ValueError: It needs more bytes than there are.
+    """
+    needed = capacity * width * torch.finfo(torch.float32).bits // 8
+    available = available_bytes(device)
+    if available is not None and needed > available:
+        largest = available // (needed // capacity)
+        raise ValueError(
+            f"a replay of {capacity:,} transitions needs {needed:,} bytes on {device}, but only "
+            f"{available:,} are available; set agent.replay_size to at most {largest:,}"
+        )
