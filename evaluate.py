@@ -84,7 +84,7 @@ def _evaluate_run(
     torch.set_num_threads(1)
     restored = restore(run_dir, arguments.checkpoint)
     out, seed = arguments.out or run_dir, arguments.seed
-    about = {"run": str(run_dir), "checkpoint": restored.checkpoint, "seed": seed}
+    about = {"run": str(run_dir), "seed": seed, **restored.about}
     try:
         for problem in restored.problems:
             print(f"checkpoint passed over: {problem}", file=sys.stderr)

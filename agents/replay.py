@@ -99,7 +99,7 @@ class Replay:
         if capacity < 1:
             raise ValueError(f"the replay capacity is {capacity}; give at least 1 transition")
         self.capacity, self.columns, self.device = capacity, columns, device
-        _check_memory(capacity, columns.width, device)
+        check_memory(capacity, columns.width, device)
         self._rows = torch.empty(capacity, columns.width, device=device).fill_(0.0)
         self._size = torch.zeros((), dtype=torch.float64, device=device)
         self.size = 0
@@ -229,12 +229,10 @@ class Replay:
                 f"the saved replay holds rows of shape {shape}, this run needs "
                 f"{(size, self.columns.width)}; observations, actions and context must agree"
             )
-        if size > self.capacity or (
-            position != (0 if size == self.capacity else size) and (size < self.capacity)
-        ):
+        if size > self.capacity or (size < self.capacity and position != size):
             raise ValueError(
-                f"the saved replay of {size:,} transitions with position {position:,} does not "
-                f"belong to a capacity of {self.capacity:,}; leave agent.replay_size as it was"
+                f"the saved replay of {size:,} transitions, written up to row {position:,}, is not "
+                f"of a capacity of {self.capacity:,}; leave agent.replay_size as it was"
             )
         if rows is not None:
             self._rows[:size].copy_(rows)
@@ -242,7 +240,7 @@ class Replay:
         self._resize(size)
 
 
-def _check_memory(capacity: int, width: int, device: torch.device) -> None:
+def check_memory(capacity: int, width: int, device: torch.device) -> None:
     """Refuse a replay that would not fit.
 
     Raises:

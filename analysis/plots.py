@@ -28,7 +28,7 @@ from analysis.run_files import (
 )
 from analysis.storage import StorageError, temporary_name
 
-__all__ = ["binned_returns", "draw_run"]
+__all__ = ["binned_returns", "draw_run", "run_figure"]
 
 # Source: Okabe and Ito, colours that colour-blind readers tell apart; yellow is too pale here.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -103,21 +103,27 @@ def draw_run(run_dir: Path | str) -> list[Path]:
         StorageError: A file cannot be written.
     """
     path = Path(run_dir)
-    progress = read_progress(path)
-    columns, regimes = Columns.of(path, progress), read_regimes(path)
-    total_steps = max(last_step(path), 1)
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
-        figure = Figure(figsize=(7.2, 5.2), layout="constrained")
-        axes = figure.subplots(2, 2, sharex=True)
-        _draw_returns(axes[0, 0], read_episodes(path), total_steps)
-        _label_regimes(axes[0, 0], regimes, columns.regime_label)
-        _draw_dormant(axes[0, 1], progress, columns)
-        _draw_ranks(axes[1, 0], progress, columns)
-        _draw_weights(axes[1, 1], progress, columns)
-        for letter, panel in zip("abcd", axes.flat, strict=True):
-            _finish_panel(panel, letter, regimes, total_steps)
-        figure.suptitle(_title(path), fontsize=7, color=QUIET)
+        figure = run_figure(path)
         return [_save(figure, path / "figures" / f"run.{kind}") for kind in ("png", "svg")]
+
+
+def run_figure(run_dir: Path) -> Figure:
+    """Compose the figure of one run without writing it; what is missing is said in its place."""
+    progress = read_progress(run_dir)
+    columns, regimes = Columns.of(run_dir, progress), read_regimes(run_dir)
+    total_steps = max(last_step(run_dir), 1)
+    figure = Figure(figsize=(7.2, 5.2), layout="constrained")
+    axes = figure.subplots(2, 2, sharex=True)
+    _draw_returns(axes[0, 0], read_episodes(run_dir), total_steps)
+    _label_regimes(axes[0, 0], regimes, columns.regime_label)
+    _draw_dormant(axes[0, 1], progress, columns)
+    _draw_ranks(axes[1, 0], progress, columns)
+    _draw_weights(axes[1, 1], progress, columns)
+    for letter, panel in zip("abcd", axes.flat, strict=True):
+        _finish_panel(panel, letter, regimes, total_steps)
+    figure.suptitle(_title(run_dir), fontsize=7, color=QUIET)
+    return figure
 
 
 def _title(path: Path) -> str:

@@ -33,6 +33,11 @@ class Restored:
     checkpoint: str
     problems: tuple[str, ...]
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """What was restored, as plain values."""
+        return {"checkpoint": self.checkpoint, "env_steps": self.env_steps}
+
     def close(self) -> None:
         """Release threads."""
         self.agent.close()

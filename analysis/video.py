@@ -1,6 +1,7 @@
+"""Films an agent, with friction and return written on every frame."""
+
 # pyright: reportAttributeAccessIssue=false
 # because MuJoCo's compiled binding ships no type stubs.
-"""Films an agent, with friction and return written on every frame."""
 
 from __future__ import annotations
 

@@ -122,9 +122,22 @@ class RunConfig:
             raise ValueError("fresh_parts needs init_from: name the checkpoint to start from")
 
 
-# Settings that say how to run, not what: they are no part of a run's identity.
+# Settings that say how to run, not what: they are no part of a run's identity, because no
+# deterministic file of the run depends on them.
 EXECUTION_KEYS = frozenset(
-    {"runs_root", "run_dir", "num_threads", "fresh", "accept_change", "progress"}
+    {
+        "runs_root",
+        "run_dir",
+        "num_threads",
+        "fresh",
+        "accept_change",
+        "progress",
+        "log.checkpoint_minutes",
+        "log.keep_checkpoints",
+        "log.figures",
+        "log.plain_seconds",
+        "log.tensorboard",
+    }
 )
 
 
@@ -151,6 +164,12 @@ def load_run(values: Mapping[str, Any]) -> RunConfig:
     methods = values.get("method") or {}
     if not isinstance(methods, Mapping):
         raise ConfigurationError(f"method is {methods!r}; give method=<id> or method=[<id>,<id>]")
+    for name, settings in methods.items():
+        if not isinstance(settings, Mapping) or "kind" not in settings:
+            raise ConfigurationError(
+                f"method.{name} has settings but {name} is not chosen; add it to the list, as in "
+                f"method=[{name}], or remove the settings"
+            )
     typed["method"] = {
         name: _member(METHODS, config, f"method.{name}") for name, config in methods.items()
     }

@@ -83,9 +83,9 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         return value
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
-    if hint is int and isinstance(value, int | float) and not isinstance(value, bool):
-        if int(value) == value:  # 2e6 is a float in YAML
-            return int(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int and is_number and float(value).is_integer():  # 2e6 is a float in YAML
+        return int(value)
     if hint in (bool, str, type(None)) and type(value) is hint:
         return value
     raise ConfigurationError(f"{path} is {value!r}; it must be {_describe(hint)}")

@@ -8,9 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from networks.initializers import Initializer
+from networks.readouts import linear_readout as readout
 from networks.streams import Streams
 from networks.torso import Torso
-from networks.units import UnitGroup, initialize_linear
+from networks.units import UnitGroup
+
+__all__ = [
+    "GaussianPolicy",
+    "HasHeadInitializer",
+    "Network",
+    "QFunction",
+    "SquashedGaussianPolicy",
+    "ValueFunction",
+    "readout",
+]
 
 
 class Network(nn.Module):
@@ -34,15 +45,6 @@ class HasHeadInitializer(Protocol):
     def head_initializer(self) -> str: ...
 
 
-def readout(
-    input_dim: int, output_dim: int, initializer: Initializer, generator: torch.Generator
-) -> nn.Linear:
-    """Build a linear head from its own law and stream."""
-    layer = nn.Linear(input_dim, output_dim)
-    initialize_linear(layer, initializer, generator)
-    return layer
-
-
 class GaussianPolicy(Network):
     """Diagonal Gaussian with a state-independent standard deviation.
 
@@ -54,7 +56,7 @@ class GaussianPolicy(Network):
     ) -> None:
         super().__init__()
         self.torso = torso
-        self.mean = readout(torso.output_dim, action_dim, initializer, streams.torch("mean"))
+        self.mean = torso.head(action_dim, initializer, streams, "mean")
         self.log_std = nn.Parameter(torch.zeros(action_dim))
 
     def heads(self) -> tuple[nn.Linear, ...]:
@@ -63,7 +65,7 @@ class GaussianPolicy(Network):
 
     def forward(self, observation: Tensor, context: Tensor | None = None) -> Tensor:
         """Map observations (B, obs) to action means (B, act)."""
-        return self.mean(self.torso(observation, context))
+        return self.mean(self.torso(observation, context), context)
 
 
 class ValueFunction(Network):
@@ -72,7 +74,7 @@ class ValueFunction(Network):
     def __init__(self, torso: Torso, initializer: Initializer, streams: Streams) -> None:
         super().__init__()
         self.torso = torso
-        self.value = readout(torso.output_dim, 1, initializer, streams.torch("value"))
+        self.value = torso.head(1, initializer, streams, "value")
 
     def heads(self) -> tuple[nn.Linear, ...]:
         """The value."""
@@ -80,7 +82,7 @@ class ValueFunction(Network):
 
     def forward(self, observation: Tensor, context: Tensor | None = None) -> Tensor:
         """Map observations (B, obs) to values (B,)."""
-        return self.value(self.torso(observation, context)).squeeze(-1)
+        return self.value(self.torso(observation, context), context).squeeze(-1)
 
 
 class SquashedGaussianPolicy(Network):
@@ -108,35 +110,24 @@ class SquashedGaussianPolicy(Network):
     ) -> None:
         super().__init__()
         self.torso = torso
-        self.mean = readout(torso.output_dim, action_dim, initializer, streams.torch("mean"))
-        self.log_std = readout(torso.output_dim, action_dim, initializer, streams.torch("log_std"))
+        self.mean = torso.head(action_dim, initializer, streams, "mean")
+        self.log_std = torso.head(action_dim, initializer, streams, "log_std")
         self.log_std_min, self.log_std_max = log_std_min, log_std_max
 
     def heads(self) -> tuple[nn.Linear, ...]:
         """The mean and the log standard deviation."""
         return (self.mean, self.log_std)
 
-    def forward(
-        self, observation: Tensor, context: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, observation: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map observations (B, obs) to means and log standard deviations before squashing."""
         features = self.torso(observation, context)
-        log_std = self.log_std(features).clamp(self.log_std_min, self.log_std_max)
-        return self.mean(features), log_std
+        log_std = self.log_std(features, context).clamp(self.log_std_min, self.log_std_max)
+        return self.mean(features, context), log_std
 
 
-class QFunction(Network):
+class QFunction(ValueFunction):
     """State-action value; its torso was built for an observation and an action side by side."""
 
-    def __init__(self, torso: Torso, initializer: Initializer, streams: Streams) -> None:
-        super().__init__()
-        self.torso = torso
-        self.value = readout(torso.output_dim, 1, initializer, streams.torch("value"))
-
-    def heads(self) -> tuple[nn.Linear, ...]:
-        """The value."""
-        return (self.value,)
-
-    def forward(self, observation_action: Tensor, context: Tensor | None = None) -> Tensor:
+    def forward(self, observation: Tensor, context: Tensor | None = None) -> Tensor:
         """Map observations and actions, concatenated (B, obs + act), to values (B,)."""
-        return self.value(self.torso(observation_action, context)).squeeze(-1)
+        return super().forward(observation, context)

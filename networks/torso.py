@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from networks.initializers import Initializer
+from networks.readouts import Readout, linear_readout
+from networks.streams import Streams
 from networks.units import Reader, UnitGroup
 
 
@@ -43,6 +46,19 @@ class Torso(nn.Module):
             heads: Linear layers that read the features.
         """
         raise NotImplementedError
+
+    def head(
+        self, output_dim: int, initializer: Initializer, streams: Streams, name: str
+    ) -> Readout:
+        """Build a linear layer that reads the features; called once per output of a network.
+
+        Args:
+            output_dim: Outputs.
+            initializer: Law of the head, from the network configuration.
+            streams: Random streams of the network.
+            name: Name of the head, which names its stream.
+        """
+        return linear_readout(self.output_dim, output_dim, initializer, streams.torch(name))
 
     def record_statistics(self, x: Tensor, context: Tensor | None = None) -> None:
         """Update statistics that layers keep of their inputs (duty cycles); by default none.

@@ -57,10 +57,9 @@ def score_failures(scores: ArrayLike, shares: ArrayLike, random_scores: ArrayLik
     if not ((done >= 0.0) & (done <= 1.0)).all():
         raise ValueError("shares must lie in [0, 1]; 1 for a run that finished")
     fallback = np.broadcast_to(np.asarray(random_scores, dtype=np.float64), earned.shape)
-    known = np.where(np.isnan(earned) & (done < 1.0), fallback, earned)
-    # A share of 0 or 1 takes one side exactly; the other may be NaN.
+    known = np.where(np.isnan(earned), fallback, earned)
     mixed = done * known + (1.0 - done) * fallback
-    return np.where(done >= 1.0, earned, np.where(done <= 0.0, fallback, mixed))
+    return np.where(done >= 1.0, earned, mixed)
 
 
 @dataclass(frozen=True)

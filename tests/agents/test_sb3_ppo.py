@@ -161,7 +161,10 @@ def test_networks_show_sb3s_own_parameters():
 
 def test_unit_groups_follow_the_layers():
     groups = make().networks()["policy"].unit_groups()
-    assert [(group.name, group.num_units) for group in groups] == [("layers.0", 16), ("layers.1", 12)]
+    assert [(group.name, group.num_units) for group in groups] == [
+        ("layers.0", 16),
+        ("layers.1", 12),
+    ]
     agent = make()
     policy = agent.networks()["policy"]
     groups = policy.unit_groups()

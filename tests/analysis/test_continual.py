@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -148,8 +149,12 @@ def slow_trailing(episodes: Episodes, start: float, window: float) -> dict[int, 
 def test_trailing_returns_equal_a_slow_loop(window: int) -> None:
     rng = np.random.default_rng(1)
     episodes = stream(rng.normal(size=60), rng.integers(5, 25, 60))
-    times, means = trailing_returns(episodes, 0.0, window)
-    expected = slow_trailing(episodes, 0.0, window)
+    start = 1000.0
+    later = replace(
+        episodes, start_steps=episodes.start_steps + start, end_steps=episodes.end_steps + start
+    )
+    times, means = trailing_returns(later, start, window)
+    expected = slow_trailing(later, start, window)
     assert times.tolist() == list(expected)
     assert means == pytest.approx(list(expected.values()))
 

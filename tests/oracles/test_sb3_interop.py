@@ -1,5 +1,7 @@
 """SB3's `evaluate_policy` and callbacks on our agents, and models saved to files."""
 
+import itertools
+
 import gymnasium
 import numpy as np
 import pytest
@@ -292,7 +294,7 @@ def test_foreign_environments_of_sb3_are_accepted(config):
     model.learn(NUM_ENVS * LENGTH)
     assert [bool(t.truncated.all()) for t in seen] == [t % 5 == 4 for t in range(LENGTH)]
     assert not any(t.terminated.any() for t in seen)
-    for now, then in zip(seen, seen[1:], strict=False):
+    for now, then in itertools.pairwise(seen):
         joins = np.array_equal(now.next_observation, then.observation)
         assert joins != now.truncated.all()
     assert [e["l"] for e in model.ep_info_buffer] == [5] * 6

@@ -66,7 +66,8 @@ def test_every_step_equals_sb3s_own_environments_of_the_same_robot():
 
 def test_actions_are_clipped_before_they_act_and_cost():
     clipped, bounded = ant(), ant()
-    clipped.reset(), bounded.reset()
+    clipped.reset()
+    bounded.reset()
     actions = np.full((NUM_ENVS, 8), 5.0, dtype=np.float32)
     far, near = clipped.step(actions), bounded.step(np.ones_like(actions))
     np.testing.assert_array_equal(far[0], near[0])

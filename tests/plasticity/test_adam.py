@@ -8,7 +8,6 @@ from recycling_nets import equal_bits, generator, policy
 from torch import nn
 
 from plasticity.optimizers import adam
-from plasticity.optimizers.direct_adam import DirectAdam
 from plasticity.optimizers.per_unit_adam import PerUnitAdam
 
 

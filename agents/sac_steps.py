@@ -1,0 +1,253 @@
+"""One gradient step of soft actor-critic: critics, their targets, the actor, the temperature.
+
+Nothing here asks the device for a value or branches on one, so that a step has a fixed shape.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from agents import sac_losses as losses
+from agents.learner_threads import LearnerThreads
+from agents.replay import Batch
+from agents.update import Update, clone, load_optimizer_state, optimizer_state
+from networks.heads import Network, SquashedGaussianPolicy
+from plasticity.recycling import mirror_edits
+
+STATISTICS = (
+    "actor_loss",
+    "critic_loss",
+    "temperature_loss",
+    "temperature",
+    "entropy",
+    "q_mean",
+    "target_mean",
+)
+CRITICS = ("critic_1", "critic_2")
+
+
+class UncheckedUpdate(Update):
+    """An update that does not read its loss off the device; somebody calls `check_finite`."""
+
+    @classmethod
+    def of(cls, update: Update) -> UncheckedUpdate:
+        """Take over what another update holds; that one must not be used any more."""
+        return cls(
+            update.name, update.network, update.optimizer, update.methods, update.max_grad_norm
+        )
+
+    def check_loss(self, loss: Tensor) -> None:
+        """Leave the loss on the device."""
+
+
+class Temperature(nn.Module):
+    """Weight of the entropy, learnt as its logarithm; one for all or one for every task.
+
+    It is no network and has no units, so methods never see it and its steps are taken here.
+
+    Args:
+        initial: Starting value, > 0.
+        num_tasks: 0 for a single temperature; otherwise the size of the one-hot context.
+        learning_rate: Of its own Adam; 0 keeps the temperature where it starts.
+        device: Where it lives.
+    """
+
+    def __init__(
+        self, initial: float, num_tasks: int, learning_rate: float, device: torch.device
+    ) -> None:
+        super().__init__()
+        values = torch.full((max(1, num_tasks),), float(initial), device=device).log()
+        self.log_temperature = nn.Parameter(values)
+        self.per_task = num_tasks > 0
+        self.optimizer = torch.optim.Adam([self.log_temperature], lr=learning_rate, fused=True)
+
+    def log_of(self, context: Tensor | None) -> Tensor:
+        """Log temperature of every row's task (B,), or the single one ()."""
+        if not self.per_task:
+            return self.log_temperature[0]
+        assert context is not None
+        return context @ self.log_temperature
+
+    def step(self, context: Tensor | None, log_probability: Tensor, target_entropy: float):
+        """Make one gradient step; returns the loss."""
+        loss = losses.temperature_loss(self.log_of(context), log_probability, target_entropy)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def state(self) -> dict[str, Any]:
+        """Values and optimizer state, cloned."""
+        return {
+            "log_temperature": clone(self.log_temperature),
+            "optimizer": optimizer_state(self.optimizer),
+        }
+
+    def load_state(self, state: Mapping[str, Any], with_optimizer: bool = True) -> None:
+        """Restore what `state` returned.
+
+        Raises:
+            ValueError: There is another number of temperatures.
+        """
+        values = state["log_temperature"]
+        if values.shape != self.log_temperature.shape:
+            raise ValueError(
+                f"the saved run has {len(values)} temperatures, this one needs "
+                f"{len(self.log_temperature)}; leave agent.temperature_per_task as it was"
+            )
+        with torch.no_grad():
+            self.log_temperature.copy_(values)
+        if with_optimizer:
+            load_optimizer_state(self.optimizer, state["optimizer"])
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the steps need to know of the configuration."""
+
+    discount: float
+    tau: float
+    target_entropy: float
+    timeouts_terminal: bool
+
+
+class SACSteps:
+    """Makes gradient steps.
+
+    Args:
+        actor: The policy.
+        targets: Target critics, in the order of `CRITICS`.
+        updates: Updates of actor and critics by name.
+        temperature: Weight of the entropy.
+        settings: Numbers of the losses.
+        threads: The two critics do not depend on each other and may step side by side.
+    """
+
+    def __init__(
+        self,
+        actor: SquashedGaussianPolicy,
+        targets: Sequence[Network],
+        updates: Mapping[str, Update],
+        temperature: Temperature,
+        settings: Settings,
+        threads: LearnerThreads,
+    ) -> None:
+        self._actor, self._targets, self._updates = actor, tuple(targets), updates
+        self._critics = tuple(updates[name].network for name in CRITICS)
+        self._temperature, self._settings, self._threads = temperature, settings, threads
+        self._averages = [list[Tensor](target.parameters()) for target in self._targets]
+        self._values = [list[Tensor](critic.parameters()) for critic in self._critics]
+
+    def step(self, batch: Batch, noise: Tensor, next_noise: Tensor) -> Tensor:
+        """Step critics, targets, actor and temperature, in this order, on one minibatch.
+
+        The temperature in all losses is the one before the step, and its own loss uses the
+        log-probabilities of the actor's pass.
+
+        Args:
+            batch: The minibatch.
+            noise: (B, act) standard normal draws for the actor's new actions.
+            next_noise: (B, act) for actions at the successors.
+
+        Returns:
+            Values of `STATISTICS`, one vector.
+        """
+        # Adam's second moments become denormal late in a run and would slow every step down.
+        torch.set_flush_denormal(True)
+        with torch.no_grad():
+            temperature = self._temperature.log_of(batch.context).exp()
+            target = self.targets_of(batch, next_noise)
+        inputs = torch.cat((batch.observation, batch.action), dim=1)
+        first, second = self._threads.run(
+            lambda: self._critic_step(0, inputs, batch.context, target),
+            lambda: self._critic_step(1, inputs, batch.context, target),
+        )
+        torch.set_flush_denormal(True)  # the threads switch it off when they are done
+        actor_loss, log_probability = self._actor_step(batch, noise, temperature)
+        temperature_loss = self._temperature.step(
+            batch.context, log_probability, self._settings.target_entropy
+        )
+        return torch.stack(
+            (
+                actor_loss,
+                0.5 * (first[0] + second[0]),
+                temperature_loss,
+                temperature.mean(),
+                -log_probability.mean(),
+                0.5 * (first[1] + second[1]),
+                target.mean(),
+            )
+        )
+
+    @torch.no_grad()
+    def targets_of(self, batch: Batch, next_noise: Tensor) -> Tensor:
+        """What the critics are to predict, (B,)."""
+        settings = self._settings
+        mean, log_std = self._actor(batch.next_observation, batch.next_context)
+        action, log_probability = losses.squashed_sample(mean, log_std, next_noise)
+        inputs = torch.cat((batch.next_observation, action), dim=1)
+        q_1, q_2 = (target(inputs, batch.next_context) for target in self._targets)
+        terminal = batch.terminated
+        if settings.timeouts_terminal:
+            terminal = torch.maximum(terminal, batch.truncated)
+        temperature = self._temperature.log_of(batch.next_context).exp()
+        return losses.critic_target(
+            batch.reward, terminal, q_1, q_2, log_probability, temperature, settings.discount
+        )
+
+    def _critic_step(
+        self, index: int, inputs: Tensor, context: Tensor | None, target: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Step one critic, then its target; returns the loss and the mean value."""
+        update = self._updates[CRITICS[index]]
+        with update.recording():
+            q = update.network(inputs, context)
+        loss = update.step(losses.critic_loss(q, target))
+        self._mirror_edits(index)
+        with torch.no_grad():
+            torch._foreach_lerp_(self._averages[index], self._values[index], self._settings.tau)
+        return loss, q.detach().mean()
+
+    def mirror_edits(self) -> None:
+        """Repeat in the targets what methods have just rewritten in the critics."""
+        for index in range(len(CRITICS)):
+            self._mirror_edits(index)
+
+    def _mirror_edits(self, index: int) -> None:
+        for method in self._updates[CRITICS[index]].methods.values():
+            touched = method.pop_touched()
+            if touched and getattr(method, "mirrors_targets", True):
+                mirror_edits(touched, self._critics[index], self._targets[index])
+
+    def _actor_step(
+        self, batch: Batch, noise: Tensor, temperature: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Step the actor through the critics; returns the loss and log-probabilities (B,)."""
+        update = self._updates["actor"]
+        with update.recording():
+            mean, log_std = self._actor(batch.observation, batch.context)
+        action, log_probability = losses.squashed_sample(mean, log_std, noise)
+        with _without_weight_gradients(*self._critics):
+            inputs = torch.cat((batch.observation, action), dim=1)
+            q_1, q_2 = (critic(inputs, batch.context) for critic in self._critics)
+        loss = update.step(losses.actor_loss(log_probability, q_1, q_2, temperature))
+        return loss, log_probability.detach()
+
+
+@contextlib.contextmanager
+def _without_weight_gradients(*networks: Network) -> Iterator[None]:
+    """Forward passes inside compute gradients of their inputs only: an eighth of the work less."""
+    trained = [p for network in networks for p in network.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)

@@ -1,0 +1,209 @@
+"""Torsos that take a context: how it enters, and a plain stack of hidden layers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from networks.activations import ACTIVATIONS, activation
+from networks.gated_layer import K_WINNERS, GatedLayer
+from networks.masks import live_parameters
+from networks.torso import ContextSpec, Torso, linear_readers
+from networks.units import UnitGroup
+from networks.winners import num_winners
+
+FEW_WINNERS = 8
+
+
+def check_hidden_sizes(sizes: Sequence[int]) -> None:
+    """Raise ValueError unless there is at least one layer and every layer has units."""
+    if not sizes or any(size < 1 for size in sizes):
+        raise ValueError(
+            f"network.hidden_sizes is {list(sizes)}; give one or more layers of at least 1 unit"
+        )
+
+
+def check_activation(name: str) -> None:
+    """Raise ValueError unless the name is `k_winners` or a plain activation."""
+    if name == K_WINNERS:
+        return
+    if name not in ACTIVATIONS:
+        raise ValueError(
+            f"network.activation is {name!r}; choose one of {K_WINNERS}, {', '.join(ACTIVATIONS)}"
+        )
+    activation(name)
+
+
+def check_winners(sizes: Sequence[int], active_fraction: float, boost_strength: float) -> None:
+    """Check the settings of k-winners; warn where very few units would win.
+
+    Raises:
+        ValueError: `active_fraction` is outside (0, 1], or `boost_strength` negative.
+    """
+    if not 0.0 < active_fraction <= 1.0:
+        raise ValueError(
+            f"network.active_fraction is {active_fraction}; give the share of winning units, in "
+            "(0, 1]"
+        )
+    if not boost_strength >= 0.0:
+        raise ValueError(
+            f"network.boost_strength is {boost_strength}; give 0 (off) or a positive strength"
+        )
+    fewest = min(num_winners(size, active_fraction) for size in sizes)
+    if fewest < min(FEW_WINNERS, *sizes):
+        warnings.warn(
+            f"network.active_fraction={active_fraction} lets only {fewest} units of a layer win; "
+            f"below {FEW_WINNERS} a layer can hardly represent anything",
+            stacklevel=4,
+        )
+
+
+def require_context(kind: str, context: ContextSpec, discrete: bool = False) -> None:
+    """Refuse a network that acts on a context where there is none.
+
+    Raises:
+        ValueError: No context, or a continuous one where only a discrete one makes sense.
+    """
+    if context.dim < 1:
+        raise ValueError(
+            f"network.kind={kind} acts on a context, but this environment announces none; choose "
+            "an environment or a context with context_dim > 0, or a network without a gate "
+            "(mlp, k_winners)"
+        )
+    if discrete and not context.discrete:
+        raise ValueError(
+            f"network.kind={kind} needs one of a finite number of contexts (one-hot), but this "
+            f"environment announces {context.dim} continuous values; choose dendritic or film"
+        )
+
+
+class ContextTorso(Torso):
+    """Torso that concatenates the context to its input, acts on it, both or neither.
+
+    Args:
+        context: Shape of the context.
+        context_to_input: Concatenate the context to the input; ignored without a context.
+        context_to_layers: Hidden layers take the context.
+    """
+
+    def __init__(
+        self, context: ContextSpec, context_to_input: bool, context_to_layers: bool
+    ) -> None:
+        super().__init__()
+        self.context = context
+        self.context_to_input = context_to_input and context.dim > 0
+        self.context_to_layers = context_to_layers
+
+    def input_width(self, input_dim: int) -> int:
+        """Inputs of the first layer."""
+        return input_dim + (self.context.dim if self.context_to_input else 0)
+
+    def enter(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Prepare input and context for the layers.
+
+        Args:
+            x: (B, input_dim).
+            context: (B,) indices of a discrete context, (B, C) vectors, or None.
+
+        Returns:
+            The input of the first layer; and for layers that take the context, (B,) indices
+            where it is discrete (C for a vector of zeros: no context), otherwise (B, C).
+
+        Raises:
+            ValueError: The context is missing or of another size.
+        """
+        if not (self.context_to_input or self.context_to_layers):
+            return x, None
+        if context is None:
+            raise ValueError("this network was built with a context; pass one to forward")
+        dim = self.context.dim
+        is_vector = context.is_floating_point()
+        if is_vector and context.shape[-1] != dim:
+            raise ValueError(
+                f"the context has {context.shape[-1]} entries per sample, but this network was "
+                f"built for {dim}"
+            )
+        if not is_vector and not self.context.discrete:
+            raise ValueError(
+                "the context is an index, but this network was built for continuous contexts; "
+                f"pass vectors of {dim} numbers"
+            )
+        if self.context_to_input:
+            vector = context if is_vector else functional.one_hot(context, dim)
+            x = torch.cat((x, vector.to(x.dtype)), dim=-1)
+        if not self.context_to_layers:
+            return x, None
+        if is_vector and self.context.discrete:
+            return x, index_of_one_hot(context)
+        return x, context.to(x.dtype) if is_vector else context
+
+    def check_contexts(self, context: Tensor | None) -> None:
+        """Refuse discrete contexts that are neither one-hot nor all zero.
+
+        Reads a value off the device, so it is called once per update, not in every pass.
+
+        Raises:
+            ValueError: A row has several non-zero entries or one other than 1.
+        """
+        if context is None or not self.context.discrete or not context.is_floating_point():
+            return
+        bad = (context != 0).sum(-1) > (context == 1).any(-1)
+        if bool(bad.any()):
+            raise ValueError(
+                f"a context is {context[bad][0].tolist()}, but this network was built for "
+                "discrete contexts; give one-hot vectors (or zeros), or declare it continuous"
+            )
+
+    def describe(self) -> dict[str, int]:
+        """Return the number of stored parameters and of those that no mask switches off."""
+        stored = sum(parameter.numel() for parameter in self.parameters())
+        return {"parameters": stored, "live_parameters": live_parameters(self)}
+
+
+def index_of_one_hot(context: Tensor) -> Tensor:
+    """Turn one-hot rows (B, C) into indices (B,); a row of zeros becomes C."""
+    value, index = context.max(-1)
+    return index.masked_fill(value <= 0, context.shape[-1])
+
+
+class LayerStack(ContextTorso):
+    """Hidden layers one after another; the last one is read by the heads."""
+
+    layers: nn.ModuleList
+
+    def set_layers(self, layers: Sequence[GatedLayer]) -> None:
+        """Take the hidden layers, first to last."""
+        self.layers = nn.ModuleList(layers)
+        self.output_dim = layers[-1].num_units
+
+    def hidden_layers(self) -> list[GatedLayer]:
+        """The hidden layers, first to last."""
+        return [layer for layer in self.layers if isinstance(layer, GatedLayer)]
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Map (B, input_dim) and the context to (B, output_dim)."""
+        x, context = self.enter(x, context)
+        for layer in self.layers:
+            x = layer(x, context)
+        return x
+
+    @torch.no_grad()
+    def record_statistics(self, x: Tensor, context: Tensor | None = None) -> None:
+        """Count one batch into the duty cycles of all layers; the only call that changes them."""
+        self.check_contexts(context)
+        x, context = self.enter(x, context)
+        for layer in self.hidden_layers():
+            x = layer.record(x, context)
+
+    def unit_groups(self, heads: tuple[nn.Linear, ...]) -> tuple[UnitGroup, ...]:
+        """Return one group per hidden layer; the last is read by the heads."""
+        layers = self.hidden_layers()
+        readers: list[tuple[nn.Linear, ...]] = [(layer.linear,) for layer in layers[1:]]
+        return tuple(
+            UnitGroup(f"layers.{i}", layer, linear_readers(read), layer, layer.activation_name)
+            for i, (layer, read) in enumerate(zip(layers, [*readers, heads], strict=True))
+        )
