@@ -101,15 +101,19 @@ def _evaluate_run(
 def _film(restored: Restored, folder: Path, frictions: list[float], seed: int) -> None:
     from analysis.evaluation import start_seed
     from analysis.restored import fixed_worlds
-    from analysis.video import record_episode
+    from analysis.video import RenderingUnavailable, record_episode
 
     envs, info = fixed_worlds(restored.config, 1)
     max_steps = round(FILM_SECONDS / info.step_seconds)
-    for friction in frictions:
-        path = folder / f"friction_{friction:g}.mp4"
-        record_episode(restored.agent, envs, path, friction, start_seed(seed), max_steps)
-        print(f"wrote {path}", flush=True)
-    envs.close()
+    try:
+        for friction in frictions:
+            path = folder / f"friction_{friction:g}.mp4"
+            record_episode(restored.agent, envs, path, friction, start_seed(seed), max_steps)
+            print(f"wrote {path}", flush=True)
+    except RenderingUnavailable as error:
+        print(f"no video: {error}", file=sys.stderr)
+    finally:
+        envs.close()
 
 
 def figures(arguments: argparse.Namespace) -> int:

@@ -60,6 +60,15 @@ def build_agent(config: RunConfig, info: Any, num_threads: int = 1) -> Agent:
         agent = AGENTS.get(config.agent.kind).build(config.agent, parts)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
+    known = set(agent.networks())
+    for identifier, method in config.method.items():
+        chosen = getattr(method, "networks", "all")
+        unknown = [] if chosen == "all" else sorted(set(chosen) - known)
+        if unknown:
+            raise ConfigurationError(
+                f"method.{identifier}.networks names {', '.join(unknown)}; this agent has "
+                f"{', '.join(sorted(known))}"
+            )
     if config.boundary == "none" and (needy := agent.methods_that_need_boundaries()):
         raise ConfigurationError(
             f"{', '.join(needy)} acts at task changes; set boundary=oracle to announce them "

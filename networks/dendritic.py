@@ -13,18 +13,18 @@ expressive power over a free table of gate logits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from networks import segments as gates
+from networks.dendritic_layer import DendriticLayer
 from networks.gated_layer import K_WINNERS, GatedLayer, Laws, LayerPlan
 from networks.initializers import Initializer
 from networks.masks import fixed_mask
 from networks.readouts import Readout
+from networks.segments import GATE_MODES
 from networks.stack import (
     LayerStack,
     check_activation,
@@ -34,7 +34,6 @@ from networks.stack import (
 )
 from networks.streams import Streams
 from networks.torso import ContextSpec
-from networks.units import Touched
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ class Config:
                 "network without segments set gate_mode=none"
             )
         for name, allowed in (
-            ("gate_mode", gates.GATE_MODES),
+            ("gate_mode", GATE_MODES),
             ("segment_context", ("given", "zero")),
             ("init", ("suite", "published")),
         ):
@@ -125,9 +124,7 @@ class Config:
     def _check_densities(self) -> None:
         for name in ("segment_density", "head_density", "context_density"):
             if not 0.0 < getattr(self, name) <= 1.0:
-                raise ValueError(
-                    f"network.{name} is {getattr(self, name)}; give a share in (0, 1]"
-                )
+                raise ValueError(f"network.{name} is {getattr(self, name)}; give a share in (0, 1]")
         if not all(0.0 < density <= 1.0 for density in self.densities()):
             raise ValueError(
                 f"network.weight_density is {self.weight_density}; give shares in (0, 1]"
@@ -156,80 +153,6 @@ class Config:
                 f"-{num_layers}"
             )
         return {index % num_layers for index in self.dendritic_layers}
-
-
-class DendriticLayer(GatedLayer):
-    """Hidden layer whose units are gated by segments.
-
-    Args:
-        plan: The feed-forward part.
-        segments: (units, segments, C) initial weights, masked entries 0.
-        segment_bound: Half width of the uniform law they were drawn from.
-        segment_mask: (units, segments, C) bool, or None.
-        gate_mode: One of `networks.segments.GATE_MODES` except `none`.
-        gate_scale: Factor on the gate.
-    """
-
-    segment_mask: Tensor | None
-
-    def __init__(
-        self,
-        plan: LayerPlan,
-        segments: Tensor,
-        segment_bound: float,
-        segment_mask: Tensor | None,
-        gate_mode: str,
-        gate_scale: float,
-    ) -> None:
-        super().__init__(plan)
-        self.segment_bound = segment_bound
-        self.gate_mode, self.gate_scale = gate_mode, gate_scale
-        self.segments = nn.Parameter(segments)
-        self.register_buffer("segment_mask", segment_mask)
-
-    @property
-    def live_segments(self) -> Tensor:
-        """Segment weights under their mask."""
-        return self.segments if self.segment_mask is None else self.segments * self.segment_mask
-
-    def gate(self, values: Tensor, context: Tensor | None) -> Tensor:
-        """Gate pre-activations (B, units) by the context, (B,) indices or (B, C) vectors."""
-        assert context is not None
-        modulation = self.modulation(context)
-        return values + modulation if self.gate_mode == "bias" else values * modulation
-
-    def modulation(self, context: Tensor) -> Tensor:
-        """Factor on every unit, or what is added to it with `gate_mode=bias`, (B, units).
-
-        Args:
-            context: (B,) indices, or (B, C) vectors.
-        """
-        if not context.is_floating_point():
-            return gates.look_up(self.live_segments, self.gate_mode, context, self._transform)
-        return self._transform(gates.dense_logits(self.live_segments, context, self.gate_mode))
-
-    def _transform(self, logits: Tensor) -> Tensor:
-        if self.gate_mode == "bias":
-            return logits
-        opened = torch.sigmoid(logits)
-        return opened if self.gate_scale == 1.0 else opened * self.gate_scale
-
-    @torch.no_grad()
-    def reset_units(self, units: Tensor, generator: torch.Generator) -> list[Touched]:
-        """Redraw weights, bias and all segments of some units; clear their duty cycles."""
-        touched = super().reset_units(units, generator)
-        shape = (len(units), *self.segments.shape[1:])
-        fresh = torch.empty(shape, dtype=self.segments.dtype, device=generator.device)
-        fresh = fresh.uniform_(-self.segment_bound, self.segment_bound, generator=generator)
-        fresh = fresh.to(self.segments.device)
-        mask = self.segment_mask
-        self.segments[units] = fresh if mask is None else fresh * mask[units]
-        return [*touched, Touched(self.segments, 0, units)]
-
-    def masked_parameters(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
-        """The segments, where they are masked."""
-        if self.segment_mask is not None:
-            yield self.segments, self.segment_mask
 
 
 class Dendritic(LayerStack):

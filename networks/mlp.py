@@ -140,7 +140,14 @@ class MLP(Torso):
             else:
                 readers = linear_readers(heads)
             groups.append(
-                UnitGroup(f"layers.{index}", layer, readers, layer, layer.activation_name)
+                UnitGroup(
+                    f"layers.{index}",
+                    layer,
+                    readers,
+                    layer,
+                    layer.activation_name,
+                    nonnegative=layer.activation_name in ("relu", "sigmoid"),
+                )
             )
         return tuple(groups)
 

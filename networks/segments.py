@@ -157,11 +157,6 @@ def reference_logits(segments: Tensor, context: Tensor, mode: str) -> Tensor:
     return winning.abs() if mode == "absmax_unsigned" else winning
 
 
-def winning_segments(segments: Tensor, context: Tensor) -> Tensor:
-    """Index of the segment of largest |u_ij . c|, (B, n) int64."""
-    return segment_activations(segments, context).abs().argmax(2)
-
-
 def segment_activations(segments: Tensor, context: Tensor) -> Tensor:
     """All u_ij . c, (B, n, J)."""
     return torch.einsum("njc,bc->bnj", segments, context)

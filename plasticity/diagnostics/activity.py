@@ -27,7 +27,7 @@ BY_GRADIENT = frozenset({"leaky_relu", "elu", "swish", "gelu", "identity"})
 def _at_most(active: Tensor, threshold: float) -> Tensor:
     """Units active on at most `threshold` of the samples, from a (N, H) boolean matrix."""
     # The slack keeps a share such as 0.29 of 100 samples (28.999...96) at its intended count.
-    return active.sum(0) <= threshold * active.shape[0] + 1e-9
+    return active.sum(0) <= math.floor(threshold * active.shape[0] + 1e-9)
 
 
 def dormant_units(features: Tensor, threshold: float = 0.01) -> Tensor:

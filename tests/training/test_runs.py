@@ -238,6 +238,7 @@ def test_refusals_have_their_exit_codes_and_change_nothing(undisturbed, tmp_path
     checkpoint = run_directory(undisturbed) / "checkpoints" / "step-000000008192"
     refused(2, "fresh_parts has brain", f"init_from={checkpoint}", "fresh_parts=[brain]")
     refused(2, "could never", "method.continual_backprop.maturity_threshold=100000")
+    refused(2, "this agent has policy, value", "method.continual_backprop.networks=[actor]")
     # Another configuration in the same directory.
     directory = run_directory(undisturbed)
     before = (directory / "config.yaml").read_bytes()

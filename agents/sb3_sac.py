@@ -1,0 +1,389 @@
+"""The SAC of stable-baselines3 inside our loop, as a baseline.
+
+Its networks, its sampling, its replay and its update run unchanged; only the transitions and the
+times of its gradient steps come from our loop. Settings that our SAC names have its values, so
+that the two differ in what the libraries do, not in what they were told.
+
+Deviation from our own SAC, all of them SB3's ways: one Adam over both critics, initialisation of
+PyTorch, log-probabilities that are off by up to 1e-6 / (1 - a^2), and a replay of whole vector
+steps.
+
+Source: Raffin et al. 2021, "Stable-Baselines3: Reliable Reinforcement Learning Implementations".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from stable_baselines3 import SAC
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.logger import Logger
+from torch import Tensor, nn
+
+from agents.base import Agent, Transition
+from agents.global_streams import GlobalStreams
+from agents.parts import Parts
+from agents.replay import check_memory
+from agents.sb3_networks import SharedTorso, SharedValue
+from agents.sb3_parts import joined_inputs, refuse_what_sb3_cannot_take, spaces
+from agents.transplants import check_parts
+from agents.update import NumericalFailure, clone, load_optimizer_state, optimizer_state
+from agents.update_clock import UpdateClock
+from networks.activations import ACTIVATIONS, activation
+from networks.heads import Network
+from networks.initializers import Initializer
+
+# SB3's name of what we log, and the factor between the two.
+_STATISTICS = {
+    "actor_loss": ("train/actor_loss", 1.0),
+    "critic_loss": ("train/critic_loss", 0.5),
+    "temperature": ("train/ent_coef", 1.0),
+    "temperature_loss": ("train/ent_coef_loss", 1.0),
+}
+_ROWS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of SB3's SAC, by our names.
+
+    The groups `network` and `optimizer` do not reach SB3, which builds its own; leave them at
+    their presets `mlp` and `adam`.
+
+    Attributes:
+        kind: Name of this file.
+        learning_rate: Of actor, critics and temperature.
+        discount: In [0, 1] (`gamma`).
+        tau: Weight of the new in the target critics.
+        batch_size: Transitions per gradient step.
+        replay_size: Transitions kept (`buffer_size`).
+        warmup_steps: Environment steps of uniform random actions (`learning_starts`).
+        updates_per_env_step: Gradient steps per environment step after the warm-up.
+        target_entropy: In nats; `auto` is -(action size).
+        initial_temperature: Weight of the entropy at the start (`ent_coef=auto_...`), > 0.
+        steps_per_iteration: Environment steps whose gradient steps make one iteration.
+        hidden_sizes: Units of each hidden layer, in all networks (`net_arch`).
+        activation: Name of the nonlinearity.
+    """
+
+    kind: str = "sb3_sac"
+    learning_rate: float = 3e-4
+    discount: float = 0.99
+    tau: float = 0.005
+    batch_size: int = 256
+    replay_size: int = 1_000_000
+    warmup_steps: int = 10_000
+    updates_per_env_step: float = 0.125
+    target_entropy: float | Literal["auto"] = "auto"
+    initial_temperature: float = 1.0
+    steps_per_iteration: int = 2_048
+    hidden_sizes: list[int] = field(default_factory=lambda: [256, 256])
+    activation: str = "relu"
+
+    def __post_init__(self) -> None:
+        for name in ("discount", "tau"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"agent.{name} is {getattr(self, name)}; give a value in [0, 1]")
+        for name in ("batch_size", "replay_size", "steps_per_iteration"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"agent.{name} is {getattr(self, name)}; give at least 1")
+        for name in ("learning_rate", "updates_per_env_step", "initial_temperature"):
+            if not getattr(self, name) > 0.0:
+                raise ValueError(f"agent.{name} is {getattr(self, name)}; give a value above 0")
+        if self.warmup_steps < 0:
+            raise ValueError(f"agent.warmup_steps is {self.warmup_steps}; give 0 or more")
+        if not self.hidden_sizes or any(size < 1 for size in self.hidden_sizes):
+            raise ValueError(
+                f"agent.hidden_sizes is {list(self.hidden_sizes)}; give one or more layers of at "
+                "least 1 unit"
+            )
+        if self.activation not in ACTIVATIONS:
+            activation(self.activation)  # raises, naming the known ones
+
+
+class SharedActor(Network):
+    """SB3's actor: hidden layers, the mean and the log standard deviation before squashing."""
+
+    def __init__(self, torso: SharedTorso, mean: nn.Linear, log_std: nn.Linear) -> None:
+        super().__init__()
+        self.torso, self.mean, self.log_std = torso, mean, log_std
+
+    def heads(self) -> tuple[nn.Linear, ...]:
+        """The mean and the log standard deviation."""
+        return (self.mean, self.log_std)
+
+    def forward(self, observation: Tensor, context: Tensor | None = None) -> Tensor:
+        """Map (B, inputs) to means before squashing (B, act)."""
+        return self.mean(self.torso(observation))
+
+
+class SB3SAC(Agent):
+    """The agent."""
+
+    def __init__(self, config: Config, parts: Parts) -> None:
+        refuse_what_sb3_cannot_take("sb3_sac", parts)
+        self.config = config
+        self.iteration = 0
+        self.clock = UpdateClock(
+            config.warmup_steps, config.updates_per_env_step, config.steps_per_iteration
+        )
+        self._draws = GlobalStreams(parts.streams, "sb3")
+        self._prediction_draws = GlobalStreams(parts.streams, "sb3_prediction")
+        self._warmup = parts.streams.torch("warmup")
+        self._logger = Logger(folder=None, output_formats=[])  # only to read what SB3 logs
+        with self._draws.lent():
+            self.model = _build_model(config, parts)
+        self.model.set_logger(self._logger)
+        self._networks = _shared_networks(self.model)
+        self._sums = dict.fromkeys(_STATISTICS, 0.0)
+
+    @property
+    def _buffer(self) -> ReplayBuffer:
+        buffer = self.model.replay_buffer
+        assert buffer is not None
+        return buffer
+
+    # Interaction ---------------------------------------------------------------------------
+
+    def act(self, observation: np.ndarray, context: np.ndarray, explore: bool) -> np.ndarray:
+        """Sample actions, uniformly during the warm-up, or return the mode; see `Agent.act`."""
+        inputs = torch.from_numpy(joined_inputs(observation, context))
+        with torch.no_grad():
+            if not explore:
+                return self.model.actor(inputs, deterministic=True).numpy()
+            if self.clock.is_warming_up:
+                shape = (len(inputs), self._buffer.action_dim)
+                return torch.rand(shape, generator=self._warmup).mul_(2.0).sub_(1.0).numpy()
+            with self._draws.lent():
+                return self.model.actor(inputs).numpy()
+
+    def sample(self, observation: np.ndarray, context: np.ndarray) -> np.ndarray:
+        """Sample actions without preparing an `observe`; see `Agent.sample`."""
+        with torch.no_grad(), self._prediction_draws.lent():
+            return self.model.actor(torch.from_numpy(joined_inputs(observation, context))).numpy()
+
+    def observe(self, transition: Transition) -> None:
+        """Store the outcome of the last exploring `act`."""
+        ended = transition.terminated | transition.truncated
+        cut = transition.truncated & ~transition.terminated
+        self._buffer.add(
+            joined_inputs(transition.observation, transition.context),
+            joined_inputs(transition.next_observation, transition.next_context),
+            transition.action,
+            transition.reward,
+            ended,
+            [{"TimeLimit.truncated": bool(flag)} for flag in cut],
+        )
+        stored = self._buffer.size() * self._buffer.n_envs
+        self.clock.observe(len(ended), stored >= self.config.batch_size)
+
+    # Learning ------------------------------------------------------------------------------
+
+    @property
+    def update_is_due(self) -> bool:
+        """Whether the next `update` will learn."""
+        return self.clock.num_due > 0
+
+    @property
+    def begins_iteration(self) -> bool:
+        """Whether the next gradient step is the first of an iteration."""
+        return self.clock.num_in_iteration == 0
+
+    def update(self) -> dict[str, Tensor]:
+        """Make the gradient steps that are due; means when they complete an iteration, else {}."""
+        due = self.clock.num_due
+        if due <= 0:
+            return {}
+        try:
+            with self._draws.lent():
+                self.model.train(due, self.config.batch_size)
+        except ValueError as error:  # SB3's distributions refuse means that are not numbers
+            self._check_finite(error)
+            raise
+        self.model.policy.set_training_mode(False)
+        for name, (key, factor) in _STATISTICS.items():
+            self._sums[name] += due * factor * float(self._logger.name_to_value[key])
+        self._logger.name_to_value.clear()
+        self.clock.step(due)
+        num_summed = self.clock.num_in_iteration
+        if not self.clock.complete_iteration():
+            return {}
+        self._check_finite(None)
+        self.iteration = self.clock.iteration
+        means = {name: torch.tensor(total / num_summed) for name, total in self._sums.items()}
+        self._sums = dict.fromkeys(_STATISTICS, 0.0)
+        return means
+
+    def _check_finite(self, cause: Exception | None) -> None:
+        for name, network in self.networks().items():
+            if not all(bool(torch.isfinite(p).all()) for p in network.parameters()):
+                raise NumericalFailure(name, "weights") from cause
+
+    # Introspection -------------------------------------------------------------------------
+
+    def networks(self) -> dict[str, Network]:
+        """Actor and critics; the parameters are SB3's own."""
+        return dict(self._networks)
+
+    def network_inputs(
+        self,
+        name: str,
+        observation: np.ndarray,
+        action: np.ndarray | None,
+        context: np.ndarray,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Observations with the context behind them, and for critics the action after that."""
+        inputs = torch.from_numpy(joined_inputs(observation, context))
+        if name != "actor":
+            assert action is not None
+            inputs = torch.cat((inputs, torch.from_numpy(np.asarray(action, np.float32))), dim=1)
+        return inputs, None
+
+    def window_inputs(self, name: str, size: int) -> tuple[Tensor, Tensor | None] | None:
+        """Inputs of one network for the last `size` transitions stored."""
+        if not self.update_is_due:
+            return None
+        buffer = self._buffer
+        count = min(buffer.size(), -(-size // buffer.n_envs))
+        rows = np.arange(buffer.pos - count, buffer.pos) % buffer.buffer_size
+        observations = buffer.observations[rows].reshape(-1, *buffer.obs_shape)[-size:]
+        actions = buffer.actions[rows].reshape(-1, buffer.action_dim)[-size:]
+        return self.network_inputs(name, observations, actions, np.zeros((len(actions), 0)))
+
+    @property
+    def is_at_quiet_point(self) -> bool:
+        """True between iterations."""
+        return self.begins_iteration and not self.update_is_due
+
+    def statistic_names(self) -> tuple[str, ...]:
+        """Keys of what `update` returns."""
+        return tuple(_STATISTICS)
+
+    # State ---------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """SB3's weights, optimizers, temperature, replay and generators, and our counters."""
+        buffer = self._buffer
+        filled = buffer.size()
+        return {
+            "weights": clone(self.model.policy.state_dict()),
+            "log_temperature": clone(self.model.log_ent_coef),
+            "optimizers": {n: optimizer_state(o) for n, o in self._optimizers().items()},
+            "draws": self._draws.state_dict(),
+            "warmup": self._warmup.get_state(),
+            "replay": {name: getattr(buffer, name)[:filled].copy() for name in _ROWS},
+            "position": buffer.pos,
+            "is_full": buffer.full,
+            "sums": dict(self._sums),
+            "clock": self.clock.state_dict(),
+        }
+
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        temperature = self.model.ent_coef_optimizer
+        assert temperature is not None
+        return {
+            "actor": self.model.actor.optimizer,
+            "critics": self.model.critic.optimizer,
+            "temperature": temperature,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.model.policy.load_state_dict(state["weights"])
+        self._load_temperature(state)
+        for name, optimizer in self._optimizers().items():
+            load_optimizer_state(optimizer, state["optimizers"][name])
+        self._draws.load_state_dict(state["draws"])
+        self._warmup.set_state(state["warmup"])
+        self._load_replay(state)
+        self._sums = {name: float(value) for name, value in state["sums"].items()}
+        self.clock.load_state_dict(state["clock"])
+        self.iteration = self.clock.iteration
+
+    def _load_temperature(self, state: Mapping[str, Any]) -> None:
+        assert self.model.log_ent_coef is not None
+        with torch.no_grad():
+            self.model.log_ent_coef.copy_(state["log_temperature"])
+
+    def _load_replay(self, state: Mapping[str, Any]) -> None:
+        buffer = self._buffer
+        for name in _ROWS:
+            rows = state["replay"][name]
+            getattr(buffer, name)[: len(rows)] = rows
+        buffer.pos, buffer.full = int(state["position"]), bool(state["is_full"])
+
+    def organs(self) -> tuple[str, ...]:
+        """Parts that a transplant can leave new."""
+        return ("actor", "critics", "temperature", "optimizer", "replay")
+
+    def transplant(self, state: Mapping[str, Any], fresh_parts: Collection[str]) -> None:
+        """Go on from another run's networks with some organs new; see `agents.sac`."""
+        check_parts(fresh_parts, self.organs())
+        donor = {k: v for k, v in state["weights"].items() if _organ(k) not in fresh_parts}
+        self.model.policy.load_state_dict(donor, strict=False)
+        if "temperature" not in fresh_parts:
+            self._load_temperature(state)
+        if "replay" not in fresh_parts:
+            self._load_replay(state)
+        for name, optimizer in self._optimizers().items():
+            if not {name, "optimizer"} & set(fresh_parts):
+                load_optimizer_state(optimizer, state["optimizers"][name])
+
+
+def _organ(parameter: str) -> str:
+    """Organ that one of SB3's parameters belongs to."""
+    return "actor" if parameter.startswith("actor.") else "critics"
+
+
+def _shared_networks(model: SAC) -> dict[str, Network]:
+    """SB3's networks as our diagnostics see them."""
+    law, actor = Initializer("pytorch"), model.actor
+    assert isinstance(actor.mu, nn.Linear)
+    assert isinstance(actor.log_std, nn.Linear)
+    networks: dict[str, Network] = {
+        "actor": SharedActor(SharedTorso(actor.latent_pi, law), actor.mu, actor.log_std)
+    }
+    for index, q in enumerate(model.critic.q_networks, start=1):
+        value = q[-1]
+        assert isinstance(value, nn.Linear)
+        networks[f"critic_{index}"] = SharedValue(SharedTorso(q[:-1], law), value)
+    return networks
+
+
+def _build_model(config: Config, parts: Parts) -> SAC:
+    """Build SB3's SAC without an environment, as its own `load` does."""
+    observation_space, action_space = spaces(parts)
+    width = 2 * observation_space.shape[0] + parts.action_dim + 3
+    check_memory(config.replay_size, width, torch.device("cpu"))
+    entropy = config.target_entropy
+    model = SAC(
+        "MlpPolicy",
+        None,  # type: ignore[arg-type]
+        learning_rate=config.learning_rate,
+        buffer_size=config.replay_size,
+        batch_size=config.batch_size,
+        tau=config.tau,
+        gamma=config.discount,
+        ent_coef=f"auto_{config.initial_temperature}",
+        target_entropy=-float(parts.action_dim) if entropy == "auto" else float(entropy),
+        policy_kwargs={
+            "net_arch": list(config.hidden_sizes),
+            "activation_fn": ACTIVATIONS[config.activation],
+        },
+        device="cpu",
+        _init_setup_model=False,
+    )
+    model.observation_space, model.action_space = observation_space, action_space
+    model.n_envs = parts.num_envs
+    model._setup_model()
+    model.policy.set_training_mode(False)
+    return model
+
+
+def build(config: Config, parts: Parts) -> SB3SAC:
+    """Build the agent."""
+    return SB3SAC(config, parts)

@@ -1,0 +1,114 @@
+"""Feature-wise linear modulation: the context scales and shifts every pre-activation.
+
+h = act((1 + gamma(c)) * norm(W x + b) + beta(c)), gamma and beta linear in the context.
+
+Source: Perez et al. 2018, "FiLM: visual reasoning with a general conditioning layer",
+arXiv 1709.07871 (with gamma predicted as a difference from 1, their section 7).
+Deviation: gamma and beta start at 0, so that the network starts as the plain perceptron of the
+same seed, bit for bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from networks.activations import activation
+from networks.gated_layer import GatedLayer, Laws, LayerPlan
+from networks.initializers import Initializer
+from networks.stack import LayerStack, check_hidden_sizes, require_context
+from networks.streams import Streams
+from networks.torso import ContextSpec
+from networks.units import Touched
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the modulated perceptron.
+
+    Attributes:
+        kind: Name of this file.
+        hidden_sizes: Units of each hidden layer, each >= 1; all are modulated.
+        activation: Name of the nonlinearity.
+        layer_norm: LayerNorm before the modulation.
+        initializer: Law of hidden weights.
+        head_initializer: Law of the heads.
+        context_to_input: Concatenate the context to the input too.
+
+    Raises:
+        ValueError: A value is out of range.
+    """
+
+    kind: str = "film"
+    hidden_sizes: list[int] = field(default_factory=lambda: [256, 256])
+    activation: str = "relu"
+    layer_norm: bool = False
+    initializer: str = "lecun_uniform"
+    head_initializer: str = "lecun_uniform"
+    context_to_input: bool = False
+
+    def __post_init__(self) -> None:
+        check_hidden_sizes(self.hidden_sizes)
+        activation(self.activation)
+        Initializer(self.initializer)
+        Initializer(self.head_initializer)
+
+
+class FilmLayer(GatedLayer):
+    """Hidden layer with a scale and a shift per unit and context."""
+
+    def __init__(self, plan: LayerPlan, context_dim: int) -> None:
+        super().__init__(plan)
+        # No bias: b is one already, and a context of 0 then means the plain perceptron.
+        self.modulation = nn.Linear(context_dim, 2 * plan.num_units, bias=False)
+        nn.init.zeros_(self.modulation.weight)
+
+    def gate(self, values: Tensor, context: Tensor | None) -> Tensor:
+        """Scale and shift pre-activations (B, units) by the context."""
+        assert context is not None
+        if context.is_floating_point():
+            modulation = self.modulation(context)
+        else:
+            table = self.modulation.weight.t()
+            table = torch.cat((table, table.new_zeros(1, table.shape[1])))  # no context
+            modulation = table.index_select(0, context)
+        scale, shift = modulation.chunk(2, dim=-1)
+        return torch.addcmul(values + shift, values, scale)
+
+    @torch.no_grad()
+    def reset_units(self, units: Tensor, generator: torch.Generator) -> list[Touched]:
+        """Redraw weights and biases; the modulation of renewed units is 0 again."""
+        rows = torch.cat((units, units + self.num_units))
+        self.modulation.weight[rows] = 0.0
+        return [
+            *super().reset_units(units, generator),
+            Touched(self.modulation.weight, 0, rows),
+        ]
+
+
+def build(config: Config, input_dim: int, context: ContextSpec, streams: Streams) -> LayerStack:
+    """Build the torso.
+
+    Raises:
+        ValueError: There is no context.
+    """
+    require_context(config.kind, context)
+    torso = LayerStack(context, config.context_to_input, context_to_layers=True)
+    laws, width, layers = Laws.suite(config.initializer), torso.input_width(input_dim), []
+    for index, units in enumerate(config.hidden_sizes):
+        plan = LayerPlan(
+            width,
+            units,
+            streams,
+            f"layers.{index}",
+            laws.weight,
+            laws.bias,
+            layer_norm=config.layer_norm,
+            activation=config.activation,
+        )
+        layers.append(FilmLayer(plan, context.dim))
+        width = units
+    torso.set_layers(layers)
+    return torso

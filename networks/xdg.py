@@ -1,0 +1,109 @@
+"""Context-dependent gating: each context silences a fixed random set of units in every layer.
+
+Source: Masse, Grant and Freedman 2018, "Alleviating catastrophic forgetting using
+context-dependent gating and synaptic stabilization", PNAS 115(44), which gates 80 % of the units.
+Deviation: exactly the given share of units passes in every context, where the paper draws each
+unit independently.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from networks.activations import activation
+from networks.gated_layer import GatedLayer, Laws, LayerPlan
+from networks.initializers import Initializer
+from networks.masks import fixed_mask
+from networks.stack import LayerStack, check_hidden_sizes, require_context
+from networks.streams import Streams
+from networks.torso import ContextSpec
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the perceptron with context masks.
+
+    With few contexts some units are in no mask: (1 - active_fraction)^contexts of them on
+    average, a tenth for 0.2 and ten contexts. Methods that renew useless units find these first.
+
+    Attributes:
+        kind: Name of this file.
+        hidden_sizes: Units of each hidden layer, each >= 1; all are masked.
+        active_fraction: Share of units that each context lets pass, in (0, 1].
+        activation: Name of the nonlinearity.
+        layer_norm: LayerNorm before every nonlinearity.
+        initializer: Law of hidden weights.
+        head_initializer: Law of the heads.
+        context_to_input: Concatenate the context to the input too.
+
+    Raises:
+        ValueError: A value is out of range.
+    """
+
+    kind: str = "xdg"
+    hidden_sizes: list[int] = field(default_factory=lambda: [256, 256])
+    active_fraction: float = 0.2
+    activation: str = "relu"
+    layer_norm: bool = False
+    initializer: str = "lecun_uniform"
+    head_initializer: str = "lecun_uniform"
+    context_to_input: bool = False
+
+    def __post_init__(self) -> None:
+        check_hidden_sizes(self.hidden_sizes)
+        if not 0.0 < self.active_fraction <= 1.0:
+            raise ValueError(
+                f"network.active_fraction is {self.active_fraction}; give the share of units "
+                "that pass, in (0, 1]"
+            )
+        activation(self.activation)
+        Initializer(self.initializer)
+        Initializer(self.head_initializer)
+
+
+class XdgLayer(GatedLayer):
+    """Hidden layer of which each context sees a fixed part."""
+
+    passes: Tensor
+
+    def __init__(self, plan: LayerPlan, num_contexts: int, active_fraction: float) -> None:
+        super().__init__(plan)
+        passes = torch.ones(num_contexts + 1, plan.num_units, dtype=torch.bool)
+        mask = fixed_mask(num_contexts, plan.num_units, active_fraction, plan.stream("passes"))
+        if mask is not None:
+            passes[:num_contexts] = mask  # the last row, no context, lets everything pass
+        self.register_buffer("passes", passes)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Map (B, inputs) and context indices (B,) to (B, units)."""
+        assert context is not None
+        return super().forward(x) * self.passes.index_select(0, context)
+
+
+def build(config: Config, input_dim: int, context: ContextSpec, streams: Streams) -> LayerStack:
+    """Build the torso.
+
+    Raises:
+        ValueError: There is no discrete context.
+    """
+    require_context(config.kind, context, discrete=True)
+    torso = LayerStack(context, config.context_to_input, context_to_layers=True)
+    laws, width, layers = Laws.suite(config.initializer), torso.input_width(input_dim), []
+    for index, units in enumerate(config.hidden_sizes):
+        plan = LayerPlan(
+            width,
+            units,
+            streams,
+            f"layers.{index}",
+            laws.weight,
+            laws.bias,
+            layer_norm=config.layer_norm,
+            activation=config.activation,
+        )
+        layers.append(XdgLayer(plan, context.dim, config.active_fraction))
+        width = units
+    torso.set_layers(layers)
+    return torso
