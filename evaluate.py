@@ -82,15 +82,15 @@ def _evaluate_run(
     from analysis.restored import restore
 
     torch.set_num_threads(1)
-    restored = restore(run_dir, arguments.checkpoint)
     out, seed = arguments.out or run_dir, arguments.seed
-    about = {"run": str(run_dir), "seed": seed, **restored.about}
+    restored = restore(run_dir, arguments.checkpoint)
     try:
         for problem in restored.problems:
             print(f"checkpoint passed over: {problem}", file=sys.stderr)
         print(f"evaluating {run_dir} at step {restored.env_steps:,}", flush=True)
         worlds = evaluate(restored.agent, restored.envs, frictions, arguments.episodes, seed)
         Console(width=None if sys.stdout.isatty() else 100).print(results_table(worlds))
+        about = {"run": str(run_dir), "seed": seed, **restored.about}
         print(f"wrote {write_results(out / 'evaluation.json', worlds, about)}", flush=True)
         if films:
             _film(restored, out / "videos", frictions, seed)
@@ -154,10 +154,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def command(function: Any) -> argparse.ArgumentParser:
-        help_text = function.__doc__
-        added = commands.add_parser(
-            function.__name__, help=help_text, description=help_text, allow_abbrev=False
-        )
+        about = {"help": function.__doc__, "description": function.__doc__}
+        added = commands.add_parser(function.__name__, allow_abbrev=False, **about)
         added.set_defaults(command=function)
         return added
 

@@ -348,6 +348,7 @@ def _shared_networks(model: SAC) -> dict[str, Network]:
         "actor": SharedActor(SharedTorso(actor.latent_pi, law), actor.mu, actor.log_std)
     }
     for index, q in enumerate(model.critic.q_networks, start=1):
+        assert isinstance(q, nn.Sequential)
         value = q[-1]
         assert isinstance(value, nn.Linear)
         networks[f"critic_{index}"] = SharedValue(SharedTorso(q[:-1], law), value)

@@ -63,7 +63,7 @@ def measure_activity(
         reasons: Gets one sentence for every metric that has no value and is NaN.
     """
     row: dict[str, float] = {}
-    totals: dict[str, float] = {metric: 0.0 for metric in ACTIVITY}
+    totals: dict[str, float] = dict.fromkeys(ACTIVITY, 0.0)
     for group in groups:
         values = features[group.name]
         functions: dict[str, Callable[[], float]] = {

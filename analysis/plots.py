@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from analysis.continual import Episodes
 from analysis.run_columns import SAMPLE_SETS, Columns
 from analysis.run_files import (
-    Episodes,
     Regime,
     last_step,
     read_episodes,
@@ -28,7 +28,7 @@ from analysis.run_files import (
 )
 from analysis.storage import StorageError, temporary_name
 
-__all__ = ["binned_returns", "draw_run", "run_figure"]
+__all__ = ["draw_run", "return_bins", "run_figure"]
 
 # Source: Okabe and Ito, colours that colour-blind readers tell apart; yellow is too pale here.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -71,17 +71,17 @@ class Bins:
     high: np.ndarray
 
 
-def binned_returns(episodes: Episodes, total_steps: int) -> Bins:
+def return_bins(episodes: Episodes, total_steps: int) -> Bins:
     """Average the returns of full episodes in equal bins of time.
 
     Bins are 1 % of the run, wider in runs with fewer than 500 episodes. An empty bin is missing,
     never 0.
     """
-    full = episodes.complete()
-    num_bins = max(1, min(MAX_BINS, len(full) // EPISODES_PER_BIN))
+    full = episodes.select(~episodes.cut)
+    num_bins = max(1, min(MAX_BINS, len(full.returns) // EPISODES_PER_BIN))
     edges = np.linspace(0.0, max(total_steps, 1), num_bins + 1)
     # An episode that ends exactly at an edge belongs to the bin before it.
-    position = np.clip(np.searchsorted(edges, full.env_steps, side="left") - 1, 0, num_bins - 1)
+    position = np.clip(np.searchsorted(edges, full.end_steps, side="left") - 1, 0, num_bins - 1)
     statistics = np.full((3, num_bins), math.nan)
     for index in np.unique(position):
         returns = full.returns[position == index]
@@ -136,7 +136,7 @@ def _title(path: Path) -> str:
 
 def _draw_returns(axes: Axes, episodes: Episodes, total_steps: int) -> None:
     axes.set_ylabel("episode return (mean, quartiles)")
-    bins = binned_returns(episodes, total_steps)
+    bins = return_bins(episodes, total_steps)
     if np.isnan(bins.mean).all():
         _say_empty(axes, "no full episode yet")
         return

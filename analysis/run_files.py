@@ -13,6 +13,7 @@ import yaml
 
 from analysis.canonical_json import parse_json
 from analysis.checkpoint_files import parse_step_name
+from analysis.continual import Episodes
 
 _MAX_CONFIG_BYTES = 2**20
 _EVENT_WORDS = ('"switch"', '"drift"')
@@ -21,38 +22,6 @@ _CELLS = {"": math.nan, "True": 1.0, "False": 0.0}
 
 class NotARun(ValueError):
     """A path that is not a run directory, or one whose files are damaged."""
-
-
-@dataclass(frozen=True)
-class Episodes:
-    """Ended training episodes in the order of their ends; all arrays have shape (episodes,).
-
-    Attributes:
-        env_steps: Environment steps of the run when the episode ended.
-        returns: Undiscounted return.
-        lengths: Steps.
-        regime: Index of the world in which the episode began.
-        regime_value: Physical value of that world, for example its friction.
-        switch_truncated: Cut by a new world: bool.
-    """
-
-    env_steps: np.ndarray
-    returns: np.ndarray
-    lengths: np.ndarray
-    regime: np.ndarray
-    regime_value: np.ndarray
-    switch_truncated: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.env_steps)
-
-    def where(self, mask: np.ndarray) -> Episodes:
-        """Keep the episodes whose entry in `mask`, (episodes,) bool, is true."""
-        return Episodes(*(values[mask] for values in vars(self).values()))
-
-    def complete(self) -> Episodes:
-        """Leave out episodes that a switch cut short: their returns are no full returns."""
-        return self.where(~self.switch_truncated)
 
 
 @dataclass(frozen=True)
@@ -166,17 +135,19 @@ def read_progress(run_dir: Path) -> dict[str, np.ndarray]:
 
 
 def read_episodes(run_dir: Path) -> Episodes:
-    """Episodes that have ended so far; none is not an error."""
+    """Training episodes that have ended so far; none is not an error.
+
+    Raises:
+        NotARun: The path is not a run directory, or its episodes.csv is damaged.
+    """
     table = read_table(Path(run_dir) / "episodes.csv")
-    empty = np.zeros(0)
-    return Episodes(
-        env_steps=table.get("env_steps", empty),
-        returns=table.get("episode_return", empty),
-        lengths=table.get("episode_length", empty),
-        regime=table.get("regime", empty),
-        regime_value=table.get("regime_value", empty),
-        switch_truncated=table.get("switch_truncated", empty) > 0.0,
-    )
+    names = ("episode_return", "episode_length", "env_steps", "regime", "switch_truncated")
+    try:
+        columns = [table[name] for name in names] if table else [np.zeros(0)] * len(names)
+        num_envs = int(read_config(run_dir)["env"].get("num_envs", 1))
+        return Episodes.from_rows(*columns, num_envs=num_envs)
+    except (KeyError, ValueError) as error:
+        raise NotARun(f"{Path(run_dir) / 'episodes.csv'} is damaged: {error}") from error
 
 
 def last_step(run_dir: Path) -> int:
@@ -228,8 +199,9 @@ def _first_value(run_dir: Path) -> list[float]:
     progress = read_progress(run_dir)
     if len(progress.get("regime_value", ())) and progress["regime"][0] == 0.0:
         return [float(progress["regime_value"][0])]
-    episodes = read_episodes(run_dir)
-    return [float(value) for value in episodes.regime_value[episodes.regime == 0][:1]]
+    episodes = read_table(run_dir / "episodes.csv")
+    values = episodes.get("regime_value", np.zeros(0))
+    return [float(value) for value in values[episodes.get("regime", values) == 0][:1]]
 
 
 def _world_events(path: Path) -> list[tuple[int, int, list[float]]]:

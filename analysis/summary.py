@@ -11,11 +11,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from analysis import continual
+from analysis.continual.episodes import PHASE_SHARE, Episodes
 from analysis.run_columns import Columns
-from analysis.run_files import Episodes, Regime, read_episodes, read_progress, read_regimes
-
-END_OF_PHASE = 0.125
-"""Share of a regime whose episodes count as its end; 250,000 of 2 million steps."""
+from analysis.run_files import Regime, read_episodes, read_progress, read_regimes
 
 MAX_ROWS = 8
 """Worlds in a table; of more, the middle ones are left out."""
@@ -35,23 +34,19 @@ def lifetime_average(run_dir: Path | str) -> float:
 
     Episodes that a switch cut short enter with their own length. NaN if no episode has ended.
     """
-    return step_weighted_return(read_episodes(Path(run_dir)))
-
-
-def step_weighted_return(episodes: Episodes) -> float:
-    """sum(L R) / sum(L) over ended episodes; NaN if there are none.
-
-    A plain mean over episodes would count failures, which are short, most.
-    """
-    steps = float(episodes.lengths.sum())
-    return float(episodes.lengths @ episodes.returns) / steps if steps else math.nan
+    episodes = read_episodes(Path(run_dir))
+    return continual.lifetime_average(episodes.returns, episodes.lengths)
 
 
 def end_of_phase_return(episodes: Episodes, regime: Regime) -> float:
-    """Mean return of the full episodes that ended in the last 12.5 % of one regime, or NaN."""
-    begin = regime.end - END_OF_PHASE * (regime.end - regime.start)
-    inside = (episodes.regime == regime.index) & (episodes.env_steps > begin)
-    returns = episodes.where(inside).complete().returns
+    """Mean return of the full episodes that ended in the last 12.5 % of one regime, or NaN.
+
+    Deviation: `analysis.continual.end_of_phase`, which comparisons use, weighs episodes by their
+    steps inside the window; here each counts once, as in the learning curve.
+    """
+    full = episodes.complete(regime.index)
+    begin = regime.end - PHASE_SHARE * (regime.end - regime.start)
+    returns = full.returns[full.end_steps > begin]
     return float(returns.mean()) if len(returns) else math.nan
 
 
@@ -75,16 +70,16 @@ def summary_table(run_dir: Path | str) -> str:
         if regime is None:
             table.add_row(*["..."] * len(titles))
             continue
-        inside = episodes.where(episodes.regime == regime.index)
+        inside = episodes.select(episodes.regimes == regime.index)
         row = [str(regime.index), regime.label, f"{regime.end - regime.start:,}"]
-        row += [_text(step_weighted_return(inside), ".1f")]
+        row += [_text(continual.lifetime_average(inside.returns, inside.lengths), ".1f")]
         row += [_text(end_of_phase_return(episodes, regime), ".1f")]
         row += _diagnostics(progress, columns, network, regime)
         table.add_row(*row)
     stream = io.StringIO()
     Console(file=stream, width=100, force_terminal=False, color_system=None).print(table)
     lines = [line.rstrip() for line in stream.getvalue().splitlines()]
-    average = _text(step_weighted_return(episodes), ".1f")
+    average = _text(lifetime_average(path), ".1f")
     final = _text(end_of_phase_return(episodes, regimes[-1]), ".1f")
     lines.append(f"lifetime average return {average}, final return {final}")
     return "\n".join(lines)

@@ -175,6 +175,12 @@ def test_recovery_after_a_switch() -> None:
         recovery(episodes, [0, 1000, 2000], 2, threshold=0.0)
 
 
+def test_no_recovery_before_the_window_fits_into_the_regime() -> None:
+    episodes = stream([300.0] * 2000, [1] * 2000, regimes=[0] * 1000 + [1] * 1000)
+    for regime in (0, 1):  # 2 % are 20 steps, more than ten episodes of one step
+        assert recovery(episodes, [0, 1000, 2000], regime, threshold=260.0).time == 20.0
+
+
 def test_a_failed_run_earns_the_random_score_from_its_failure_on() -> None:
     shares = completed_shares([np.inf, 250.0, 0.0], [0, 100, 200, 300])
     assert shares.tolist() == [[1, 1, 1], [1, 1, 0.5], [0, 0, 0]]

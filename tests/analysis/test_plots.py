@@ -10,7 +10,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from synthetic_runs import add_episodes, add_progress, long_run, make_run
 
-from analysis.plots import STYLE, binned_returns, draw_run, run_figure
+from analysis.plots import STYLE, draw_run, return_bins, run_figure
 from analysis.run_files import NotARun, read_episodes
 
 
@@ -19,7 +19,7 @@ def test_bins_hold_the_episodes_that_end_in_them(tmp_path):
     early = [(10 * k, float(k), 10, 0, False) for k in range(1, 6)]  # the last ends at an edge
     late = [(60 + 8 * k, 10.0 * k, 10, 0, False) for k in range(1, 6)]
     add_episodes(run, *early, (55, 1e6, 5, 0, True), *late)
-    bins = binned_returns(read_episodes(run), 100)
+    bins = return_bins(read_episodes(run), 100)
     assert bins.centres.tolist() == [25.0, 75.0]
     assert bins.mean.tolist() == [3.0, 30.0]
     assert bins.low.tolist() == [2.0, 20.0]
@@ -29,14 +29,14 @@ def test_bins_hold_the_episodes_that_end_in_them(tmp_path):
 def test_an_empty_bin_is_missing(tmp_path):
     run = make_run(tmp_path / "run")
     add_episodes(run, *((k, 1.0, 1, 0, False) for k in range(1, 11)))
-    bins = binned_returns(read_episodes(run), 100)
+    bins = return_bins(read_episodes(run), 100)
     np.testing.assert_array_equal(bins.mean, [1.0, np.nan])
 
 
 def test_a_long_run_has_bins_of_one_per_cent(tmp_path):
     run = make_run(tmp_path / "run")
     add_episodes(run, *((k, 1.0, 1, 0, False) for k in range(1, 1001)))
-    assert len(binned_returns(read_episodes(run), 1000).mean) == 100
+    assert len(return_bins(read_episodes(run), 1000).mean) == 100
 
 
 def test_png_and_svg_are_written_and_replaced(tmp_path):

@@ -76,13 +76,23 @@ def test_a_damaged_row_is_named(tmp_path, line):
 
 
 def test_episodes_keep_their_marks(tmp_path):
-    run = make_run(tmp_path / "run")
+    run = make_run(tmp_path / "run", env={"num_envs": 2})
     add_episodes(run, (100, 5.0, 100, 0, False), (150, -2.0, 50, 0, True))
     episodes = read_episodes(run)
-    assert len(episodes) == 2
-    assert episodes.switch_truncated.tolist() == [False, True]
-    assert episodes.complete().returns.tolist() == [5.0]
-    assert len(read_episodes(make_run(tmp_path / "empty"))) == 0
+    assert episodes.returns.tolist() == [5.0, -2.0]
+    assert episodes.cut.tolist() == [False, True]
+    assert episodes.start_steps.tolist() == [-100.0, 50.0]  # two environments step together
+    assert read_episodes(make_run(tmp_path / "empty")).returns.size == 0
+
+
+def test_damaged_episodes_are_named(tmp_path):
+    run = make_run(tmp_path / "run")
+    add_episodes(run, (100, 5.0, 0, 0, False))
+    with pytest.raises(NotARun, match=r"episodes\.csv is damaged: lengths must be positive"):
+        read_episodes(run)
+    (run / "episodes.csv").write_text("env_steps,episode_return\n1,2.0\n")
+    with pytest.raises(NotARun, match=r"episodes\.csv is damaged: 'episode_length'"):
+        read_episodes(run)
 
 
 def test_regimes_begin_at_switches_and_the_last_ends_now(tmp_path):
