@@ -13,13 +13,22 @@ from typing import Any, Protocol
 import numpy as np
 from rich.table import Table
 
-from agents.base import Agent
 from analysis.canonical_json import canonical_json, plain
 from analysis.statistics import interval
 from analysis.storage import StorageError, atomic_write_text
 
 CONFIDENCE = 0.95
 _STREAM = 0x6576616C  # "eval": keeps these start states apart from training's
+
+
+class Actor(Protocol):
+    """What is measured: any agent; see `agents.base.Agent`."""
+
+    def act(self, observation: np.ndarray, context: np.ndarray, explore: bool) -> np.ndarray: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
 class FixedWorlds(Protocol):
@@ -68,7 +77,7 @@ class World:
 
 
 def evaluate(
-    agent: Agent, envs: FixedWorlds, frictions: Sequence[float], num_episodes: int, seed: int
+    agent: Actor, envs: FixedWorlds, frictions: Sequence[float], num_episodes: int, seed: int
 ) -> list[World]:
     """Measure an agent at several frictions, both ways; see `measure_returns`."""
     return [
@@ -84,7 +93,7 @@ def evaluate(
 
 
 def measure_returns(
-    agent: Agent,
+    agent: Actor,
     envs: FixedWorlds,
     friction: float,
     num_episodes: int,
@@ -137,7 +146,7 @@ def start_seed(seed: int) -> int:
 
 
 @contextmanager
-def _without_learning(agent: Agent, explore: bool) -> Iterator[Callable[..., np.ndarray]]:
+def _without_learning(agent: Actor, explore: bool) -> Iterator[Callable[..., np.ndarray]]:
     """Yield a function of observation and context; what acting changes is put back.
 
     A running normaliser is put back after every action, so that it stays that of the checkpoint;

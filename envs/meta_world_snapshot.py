@@ -118,9 +118,9 @@ def restore(env: SawyerXYZEnv, state: TaskState) -> None:
     mujoco.mj_resetData(env.model, env.data)  # also clears the warning counters
     mujoco.mj_setState(env.model, env.data, state.integration, STATE_SPEC)
     for name, value in state.attributes.items():
-        if name in CONSTANT or not name.isidentifier() or hasattr(type(env), name):
-            if name not in vars(env) or name in CONSTANT:
-                raise ValueError(f"the state sets {name!r}, which is no state of this task.")
+        is_state = name in vars(env) or not hasattr(type(env), name)  # never replaces a method
+        if name in CONSTANT or not is_state:
+            raise ValueError(f"the state sets {name!r}, which is no state of this task.")
         resolved = _resolve(env, value) if isinstance(value, View) else copy.deepcopy(value)
         setattr(env, name, resolved)
 
@@ -140,10 +140,11 @@ def _view_of(env: SawyerXYZEnv, value: Any) -> View | None:
 
 def _resolve(env: SawyerXYZEnv, view: View) -> np.ndarray:
     size = int(np.prod(view.shape))
-    flat = getattr(env.data, view.field).reshape(-1)
-    if view.field not in VIEWED_FIELDS or not 0 <= view.start <= flat.size - size:
-        raise ValueError(f"the state has the view {view}, which this task does not have.")
-    return flat[view.start : view.start + size].reshape(view.shape)
+    if view.field in VIEWED_FIELDS:
+        flat = getattr(env.data, view.field).reshape(-1)
+        if 0 <= view.start <= flat.size - size:
+            return flat[view.start : view.start + size].reshape(view.shape)
+    raise ValueError(f"the state has the view {view}, which this task does not have.")
 
 
 def encode_attributes(attributes: dict[str, Any]) -> str:

@@ -166,13 +166,13 @@ class Dendritic(LayerStack):
             require_context(config.kind, context)
         super().__init__(context, config.context_to_input, context_to_layers=has_gate)
         self.config = config
-        width, layers = self.input_width(input_dim), []
-        for index in range(len(config.hidden_sizes)):
+
+        def layer(index: int, width: int) -> GatedLayer:
             plan = _plan(config, index, width, streams)
             gated = has_gate and index in config.gated_layers()
-            layers.append(_dendritic_layer(config, plan, context) if gated else GatedLayer(plan))
-            width = plan.num_units
-        self.set_layers(layers)
+            return _dendritic_layer(config, plan, context) if gated else GatedLayer(plan)
+
+        self.chain(input_dim, len(config.hidden_sizes), layer)
 
     def enter(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Prepare input and context; the control arm hides the context from the segments."""
@@ -216,8 +216,7 @@ def _plan(config: Config, index: int, width: int, streams: Streams) -> LayerPlan
         config.hidden_sizes[index],
         streams,
         f"layers.{index}",
-        laws.weight,
-        laws.bias,
+        laws,
         density=density,
         layer_norm=config.layer_norm,
         activation=config.activation,

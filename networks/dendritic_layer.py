@@ -84,7 +84,7 @@ class DendriticLayer(GatedLayer):
         self.segments[units] = fresh if mask is None else fresh * mask[units]
         return [*touched, Touched(self.segments, 0, units)]
 
-    def masked_parameters(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
+    def masked_parameters(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The segments, where they are masked."""
         if self.segment_mask is not None:
             yield self.segments, self.segment_mask

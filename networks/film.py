@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from networks.activations import activation
-from networks.gated_layer import GatedLayer, Laws, LayerPlan
+from networks.gated_layer import GatedLayer, LayerPlan, plain_plan
 from networks.initializers import Initializer
 from networks.stack import LayerStack, check_hidden_sizes, require_context
 from networks.streams import Streams
@@ -96,19 +96,8 @@ def build(config: Config, input_dim: int, context: ContextSpec, streams: Streams
     """
     require_context(config.kind, context)
     torso = LayerStack(context, config.context_to_input, context_to_layers=True)
-    laws, width, layers = Laws.suite(config.initializer), torso.input_width(input_dim), []
-    for index, units in enumerate(config.hidden_sizes):
-        plan = LayerPlan(
-            width,
-            units,
-            streams,
-            f"layers.{index}",
-            laws.weight,
-            laws.bias,
-            layer_norm=config.layer_norm,
-            activation=config.activation,
-        )
-        layers.append(FilmLayer(plan, context.dim))
-        width = units
-    torso.set_layers(layers)
-    return torso
+
+    def layer(index: int, width: int) -> GatedLayer:
+        return FilmLayer(plain_plan(config, index, width, streams), context.dim)
+
+    return torso.chain(input_dim, len(config.hidden_sizes), layer)

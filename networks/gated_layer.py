@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,39 @@ K_WINNERS = "k_winners"
 
 
 @dataclass(frozen=True)
+class Laws:
+    """Laws of initial weights of one layer: `suite` for comparisons, `published` as in the paper.
+
+    Attributes:
+        weight: Law of the weights.
+        bias: Law of the biases.
+    """
+
+    weight: Initializer
+    bias: Initializer
+
+    @staticmethod
+    def suite(initializer: str, gain: float = 1.0) -> Laws:
+        """The common law, without correction for how many weights or units are active."""
+        law = Initializer(initializer)
+        if gain != 1.0:
+            law = Initializer(initializer, law.scale * gain)
+        return Laws(law, law)
+
+    @staticmethod
+    def published(input_dim: int, weight_density: float, input_density: float) -> Laws:
+        """Uniform laws widened for inputs that are mostly silent and weights that do not exist.
+
+        Weights from U(-h, h) with h = 1 / sqrt(input_density weight_density input_dim), biases
+        from U(-1 / sqrt(input_dim), 1 / sqrt(input_dim)).
+
+        Source: Iyer et al. 2022, section 4 and public configuration.
+        """
+        bound = 1.0 / math.sqrt(input_density * weight_density * input_dim)
+        return Laws(Initializer("uniform", bound), Initializer("pytorch"))
+
+
+@dataclass(frozen=True)
 class LayerPlan:
     """What one hidden layer is built from.
 
@@ -28,8 +62,7 @@ class LayerPlan:
         num_units: Units.
         streams: Random streams of the network.
         name: Name of the layer, which names its streams.
-        weight_law: Law of the weights; masked weights are drawn and then dropped.
-        bias_law: Law of the biases.
+        laws: Laws of weights and biases; masked weights are drawn and then dropped.
         density: Share of weights each unit keeps, in (0, 1].
         layer_norm: LayerNorm on the pre-activation, before any gate.
         activation: Name of the nonlinearity, or `k_winners`.
@@ -42,8 +75,7 @@ class LayerPlan:
     num_units: int
     streams: Streams
     name: str
-    weight_law: Initializer
-    bias_law: Initializer
+    laws: Laws
     density: float = 1.0
     layer_norm: bool = False
     activation: str = K_WINNERS
@@ -67,7 +99,7 @@ class GatedLayer(HiddenLayer):
         super().__init__()
         self.num_units = plan.num_units
         self.activation_name = plan.activation
-        self.weight_law, self.bias_law = plan.weight_law, plan.bias_law
+        self.laws = plan.laws
         mask = fixed_mask(plan.num_units, plan.input_dim, plan.density, plan.stream("mask"))
         self.linear = MaskedLinear(plan.input_dim, plan.num_units, mask)
         self.norm = nn.LayerNorm(plan.num_units) if plan.layer_norm else None
@@ -81,9 +113,9 @@ class GatedLayer(HiddenLayer):
 
     def _draw(self, units: Tensor, generator: torch.Generator) -> None:
         linear = self.linear
-        rows = self.weight_law.weight_rows(linear.weight, len(units), generator)
+        rows = self.laws.weight.weight_rows(linear.weight, len(units), generator)
         linear.weight[units] = rows if linear.mask is None else rows * linear.mask[units]
-        linear.bias[units] = self.bias_law.bias_rows(linear.weight, len(units), generator)
+        linear.bias[units] = self.laws.bias.bias_rows(linear.weight, len(units), generator)
 
     def gate(self, values: Tensor, context: Tensor | None) -> Tensor:
         """Let the context act on pre-activations (B, units); nothing happens here."""
@@ -125,39 +157,40 @@ class GatedLayer(HiddenLayer):
             return magnitude.mean(dim=1)
         return magnitude.sum(dim=1) / self.linear.mask.sum(dim=1)
 
-    def masked_parameters(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
+    def masked_parameters(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Masked parameters of this layer besides its linear part."""
         return iter(())
 
 
-@dataclass(frozen=True)
-class Laws:
-    """Laws of initial weights of one layer: `suite` for comparisons, `published` as in the paper.
+class PlainSettings(Protocol):
+    """Settings that all perceptrons share."""
 
-    Attributes:
-        weight: Law of the weights.
-        bias: Law of the biases.
+    @property
+    def hidden_sizes(self) -> list[int]: ...
+    @property
+    def activation(self) -> str: ...
+    @property
+    def layer_norm(self) -> bool: ...
+    @property
+    def initializer(self) -> str: ...
+
+
+def plain_plan(config: PlainSettings, index: int, width: int, streams: Streams) -> LayerPlan:
+    """Plan one layer of a perceptron without k-winners.
+
+    Args:
+        config: Settings of the network.
+        index: Number of the layer.
+        width: Inputs of the layer.
+        streams: Random streams of the network.
     """
-
-    weight: Initializer
-    bias: Initializer
-
-    @staticmethod
-    def suite(initializer: str, gain: float = 1.0) -> Laws:
-        """The common law, without correction for how many weights or units are active."""
-        law = Initializer(initializer)
-        if gain != 1.0:
-            law = Initializer(initializer, law.scale * gain)
-        return Laws(law, law)
-
-    @staticmethod
-    def published(input_dim: int, weight_density: float, input_density: float) -> Laws:
-        """Uniform laws widened for inputs that are mostly silent and weights that do not exist.
-
-        Weights from U(-h, h) with h = 1 / sqrt(input_density weight_density input_dim), biases
-        from U(-1 / sqrt(input_dim), 1 / sqrt(input_dim)).
-
-        Source: Iyer et al. 2022, section 4 and public configuration.
-        """
-        bound = 1.0 / math.sqrt(input_density * weight_density * input_dim)
-        return Laws(Initializer("uniform", bound), Initializer("pytorch"))
+    law = Initializer(config.initializer)
+    return LayerPlan(
+        width,
+        config.hidden_sizes[index],
+        streams,
+        f"layers.{index}",
+        Laws(law, law),
+        layer_norm=config.layer_norm,
+        activation=config.activation,
+    )

@@ -63,24 +63,21 @@ class Config:
 
 def build(config: Config, input_dim: int, context: ContextSpec, streams: Streams) -> LayerStack:
     """Build the torso."""
-    torso = LayerStack(context, config.context_to_input, context_to_layers=False)
-    width, layers = torso.input_width(input_dim), []
-    for index, units in enumerate(config.hidden_sizes):
-        laws = Laws.suite(config.initializer, config.init_gain if index else 1.0)
+
+    def layer(index: int, width: int) -> GatedLayer:
         plan = LayerPlan(
             width,
-            units,
+            config.hidden_sizes[index],
             streams,
             f"layers.{index}",
-            laws.weight,
-            laws.bias,
+            Laws.suite(config.initializer, config.init_gain if index else 1.0),
             density=config.weight_density,
             layer_norm=config.layer_norm,
             active_fraction=config.active_fraction,
             rectify=config.rectify,
             boost_strength=config.boost_strength,
         )
-        layers.append(GatedLayer(plan))
-        width = units
-    torso.set_layers(layers)
-    return torso
+        return GatedLayer(plan)
+
+    torso = LayerStack(context, config.context_to_input, context_to_layers=False)
+    return torso.chain(input_dim, len(config.hidden_sizes), layer)

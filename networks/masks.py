@@ -72,7 +72,7 @@ class MaskedLinear(nn.Linear):
         weight = self.weight if self.mask is None else self.weight * self.mask
         return functional.linear(input, weight, self.bias)
 
-    def masked_parameters(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
+    def masked_parameters(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Parameters with a mask, and the mask."""
         if self.mask is not None:
             yield self.weight, self.mask
@@ -82,7 +82,7 @@ class MaskedLinear(nn.Linear):
 class HasMasks(Protocol):
     """A module that owns masked parameters."""
 
-    def masked_parameters(self) -> Iterator[tuple[nn.Parameter, Tensor]]: ...
+    def masked_parameters(self) -> Iterator[tuple[Tensor, Tensor]]: ...
 
 
 @torch.no_grad()

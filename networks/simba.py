@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from networks.activations import activation
@@ -75,8 +74,7 @@ class Block(nn.Module):
                 hidden,
                 streams,
                 f"{name}.hidden",
-                laws.weight,
-                laws.bias,
+                laws,
                 activation=config.activation,
             )
         )

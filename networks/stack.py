@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -175,10 +175,26 @@ class LayerStack(ContextTorso):
 
     layers: nn.ModuleList
 
-    def set_layers(self, layers: Sequence[GatedLayer]) -> None:
-        """Take the hidden layers, first to last."""
-        self.layers = nn.ModuleList(layers)
-        self.output_dim = layers[-1].num_units
+    def chain(
+        self, input_dim: int, num_layers: int, make: Callable[[int, int], GatedLayer]
+    ) -> LayerStack:
+        """Build the hidden layers.
+
+        Args:
+            input_dim: Inputs of the torso, without the context.
+            num_layers: Number of hidden layers.
+            make: Builds one layer from its index and its number of inputs.
+
+        Returns:
+            The torso itself.
+        """
+        self.layers, width = nn.ModuleList(), self.input_width(input_dim)
+        for index in range(num_layers):
+            layer = make(index, width)
+            self.layers.append(layer)
+            width = layer.num_units
+        self.output_dim = width
+        return self
 
     def hidden_layers(self) -> list[GatedLayer]:
         """The hidden layers, first to last."""

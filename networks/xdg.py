@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from networks.activations import activation
-from networks.gated_layer import GatedLayer, Laws, LayerPlan
+from networks.gated_layer import GatedLayer, LayerPlan, plain_plan
 from networks.initializers import Initializer
 from networks.masks import fixed_mask
 from networks.stack import LayerStack, check_hidden_sizes, require_context
@@ -91,19 +91,10 @@ def build(config: Config, input_dim: int, context: ContextSpec, streams: Streams
     """
     require_context(config.kind, context, discrete=True)
     torso = LayerStack(context, config.context_to_input, context_to_layers=True)
-    laws, width, layers = Laws.suite(config.initializer), torso.input_width(input_dim), []
-    for index, units in enumerate(config.hidden_sizes):
-        plan = LayerPlan(
-            width,
-            units,
-            streams,
-            f"layers.{index}",
-            laws.weight,
-            laws.bias,
-            layer_norm=config.layer_norm,
-            activation=config.activation,
+
+    def layer(index: int, width: int) -> GatedLayer:
+        return XdgLayer(
+            plain_plan(config, index, width, streams), context.dim, config.active_fraction
         )
-        layers.append(XdgLayer(plan, context.dim, config.active_fraction))
-        width = units
-    torso.set_layers(layers)
-    return torso
+
+    return torso.chain(input_dim, len(config.hidden_sizes), layer)

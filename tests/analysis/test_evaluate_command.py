@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -252,8 +253,8 @@ def test_an_episode_is_filmed(run):
 
     names = sorted(path.name for path in (run / "videos").iterdir())
     assert names == ["friction_0.1.mp4", "friction_2.mp4"]
-    with imageio.get_reader(run / "videos" / names[0]) as reader:
-        frames = list(reader.iter_data())
+    reader: Any = imageio.get_reader(run / "videos" / names[0])
+    frames = list(iter(reader))
     assert len(frames) == 10
     assert frames[0].shape == (360, 480, 3)
     assert frames[0].std() > 20  # a scene, not one colour

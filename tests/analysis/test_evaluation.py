@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -183,7 +184,7 @@ def test_measuring_leaves_the_agent_as_it_was(ant):
 def test_deterministic_returns_equal_those_of_gymnasium(ant, friction):
     agent, envs = ant
     found = measure_returns(agent, envs, friction, 2, 3, deterministic=True)
-    robots = [gymnasium.make("Ant-v4") for _ in range(2)]
+    robots: list[Any] = [gymnasium.make("Ant-v4") for _ in range(2)]
     for robot in robots:
         robot.unwrapped.model.geom_friction[:, 0] = friction
     observations = np.stack(

@@ -1,0 +1,340 @@
+"""One row of the batch: one task, its episode, its choice of goals.
+
+A row behaves the same wherever it runs, in this process or in a worker: everything random comes
+from its own stream, and nothing is shared with other rows but the block of arrays it writes to.
+"""
+
+# pyright: reportAttributeAccessIssue=false
+# because MuJoCo's compiled binding ships no type stubs.
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from envs.meta_world_snapshot import (
+    STATE_SPEC,
+    TaskState,
+    capture,
+    decode_attributes,
+    encode_attributes,
+    restore,
+)
+from envs.meta_world_tasks import ACTION_DIM, OBSERVATION_DIM, build_task, set_goal
+from envs.simulation import RENDER_ONLY, warning_text
+from envs.snapshots import Snapshot, load_arrays, load_generators, require, save_generators
+
+TRAINING, EVALUATION, WARM_UP = 0, 1, 2
+"""Domains of random streams: choice of goals in training, in evaluation, and random actions."""
+
+
+def row_stream(run_seed: int, domain: int, task_index: int, copy_index: int) -> np.random.Generator:
+    """The stream of one copy of one task; independent of all others and of who builds it."""
+    sequence = np.random.SeedSequence(run_seed, spawn_key=(domain, task_index, copy_index))
+    return np.random.default_rng(sequence)
+
+
+@dataclass(frozen=True)
+class RowSpec:
+    """What one row is; plain values, so that a worker can be told in JSON.
+
+    Attributes:
+        task: Task name.
+        goals: The goals to choose from, one list of 3 or 6 numbers each.
+        reward_version: v1 or v2.
+        horizon: Steps of an episode.
+        fast_path: See ``meta_world_fast``.
+        reset_cache: Keep the state after the first reset to each goal and reuse it.
+        goal_order: uniform (with replacement) or cycle (a fresh permutation per pass).
+        autoreset: Start the next episode in the step that ends one.
+        run_seed: Seed of the run.
+        stream: Domain, task index, copy index.
+    """
+
+    task: str
+    goals: list[list[float]]
+    reward_version: str
+    horizon: int
+    fast_path: bool
+    reset_cache: bool
+    goal_order: str
+    autoreset: bool
+    run_seed: int
+    stream: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Block:
+    """The arrays through which rows and batch exchange numbers, N rows each.
+
+    ``action`` is written by the batch, everything else by the rows.
+    """
+
+    action: np.ndarray
+    observation: np.ndarray
+    next_observation: np.ndarray
+    reward: np.ndarray
+    truncated: np.ndarray
+    success: np.ndarray
+    episode_success: np.ndarray
+    episode_return: np.ndarray
+    episode_length: np.ndarray
+    goal_index: np.ndarray
+    unstable: np.ndarray
+    active: np.ndarray
+
+    @staticmethod
+    def layout(num_rows: int) -> dict[str, tuple[tuple[int, ...], type]]:
+        """Shape and dtype of every array."""
+        return {
+            "action": ((num_rows, ACTION_DIM), np.float32),
+            "observation": ((num_rows, OBSERVATION_DIM), np.float32),
+            "next_observation": ((num_rows, OBSERVATION_DIM), np.float32),
+            "reward": ((num_rows,), np.float32),
+            "truncated": ((num_rows,), np.bool_),
+            "success": ((num_rows,), np.bool_),
+            "episode_success": ((num_rows,), np.bool_),
+            "episode_return": ((num_rows,), np.float64),
+            "episode_length": ((num_rows,), np.int64),
+            "goal_index": ((num_rows,), np.int32),
+            "unstable": ((num_rows,), np.bool_),
+            "active": ((num_rows,), np.bool_),
+        }
+
+    @classmethod
+    def num_bytes(cls, num_rows: int) -> int:
+        """Size of the memory for ``over``; each array starts at a multiple of 64 bytes."""
+        return sum(_padded(shape, dtype) for shape, dtype in cls.layout(num_rows).values())
+
+    @classmethod
+    def over(cls, buffer: Any, num_rows: int) -> Block:
+        """Arrays over writable memory of ``num_bytes``."""
+        arrays, start = {}, 0
+        for name, (shape, dtype) in cls.layout(num_rows).items():
+            arrays[name] = np.ndarray(shape, dtype, buffer, start)
+            start += _padded(shape, dtype)
+        return cls(**arrays)
+
+
+def _padded(shape: tuple[int, ...], dtype: type) -> int:
+    return -(-math.prod(shape) * np.dtype(dtype).itemsize // 64) * 64
+
+
+class GoalChoice:
+    """Chooses the goal of every episode of one row.
+
+    Args:
+        num_goals: Goals to choose from.
+        order: uniform or cycle.
+        generator: The row's own stream.
+    """
+
+    def __init__(self, num_goals: int, order: str, generator: np.random.Generator) -> None:
+        self._num_goals, self._cycle = num_goals, order == "cycle"
+        self.generator = generator
+        self._pass = np.zeros(num_goals, dtype=np.int64)
+        self._position = num_goals
+
+    def next(self) -> int:
+        """Index of the next goal."""
+        if not self._cycle:
+            return int(self.generator.integers(0, self._num_goals))
+        if self._position >= self._num_goals:
+            self._pass, self._position = self.generator.permutation(self._num_goals), 0
+        self._position += 1
+        return int(self._pass[self._position - 1])
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Add everything that the next choices depend on."""
+        save_generators([self.generator], snapshot)
+        snapshot["goal_pass"], snapshot["goal_position"] = self._pass.copy(), self._position
+
+    def load(self, snapshot: Snapshot) -> None:
+        """Take over what ``save`` added."""
+        (generator,) = load_generators(snapshot, 1)
+        arrays = load_arrays(snapshot, like={"goal_pass": self._pass})
+        self._position = int(require(snapshot, "goal_position"))
+        self.generator, self._pass = generator, arrays["goal_pass"]
+
+
+class Row:
+    """One task with its running episode.
+
+    Args:
+        spec: What to build.
+        index: Which row of the block belongs to it.
+        block: Where results go and actions come from.
+    """
+
+    def __init__(self, spec: RowSpec, index: int, block: Block) -> None:
+        self.spec, self._index, self._block = spec, index, block
+        self.env = build_task(spec.task, spec.reward_version, fast=spec.fast_path)
+        # A first goal, so that bounds are known; every episode sets its own.
+        self._goals = [np.array(goal, dtype=np.float64) for goal in spec.goals]
+        for goal in self._goals:
+            set_goal(self.env, spec.task, goal)
+        self._warnings = self.env.data.warning.number
+        self._choice = self._new_choice(spec.run_seed)
+        self._goal, self._steps, self._return, self._succeeded = 0, 0, 0.0, False
+        self._running = False
+        self._after_reset: dict[int, tuple[TaskState, np.ndarray]] = {}
+        self.failure: tuple[str, dict[str, np.ndarray]] | None = None
+
+    def _new_choice(self, run_seed: int) -> GoalChoice:
+        generator = row_stream(run_seed, *self.spec.stream)
+        return GoalChoice(len(self._goals), self.spec.goal_order, generator)
+
+    def reseed(self, run_seed: int) -> None:
+        """Begin the row's stream again, as a run with this seed would."""
+        self._choice = self._new_choice(run_seed)
+
+    def start(self, goal: int | None = None) -> None:
+        """Begin an episode; without a goal the row's stream chooses one."""
+        self._goal = self._choice.next() if goal is None else goal
+        self._steps, self._return, self._succeeded = 0, 0.0, False
+        self._running = True
+        observation = self._reset_task()
+        if not np.isfinite(observation).all():
+            raise RuntimeError(f"the reset of {self.spec.task} to goal {self._goal} is not finite.")
+        self._block.observation[self._index] = observation
+        self._block.goal_index[self._index] = self._goal
+
+    def _reset_task(self) -> np.ndarray:
+        """Reset as upstream does, both passes: the second one changes 13 of the 50 tasks."""
+        cached = self._after_reset.get(self._goal)
+        if cached is not None:
+            restore(self.env, cached[0])
+            return cached[1]
+        set_goal(self.env, self.spec.task, self._goals[self._goal])
+        if self._warnings.any():  # the first pass simulates on from what blew up
+            mujoco.mj_resetData(self.env.model, self.env.data)
+        observation, _ = self.env.reset()
+        if self.spec.reset_cache:
+            self._after_reset[self._goal] = (capture(self.env), observation)
+        return observation
+
+    def stop(self) -> None:
+        """Stand still until the next ``start``."""
+        self._running = False
+
+    def step(self) -> None:
+        """Take the block's action; a row without a running episode stands still."""
+        block, index = self._block, self._index
+        block.goal_index[index] = self._goal
+        block.active[index] = self._running
+        if not self._running:
+            block.next_observation[index] = block.observation[index]
+            block.reward[index] = 0.0
+            block.success[index] = block.truncated[index] = block.unstable[index] = False
+            return
+        action = np.clip(block.action[index], -1.0, 1.0)
+        time_before = self.env.data.time
+        observation, raw_reward, _, _, info = self.env.step(action)
+        reward, success = float(raw_reward), bool(info["success"])
+        reason = self._invalid(observation, reward, time_before)
+        if reason is not None:  # a finite row without a future instead of what is not a number
+            self.failure = (reason, self._dump(action))
+            observation, reward, success = block.observation[index].copy(), 0.0, False
+        self._steps += 1
+        self._return += reward
+        self._succeeded |= success
+        ended = reason is not None or self._steps >= self.spec.horizon
+        block.next_observation[index] = observation
+        block.reward[index], block.truncated[index] = reward, ended
+        block.success[index], block.episode_success[index] = success, self._succeeded
+        block.episode_return[index], block.episode_length[index] = self._return, self._steps
+        block.unstable[index] = reason is not None
+        if ended and self.spec.autoreset:
+            self._start_next()
+        else:
+            block.observation[index] = observation
+            self._running = not ended
+
+    def _start_next(self) -> None:
+        """Begin the next episode; the block goes on naming the goal of the one that ended."""
+        ended_goal = self._goal
+        self.start()
+        self._block.goal_index[self._index] = ended_goal
+
+    def _invalid(self, observation: np.ndarray, reward: float, before: float) -> str | None:
+        """What is wrong with the last step, None if all is well.
+
+        MuJoCo resets a simulation that blew up without any sign in the observation, hence the
+        warning counters and the clock.
+        """
+        if self._warnings.any():
+            counts = self._warnings.copy()
+            counts[RENDER_ONLY] = 0
+            if counts.any():
+                return f"MuJoCo warning {warning_text(counts)}"
+        if not np.isfinite(observation).all():
+            return "the observation is not finite"
+        if not math.isfinite(reward):
+            return f"the reward is {reward}"
+        if not self.env.data.time > before:
+            return f"simulated time did not increase (it is {self.env.data.time})"
+        return None
+
+    def _dump(self, action: np.ndarray) -> dict[str, np.ndarray]:
+        state = capture(self.env)
+        return {
+            "integration_state": state.integration,
+            "model": state.model,
+            "qpos": self.env.data.qpos.copy(),
+            "qvel": self.env.data.qvel.copy(),
+            "warning_counts": self._warnings.copy(),
+            "goal": self._goals[self._goal].copy(),
+            "action": action.copy(),
+            "observation": self._block.observation[self._index].copy(),
+        }
+
+    def snapshot(self) -> Snapshot:
+        """Everything the row's next steps depend on, as plain numbers and text."""
+        state = capture(self.env)
+        snapshot: Snapshot = {
+            "integration": state.integration,
+            "model": state.model,
+            "attributes": encode_attributes(state.attributes),
+            "observation": self._block.observation[self._index].copy(),
+            "episode_return": np.array([self._return]),
+            "goal_index": self._goal,
+            "episode_length": self._steps,
+            "succeeded": int(self._succeeded),
+            "running": int(self._running),
+        }
+        self._choice.save(snapshot)
+        return snapshot
+
+    def load(self, snapshot: Snapshot) -> None:
+        """Continue exactly where ``snapshot`` was taken.
+
+        Raises:
+            ValueError: If it is incomplete, damaged or of another task.
+        """
+        sizes = {
+            "integration": np.empty(mujoco.mj_stateSize(self.env.model, STATE_SPEC)),
+            "observation": np.empty(OBSERVATION_DIM, dtype=np.float32),
+            "episode_return": np.empty(1),
+        }
+        arrays = load_arrays(snapshot, like=sizes)
+        model = np.asarray(require(snapshot, "model"), dtype=np.float64)
+        attributes = decode_attributes(str(require(snapshot, "attributes")))
+        goal = int(require(snapshot, "goal_index"))
+        if not 0 <= goal < len(self._goals):
+            raise ValueError(f"the snapshot has goal {goal} of {len(self._goals)}; it is damaged.")
+        restore(self.env, TaskState(arrays["integration"], model, attributes))
+        self._choice.load(snapshot)
+        self._goal, self._return = goal, float(arrays["episode_return"][0])
+        self._steps = int(require(snapshot, "episode_length"))
+        self._succeeded = bool(require(snapshot, "succeeded"))
+        self._running = bool(require(snapshot, "running"))
+        self._block.observation[self._index] = arrays["observation"]
+        self._block.goal_index[self._index] = goal
+
+    def close(self) -> None:
+        """Release what rendering may hold."""
+        self.env.close()
