@@ -261,6 +261,8 @@ def _run_in(composed: Composed, directory: RunDirectory) -> int:
         f"{config.total_steps:,} in {directory.path}",
         flush=True,
     )
+    for line in training.agent.announcements():
+        print(f"  {line}", flush=True)
     changed = directory.write_environment({"num_threads": resolve_threads(config)})
     for change in changed:
         print(f"not as at the start, results may differ in bits: {change}", file=sys.stderr)

@@ -172,6 +172,10 @@ class Agent(ABC):
         names = (n for u in self.updates.values() for n in u.methods_that_need_boundaries())
         return list(dict.fromkeys(names))
 
+    def announcements(self) -> list[str]:
+        """What the methods will do in this run, printed at the start."""
+        return [line for update in self.updates.values() for line in update.announcements()]
+
     def log_values(self) -> dict[str, float]:
         """Scalars of methods, read at log periods only."""
         return {k: v for update in self.updates.values() for k, v in update.log_values().items()}

@@ -24,7 +24,8 @@ def squash_log_jacobian(u: Tensor) -> Tensor:
 
     Source: appendix C, equation 26.
     """
-    return 2.0 * (_LOG_TWO - u - functional.softplus(-2.0 * u)).sum(-1)
+    # softplus(x) is x to the last bit of a float64 only above 37, not above 20 as torch assumes.
+    return 2.0 * (_LOG_TWO - u - functional.softplus(-2.0 * u, threshold=40.0)).sum(-1)
 
 
 def squashed_sample(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

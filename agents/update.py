@@ -154,6 +154,11 @@ class Update:
             if method.uses_task_boundary:
                 method.on_task_change(task, self.optimizer)
 
+    def announcements(self) -> list[str]:
+        """What the methods will do in this run, one line each."""
+        lines = (method.announcement() for method in self.methods.values())
+        return [line for line in lines if line]
+
     def log_values(self) -> dict[str, float]:
         """Scalars of all methods, named `<method>/<network>/<value>`."""
         return {

@@ -33,7 +33,7 @@ class UpdateClock:
         self, warmup_steps: int, updates_per_env_step: float, steps_per_iteration: int
     ) -> None:
         self._warmup_steps, self._ratio = warmup_steps, updates_per_env_step
-        self._per_iteration = max(1, round(steps_per_iteration * updates_per_env_step))
+        self._per_iteration = max(1.0, steps_per_iteration * updates_per_env_step)
         self._learning_steps = 0
         self.env_steps = self.gradient_steps = self.iteration = self.num_in_iteration = 0
 
@@ -60,7 +60,7 @@ class UpdateClock:
 
     def complete_iteration(self) -> bool:
         """End the iteration if all its gradient steps are made; returns whether it ended."""
-        if self.gradient_steps < (self.iteration + 1) * self._per_iteration:
+        if self.gradient_steps < (self.iteration + 1) * self._per_iteration - 1e-9:
             return False
         self.iteration += 1
         self.num_in_iteration = 0

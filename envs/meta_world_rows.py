@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import mujoco
 import numpy as np
 
+from envs.meta_world_block import Block
+from envs.meta_world_choice import GoalChoice, row_stream
 from envs.meta_world_snapshot import (
     STATE_SPEC,
     TaskState,
@@ -24,18 +25,9 @@ from envs.meta_world_snapshot import (
     encode_attributes,
     restore,
 )
-from envs.meta_world_tasks import ACTION_DIM, OBSERVATION_DIM, build_task, set_goal
+from envs.meta_world_tasks import OBSERVATION_DIM, build_task, set_goal
 from envs.simulation import RENDER_ONLY, warning_text
-from envs.snapshots import Snapshot, load_arrays, load_generators, require, save_generators
-
-TRAINING, EVALUATION, WARM_UP = 0, 1, 2
-"""Domains of random streams: choice of goals in training, in evaluation, and random actions."""
-
-
-def row_stream(run_seed: int, domain: int, task_index: int, copy_index: int) -> np.random.Generator:
-    """The stream of one copy of one task; independent of all others and of who builds it."""
-    sequence = np.random.SeedSequence(run_seed, spawn_key=(domain, task_index, copy_index))
-    return np.random.default_rng(sequence)
+from envs.snapshots import Snapshot, load_arrays, require
 
 
 @dataclass(frozen=True)
@@ -65,100 +57,6 @@ class RowSpec:
     autoreset: bool
     run_seed: int
     stream: tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class Block:
-    """The arrays through which rows and batch exchange numbers, N rows each.
-
-    ``action`` is written by the batch, everything else by the rows.
-    """
-
-    action: np.ndarray
-    observation: np.ndarray
-    next_observation: np.ndarray
-    reward: np.ndarray
-    truncated: np.ndarray
-    success: np.ndarray
-    episode_success: np.ndarray
-    episode_return: np.ndarray
-    episode_length: np.ndarray
-    goal_index: np.ndarray
-    unstable: np.ndarray
-    active: np.ndarray
-
-    @staticmethod
-    def layout(num_rows: int) -> dict[str, tuple[tuple[int, ...], type]]:
-        """Shape and dtype of every array."""
-        return {
-            "action": ((num_rows, ACTION_DIM), np.float32),
-            "observation": ((num_rows, OBSERVATION_DIM), np.float32),
-            "next_observation": ((num_rows, OBSERVATION_DIM), np.float32),
-            "reward": ((num_rows,), np.float32),
-            "truncated": ((num_rows,), np.bool_),
-            "success": ((num_rows,), np.bool_),
-            "episode_success": ((num_rows,), np.bool_),
-            "episode_return": ((num_rows,), np.float64),
-            "episode_length": ((num_rows,), np.int64),
-            "goal_index": ((num_rows,), np.int32),
-            "unstable": ((num_rows,), np.bool_),
-            "active": ((num_rows,), np.bool_),
-        }
-
-    @classmethod
-    def num_bytes(cls, num_rows: int) -> int:
-        """Size of the memory for ``over``; each array starts at a multiple of 64 bytes."""
-        return sum(_padded(shape, dtype) for shape, dtype in cls.layout(num_rows).values())
-
-    @classmethod
-    def over(cls, buffer: Any, num_rows: int) -> Block:
-        """Arrays over writable memory of ``num_bytes``."""
-        arrays, start = {}, 0
-        for name, (shape, dtype) in cls.layout(num_rows).items():
-            arrays[name] = np.ndarray(shape, dtype, buffer, start)
-            start += _padded(shape, dtype)
-        return cls(**arrays)
-
-
-def _padded(shape: tuple[int, ...], dtype: type) -> int:
-    return -(-math.prod(shape) * np.dtype(dtype).itemsize // 64) * 64
-
-
-class GoalChoice:
-    """Chooses the goal of every episode of one row.
-
-    Args:
-        num_goals: Goals to choose from.
-        order: uniform or cycle.
-        generator: The row's own stream.
-    """
-
-    def __init__(self, num_goals: int, order: str, generator: np.random.Generator) -> None:
-        self._num_goals, self._cycle = num_goals, order == "cycle"
-        self.generator = generator
-        self._pass = np.zeros(num_goals, dtype=np.int64)
-        self._position = num_goals
-
-    def next(self) -> int:
-        """Index of the next goal."""
-        if not self._cycle:
-            return int(self.generator.integers(0, self._num_goals))
-        if self._position >= self._num_goals:
-            self._pass, self._position = self.generator.permutation(self._num_goals), 0
-        self._position += 1
-        return int(self._pass[self._position - 1])
-
-    def save(self, snapshot: Snapshot) -> None:
-        """Add everything that the next choices depend on."""
-        save_generators([self.generator], snapshot)
-        snapshot["goal_pass"], snapshot["goal_position"] = self._pass.copy(), self._position
-
-    def load(self, snapshot: Snapshot) -> None:
-        """Take over what ``save`` added."""
-        (generator,) = load_generators(snapshot, 1)
-        arrays = load_arrays(snapshot, like={"goal_pass": self._pass})
-        self._position = int(require(snapshot, "goal_position"))
-        self.generator, self._pass = generator, arrays["goal_pass"]
 
 
 class Row:

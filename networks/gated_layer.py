@@ -117,6 +117,13 @@ class GatedLayer(HiddenLayer):
         linear.weight[units] = rows if linear.mask is None else rows * linear.mask[units]
         linear.bias[units] = self.laws.bias.bias_rows(linear.weight, len(units), generator)
 
+    @property
+    def is_nonnegative(self) -> bool:
+        """Whether the output never falls below 0."""
+        if isinstance(self.activation, Winners):
+            return self.activation.rectify
+        return self.activation_name in ("relu", "sigmoid")
+
     def gate(self, values: Tensor, context: Tensor | None) -> Tensor:
         """Let the context act on pre-activations (B, units); nothing happens here."""
         return values

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from networks.activations import activation
 from networks.gated_layer import GatedLayer, Laws, LayerPlan
 from networks.initializers import Initializer
-from networks.stack import ContextTorso
+from networks.stack import ContextTorso, unit_group
 from networks.streams import Streams
-from networks.torso import ContextSpec, linear_readers
+from networks.torso import ContextSpec
 from networks.units import UnitGroup, initialize_linear
 
 
@@ -113,14 +113,11 @@ class Simba(ContextTorso):
 
     def unit_groups(self, heads: tuple[nn.Linear, ...]) -> tuple[UnitGroup, ...]:
         """Return one group per block; its hidden units are read by the block's own output."""
-        groups = []
-        for index, block in enumerate(self.blocks):
-            assert isinstance(block, Block)
-            layer, readers = block.hidden, linear_readers((block.output,))
-            groups.append(
-                UnitGroup(f"blocks.{index}", layer, readers, layer, layer.activation_name)
-            )
-        return tuple(groups)
+        blocks = [block for block in self.blocks if isinstance(block, Block)]
+        return tuple(
+            unit_group(f"blocks.{index}", block.hidden, (block.output,))
+            for index, block in enumerate(blocks)
+        )
 
 
 def build(config: Config, input_dim: int, context: ContextSpec, streams: Streams) -> Simba:

@@ -170,6 +170,18 @@ def index_of_one_hot(context: Tensor) -> Tensor:
     return index.masked_fill(value <= 0, context.shape[-1])
 
 
+def unit_group(name: str, layer: GatedLayer, readers: tuple[nn.Linear, ...]) -> UnitGroup:
+    """Group of the units of one layer, all of whose readers are linear layers."""
+    return UnitGroup(
+        name,
+        layer,
+        linear_readers(readers),
+        layer,
+        layer.activation_name,
+        nonnegative=layer.is_nonnegative,
+    )
+
+
 class LayerStack(ContextTorso):
     """Hidden layers one after another; the last one is read by the heads."""
 
@@ -220,6 +232,6 @@ class LayerStack(ContextTorso):
         layers = self.hidden_layers()
         readers: list[tuple[nn.Linear, ...]] = [(layer.linear,) for layer in layers[1:]]
         return tuple(
-            UnitGroup(f"layers.{i}", layer, linear_readers(read), layer, layer.activation_name)
-            for i, (layer, read) in enumerate(zip(layers, [*readers, heads], strict=True))
+            unit_group(f"layers.{index}", layer, linears)
+            for index, (layer, linears) in enumerate(zip(layers, [*readers, heads], strict=True))
         )

@@ -70,9 +70,7 @@ def random_tape(num_steps: int = TAPE_STEPS) -> list[Episode]:
 
     envs, info = make(Config(num_envs=1, schedule="fixed"), total_steps=10 * num_steps)
     rng = np.random.default_rng(0)
-    tape = _record(
-        envs, lambda observation: rng.standard_normal((1, info.action_dim)), num_steps
-    )
+    tape = _record(envs, lambda observation: rng.standard_normal((1, info.action_dim)), num_steps)
     envs.close()
     return tape
 
@@ -94,9 +92,7 @@ def trained_tape(run_dir: Path, num_steps: int = TAPE_STEPS) -> list[Episode]:
     return tape
 
 
-def _record(
-    envs: Any, policy: Callable[[np.ndarray], np.ndarray], num_steps: int
-) -> list[Episode]:
+def _record(envs: Any, policy: Callable[[np.ndarray], np.ndarray], num_steps: int) -> list[Episode]:
     tape: list[Episode] = []
     observation, _ = envs.reset()
     start, actions = envs.simulations.states()[0], []

@@ -57,10 +57,10 @@ def plan(
         worker = {**_suite(num_envs, len(cores), seconds), "cores": list(cores)}
         rows.append(Measurement(f"suite, {_envs(num_envs)}", (worker,), in_quick=True))
     for num_envs in (8, 1):
-        in_quick = num_envs == 8
-        for name, worker in (("suite", _suite(num_envs, 1, seconds)), ("SB3", _sb3(num_envs, 1, seconds))):
+        workers = {"suite": _suite(num_envs, 1, seconds), "SB3": _sb3(num_envs, 1, seconds)}
+        for name, worker in workers.items():
             label = f"{len(cores)} x {name}, {_envs(num_envs)}"
-            rows.append(_side_by_side(label, cores, worker, in_quick=in_quick))
+            rows.append(_side_by_side(label, cores, worker, in_quick=num_envs == 8))
     for method in methods:
         worker = {**_suite(16, len(cores), seconds, f"method={method}"), "cores": list(cores)}
         quick = method == "continual_backprop"
@@ -81,9 +81,7 @@ def _side_by_side(
     return Measurement(name, workers, in_quick)
 
 
-def _suite(
-    num_envs: int, num_threads: int, seconds: float, *overrides: str
-) -> dict[str, Any]:
+def _suite(num_envs: int, num_threads: int, seconds: float, *overrides: str) -> dict[str, Any]:
     """Our training on the Ant at friction 1; diagnostics off, because SB3 has none."""
     return {
         "kind": "suite",

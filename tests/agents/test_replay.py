@@ -1,5 +1,6 @@
 """The replay: what it stores, forgets and samples, against a deque and against statistics."""
 
+import os
 from collections import Counter, deque
 
 import numpy as np
@@ -174,7 +175,7 @@ def test_a_state_of_another_shape_is_refused():
         make(context_dim=3).load_state_dict(replay.state_dict())
     full = make(capacity=8)
     full.add(transition(np.arange(9)))
-    with pytest.raises(ValueError, match="is not of a capacity of 6; leave agent.replay_size"):
+    with pytest.raises(ValueError, match=r"is not of a capacity of 6; leave agent\.replay_size"):
         make(capacity=6).load_state_dict(full.state_dict())
     with pytest.raises(ValueError, match="is not of a capacity of 24"):
         make().load_state_dict(full.state_dict())
@@ -183,7 +184,7 @@ def test_a_state_of_another_shape_is_refused():
 def test_memory_is_touched_at_construction():
     def resident():
         with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * 4096
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     before = resident()
     replay = Replay(200_000, Columns(60, 8, 0), CPU)  # 103 MB

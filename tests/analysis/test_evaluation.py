@@ -180,6 +180,20 @@ def test_measuring_leaves_the_agent_as_it_was(ant):
     assert measure_returns(agent, envs, 0.5, 2, 0, deterministic=True) != first
 
 
+def test_the_normaliser_does_not_drift_while_measuring(ant, monkeypatch):
+    agent, envs = ant
+    counts, step = [agent.normalizer.count], envs.step
+
+    def counted(actions):
+        counts.append(agent.normalizer.count)
+        return step(actions)
+
+    monkeypatch.setattr(envs, "step", counted)
+    measure_returns(agent, envs, 0.5, 1, 0, deterministic=False)
+    assert len(counts) > 2
+    assert len(set(counts)) == 1
+
+
 @pytest.mark.parametrize("friction", [0.05, 2.0])
 def test_deterministic_returns_equal_those_of_gymnasium(ant, friction):
     agent, envs = ant
