@@ -208,6 +208,7 @@ class PPO(Agent):
         )
         for update in self.updates.values():
             update.check_finite()
+            update.network.torso.record_statistics(batch.observation, batch.context)
         self.rollout.position = 0
         self.iteration += 1
         return {**statistics, **policy_statistics, **value_statistics}

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from agents.base import Agent, Transition
 from agents.sb3_shape import Shape
+from agents.update_clock import UpdateClock
 from analysis.checkpoint import CheckpointStore, inspect_checkpoint
 from configs.build import build_agent
 from configs.run import RunConfig, load_run
@@ -100,7 +101,7 @@ class SB3Model:
         given = Shape.of(env)
         if given != self.shape:
             raise ValueError(f"the agent was built for {self.shape}, the environments are {given}")
-        if not self.agent.is_at_quiet_point:
+        if _is_mid_rollout(self.agent):
             raise ValueError("the agent holds half a rollout; learn until it is complete first")
         self.env, self._observation = env, None
 
@@ -164,7 +165,7 @@ class SB3Model:
             callback: One callback, several, or a function of (locals, globals) that returns False
                 to stop. Locals are `self`, `total_timesteps`, `actions`, `new_obs`, `rewards`,
                 `dones` and `infos`.
-            log_interval: Updates between writes of the logger, None for never.
+            log_interval: Iterations between writes of the logger, None for never.
             tb_log_name: Not used; choose the folder with `set_logger`.
             reset_num_timesteps: Count from 0; false goes on counting, in the running episodes.
             progress_bar: Not used; add SB3's `ProgressBarCallback`.
@@ -182,22 +183,25 @@ class SB3Model:
             self.num_timesteps = 0
         total_timesteps += self.num_timesteps
         # A rollout that a callback broke off goes on where it stopped.
-        if self._observation is None or (reset_num_timesteps and agent.is_at_quiet_point):
+        if self._observation is None or (reset_num_timesteps and not _is_mid_rollout(agent)):
             self._observation = cast(np.ndarray, env.reset())
         hooks = _one_callback(callback)
         hooks.init_callback(cast(Any, self))
         hooks.on_training_start({"self": self, "total_timesteps": total_timesteps}, {})
         goes_on = True
-        while goes_on and not (agent.is_at_quiet_point and self.num_timesteps >= total_timesteps):
-            if agent.is_at_quiet_point:
+        while goes_on and (self.num_timesteps < total_timesteps or _is_mid_rollout(agent)):
+            if not _is_mid_rollout(agent):
                 hooks.on_rollout_start()
             hooks.update_locals(self._step(env))
             goes_on = hooks.on_step()
-            if agent.update_is_due or agent.is_at_quiet_point:
+            if agent.update_is_due or not _is_mid_rollout(agent):
                 hooks.on_rollout_end()
             # Also after a callback said stop: a full rollout has no room for the next step.
             if agent.update_is_due:
-                self._log(agent.update(), log_interval)
+                iteration = agent.iteration
+                self._record(agent.update())
+                if log_interval and agent.iteration // log_interval > iteration // log_interval:
+                    self.dump_logs()
         hooks.on_training_end()
         return self
 
@@ -239,11 +243,9 @@ class SB3Model:
             "infos": infos,
         }
 
-    def _log(self, statistics: Mapping[str, Tensor], log_interval: int | None) -> None:
+    def _record(self, statistics: Mapping[str, Tensor]) -> None:
         for name, value in statistics.items():
             self._logger.record(f"train/{name}", float(value))
-        if log_interval is not None and self.agent.iteration % log_interval == 0:
-            self.dump_logs()
 
     def dump_logs(self, iteration: int = 0) -> None:
         """Write what was recorded since the last time, with the mean of the last episodes."""
@@ -304,13 +306,19 @@ class SB3Model:
         metadata = loaded.manifest["metadata"]
         model = cls(load_run(metadata["config"]), shape=load(Shape, metadata["shape"]))
         model.agent.load_state_dict(loaded.state["agent"])
-        if not model.agent.is_at_quiet_point:
+        if _is_mid_rollout(model.agent):
             model.agent = build_agent(model.config, model.shape)
             model.agent.transplant(loaded.state["agent"], ())
         model.num_timesteps = loaded.env_steps
         if env is not None:
             model.set_env(env)
         return model
+
+
+def _is_mid_rollout(agent: Agent) -> bool:
+    """Whether only the successors of what is stored may follow; a replay takes anything."""
+    learns_from_replay = isinstance(getattr(agent, "clock", None), UpdateClock)
+    return not learns_from_replay and not agent.is_at_quiet_point
 
 
 def _folder(path: str | Path) -> Path:

@@ -15,13 +15,11 @@ Source: Raffin et al. 2021, "Stable-Baselines3: Reliable Reinforcement Learning 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from gymnasium.spaces import Box
-from stable_baselines3 import PPO
 from stable_baselines3.common.logger import Logger
 from torch import Tensor, nn
 
@@ -29,7 +27,9 @@ from agents.base import Agent, Transition
 from agents.global_streams import GlobalStreams
 from agents.parts import Parts
 from agents.sb3_networks import SharedPolicy, SharedTorso, SharedValue
-from agents.sb3_parts import joined_inputs, refuse_what_sb3_cannot_take, spaces
+from agents.sb3_parts import joined_inputs
+from agents.sb3_ppo_model import Config, build_model
+from agents.transplants import check_parts
 from agents.update import (
     NumericalFailure,
     clone,
@@ -37,9 +37,10 @@ from agents.update import (
     load_optimizer_state,
     optimizer_state,
 )
-from networks.activations import ACTIVATIONS, activation
 from networks.heads import Network
 from networks.initializers import Initializer
+
+__all__ = ["SB3PPO", "Config", "build"]
 
 # SB3's name of what we log, and the factor between the two.
 _STATISTICS = {
@@ -54,87 +55,17 @@ _STATISTICS = {
 _ROWS = ("observations", "actions", "rewards", "episode_starts", "values", "log_probs")
 
 
-@dataclass(frozen=True)
-class Config:
-    """Settings of SB3's PPO, by our names.
-
-    The groups `network` and `optimizer` do not reach SB3, which builds its own; leave them at
-    their presets `mlp` and `adam`.
-
-    Attributes:
-        kind: Name of this file.
-        rollout_length: Vector steps between updates (`n_steps`).
-        num_epochs: Passes over a rollout (`n_epochs`).
-        minibatch_size: Transitions per gradient step (`batch_size`); must divide a rollout.
-        learning_rate: Of the one Adam over both networks.
-        adam_epsilon: Of that Adam; 1e-5 is SB3's default.
-        discount: In [0, 1] (`gamma`).
-        gae_lambda: In [0, 1].
-        clip_range: Ratio is clipped to [1 - clip_range, 1 + clip_range].
-        value_coefficient: Factor of the value loss (`vf_coef`; SB3's default is 0.5).
-        entropy_coefficient: Factor of the entropy bonus (`ent_coef`).
-        normalize_advantage: Standardise advantages in every minibatch.
-        max_grad_norm: Clip the joint gradient norm, None for no clipping.
-        hidden_sizes: Units of each hidden layer, in both networks (`net_arch`).
-        activation: Name of the nonlinearity.
-        orthogonal_init: SB3's initialisation; false is that of PyTorch.
-    """
-
-    kind: str = "sb3_ppo"
-    rollout_length: int = 128
-    num_epochs: int = 10
-    minibatch_size: int = 128
-    learning_rate: float = 1e-4
-    adam_epsilon: float = 1e-5
-    discount: float = 0.99
-    gae_lambda: float = 0.95
-    clip_range: float = 0.2
-    value_coefficient: float = 1.0
-    entropy_coefficient: float = 0.0
-    normalize_advantage: bool = True
-    max_grad_norm: float | None = None
-    hidden_sizes: list[int] = field(default_factory=lambda: [256, 256])
-    activation: str = "relu"
-    orthogonal_init: bool = True
-
-    def __post_init__(self) -> None:
-        for name in ("rollout_length", "num_epochs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"agent.{name} is {getattr(self, name)}; give at least 1")
-        if self.minibatch_size < 2:
-            raise ValueError(f"agent.minibatch_size is {self.minibatch_size}; give at least 2")
-        for name in ("discount", "gae_lambda"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"agent.{name} is {getattr(self, name)}; give a value in [0, 1]")
-        for name in ("learning_rate", "adam_epsilon", "clip_range"):
-            if not getattr(self, name) > 0.0:
-                raise ValueError(f"agent.{name} is {getattr(self, name)}; give a value above 0")
-        if self.max_grad_norm is not None and self.max_grad_norm <= 0.0:
-            raise ValueError(
-                f"agent.max_grad_norm is {self.max_grad_norm}; give a value above 0, or null"
-            )
-        if not self.hidden_sizes or any(size < 1 for size in self.hidden_sizes):
-            raise ValueError(
-                f"agent.hidden_sizes is {list(self.hidden_sizes)}; give one or more layers of at "
-                "least 1 unit"
-            )
-        if self.activation not in ACTIVATIONS:
-            activation(self.activation)  # raises, naming the known ones
-
-
 class SB3PPO(Agent):
     """The agent."""
 
     def __init__(self, config: Config, parts: Parts) -> None:
-        refuse_what_sb3_cannot_take("sb3_ppo", parts)
-        _refuse_ragged_minibatches(config, parts)
         self.config = config
         self.iteration = 0
         self._draws = GlobalStreams(parts.streams, "sb3")
         self._prediction_draws = GlobalStreams(parts.streams, "sb3_prediction")
         self._logger = Logger(folder=None, output_formats=[])  # only to read what SB3 logs
         with self._draws.lent():
-            self.model = _build_model(config, parts)
+            self.model = build_model(config, parts)
         self.model.set_logger(self._logger)
         sb3 = self.model.policy
         assert isinstance(sb3.action_net, nn.Linear)
@@ -306,12 +237,7 @@ class SB3PPO(Agent):
 
     def transplant(self, state: Mapping[str, Any], fresh_parts: Collection[str]) -> None:
         """Go on from another run's networks with some organs new; see `agents.ppo`."""
-        unknown = sorted(set(fresh_parts) - set(self.organs()))
-        if unknown:
-            raise ValueError(
-                f"fresh_parts has {', '.join(unknown)}; this agent has the parts "
-                f"{', '.join(self.organs())}"
-            )
+        check_parts(fresh_parts, self.organs())
         parameters = dict(self.model.policy.named_parameters())
         fresh = [name for name in parameters if _organ(name) in fresh_parts]
         donor = {k: v for k, v in state["weights"].items() if k not in fresh}
@@ -326,47 +252,6 @@ def _organ(parameter: str) -> str:
     if parameter == "log_std":
         return "log_std"
     return "policy" if parameter.startswith(("mlp_extractor.policy_net", "action_net")) else "value"
-
-
-def _refuse_ragged_minibatches(config: Config, parts: Parts) -> None:
-    num_transitions = config.rollout_length * parts.num_envs
-    if num_transitions % config.minibatch_size:
-        raise ValueError(
-            f"agent.minibatch_size={config.minibatch_size} does not divide a rollout of "
-            f"{config.rollout_length} x {parts.num_envs} = {num_transitions} transitions"
-        )
-
-
-def _build_model(config: Config, parts: Parts) -> PPO:
-    """Build SB3's PPO without an environment, as its own `load` does."""
-    model = PPO(
-        "MlpPolicy",
-        None,  # type: ignore[arg-type]
-        learning_rate=config.learning_rate,
-        n_steps=config.rollout_length,
-        batch_size=config.minibatch_size,
-        n_epochs=config.num_epochs,
-        gamma=config.discount,
-        gae_lambda=config.gae_lambda,
-        clip_range=config.clip_range,
-        normalize_advantage=config.normalize_advantage,
-        ent_coef=config.entropy_coefficient,
-        vf_coef=config.value_coefficient,
-        max_grad_norm=np.inf if config.max_grad_norm is None else config.max_grad_norm,
-        policy_kwargs={
-            "net_arch": {"pi": list(config.hidden_sizes), "vf": list(config.hidden_sizes)},
-            "activation_fn": ACTIVATIONS[config.activation],
-            "ortho_init": config.orthogonal_init,
-            "optimizer_kwargs": {"eps": config.adam_epsilon},
-        },
-        device="cpu",
-        _init_setup_model=False,
-    )
-    model.observation_space, model.action_space = spaces(parts)
-    model.n_envs = parts.num_envs
-    model._setup_model()
-    model.policy.set_training_mode(False)
-    return model
 
 
 def build(config: Config, parts: Parts) -> SB3PPO:

@@ -1,4 +1,4 @@
-"""The 50 goals of every task: drawn once by Meta-World's own classes, stored as JSON, checked by hash.
+"""The 50 goals of every task: drawn once by Meta-World's own classes, kept as JSON with a hash.
 
 A goal is the vector (3 or 6 float64) that fixes where goal and objects are.
 """
@@ -200,8 +200,8 @@ def parse_goals(text: str, where: str) -> Goals:
         raise ValueError(f"{where} is no goal manifest: {error}.") from error
     if metaworld_version != VERSIONS["metaworld"] or num_goals != NUM_GOALS:
         raise ValueError(
-            f"{where} holds {num_goals} goals of metaworld {metaworld_version}; expected {NUM_GOALS}"
-            f" of {VERSIONS['metaworld']}."
+            f"{where} holds {num_goals} goals of metaworld {metaworld_version}; expected "
+            f"{NUM_GOALS} of {VERSIONS['metaworld']}."
         )
     check_goals(names, vectors)
     generator, goal_seed, digest = stored

@@ -1,8 +1,8 @@
 """The exact state of one Meta-World task, in memory and as plain numbers and text.
 
-A task keeps its state in four places: MuJoCo's data, four arrays of MuJoCo's model that resets edit,
-its own Python attributes, and attributes that are live views into MuJoCo's memory. All four are
-needed for a bit-exact continuation.
+A task keeps its state in four places: MuJoCo's data, four arrays of MuJoCo's model that resets
+edit, its own Python attributes, and attributes that are live views into MuJoCo's memory. All four
+are needed for a bit-exact continuation.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -133,7 +133,7 @@ def _view_of(env: SawyerXYZEnv, value: Any) -> View | None:
     for field in VIEWED_FIELDS:
         array = getattr(env.data, field)
         start, rest = divmod(address - array.__array_interface__["data"][0], array.itemsize)
-        if rest == 0 and 0 <= start and start + value.size <= array.size:
+        if rest == 0 and start >= 0 and start + value.size <= array.size:
             return View(field, start, value.shape)
     return None
 

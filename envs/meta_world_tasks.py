@@ -115,8 +115,8 @@ def benchmark_tasks(benchmark: str, task: str, tasks: tuple[str, ...]) -> tuple[
     """
     if benchmark != "custom" and tasks:
         raise ValueError(
-            f"tasks={list(tasks)} was given with benchmark={benchmark}; choose benchmark=custom for "
-            "a list of your own, or leave tasks empty."
+            f"tasks={list(tasks)} was given with benchmark={benchmark}; choose benchmark=custom "
+            "for a list of your own, or leave tasks empty."
         )
     if benchmark == "mt1":
         return checked_tasks([task])

@@ -7,6 +7,7 @@ decision (which units to renew). `UnitGroup` is the graph that connects the two.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -15,21 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from networks.initializers import Initializer
-
-
-@dataclass(frozen=True, eq=False)
-class Touched:
-    """Entries of one parameter that an edit rewrote.
-
-    Attributes:
-        parameter: The parameter, edited in place.
-        dim: 0 when whole rows (incoming side) were rewritten, 1 when columns (outgoing side) were.
-        indices: Rewritten positions along `dim`, int64.
-    """
-
-    parameter: Tensor
-    dim: int
-    indices: Tensor
+from networks.readers import Reader, Touched
 
 
 class Producer(Protocol):
@@ -41,6 +28,8 @@ class Producer(Protocol):
     def reset_units(self, units: Tensor, generator: torch.Generator) -> list[Touched]: ...
 
     def incoming_magnitude(self) -> Tensor: ...
+
+    def incoming_gradient(self) -> Tensor | None: ...
 
 
 class HiddenLayer(nn.Module):
@@ -73,6 +62,37 @@ class HiddenLayer(nn.Module):
     def incoming_magnitude(self) -> Tensor:
         """Mean absolute incoming weight of every unit, (units,)."""
         raise NotImplementedError
+
+    def incoming_gradient(self) -> Tensor | None:
+        """Mean |gradient| of the incoming weights of every unit, (units,); see `mean_gradient`.
+
+        Counts every linear map of the layer whose rows are its units.
+        """
+        linears = [m for m in self.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+        return mean_gradient([m for m in linears if m.weight.shape[0] == self.num_units])
+
+
+@torch.no_grad()
+def mean_gradient(linears: Sequence[nn.Linear | nn.Conv2d]) -> Tensor | None:
+    """Mean |gradient| of the weights in every row, masked weights aside.
+
+    Args:
+        linears: Layers with equally many rows.
+
+    Returns:
+        (rows,), or None when no layer has a gradient: before a backward pass, or frozen.
+    """
+    total, count = None, None
+    for linear in linears:
+        gradient = linear.weight.grad
+        if gradient is None:
+            continue
+        mask = getattr(linear, "mask", None)
+        rows = gradient.abs().flatten(1).sum(1)
+        entries = gradient[0].numel() if mask is None else mask.flatten(1).sum(1)
+        total = rows if total is None else total + rows
+        count = entries if count is None else count + entries
+    return None if total is None or count is None else total / count
 
 
 @torch.no_grad()
@@ -133,63 +153,6 @@ def initialize_linear(
 
 
 @dataclass(frozen=True, eq=False)
-class Reader:
-    """One layer that reads the units of a group, and the weight columns it reads them through.
-
-    Attributes:
-        layer: Linear or convolutional layer; its weight has the columns in dimension 1.
-        columns: (units, columns per unit) int64, or None when column i belongs to unit i and
-            the layer reads nothing else.
-    """
-
-    layer: nn.Linear | nn.Conv2d
-    columns: Tensor | None = None
-
-    @torch.no_grad()
-    def forget_inputs(self, units: Tensor) -> list[Touched]:
-        """Zero every weight that reads some units; returns the rewritten columns."""
-        columns = units if self.columns is None else self.columns[units].flatten()
-        self.layer.weight[:, columns] = 0.0
-        return [Touched(self.layer.weight, 1, columns)]
-
-    def weight_sum(self) -> Tensor:
-        """Sum of absolute weights that read each unit, (units,)."""
-        # Runs at every gradient step. On CPU abs().sum(0) is several times faster than a vector
-        # norm along the rows, and detach() than a no_grad block.
-        weight = self.layer.weight.detach()
-        if weight.dim() > 2:
-            weight = weight.transpose(1, -1).flatten(0, -2)  # positions join the rows
-        per_column = weight.abs().sum(0)
-        return per_column if self.columns is None else per_column[self.columns].sum(-1)
-
-    def num_weights(self, num_units: int) -> int:
-        """How many weights read one unit."""
-        return self.layer.weight[:, 0].numel() * (
-            1 if self.columns is None else self.columns.numel() // num_units
-        )
-
-    @torch.no_grad()
-    def absorb_mean(self, units: Tensor, means: Tensor) -> None:
-        """Add the mean contribution of some units to this layer's bias, before they are zeroed.
-
-        Args:
-            units: Indices of the units, int64 (k,).
-            means: Their mean activations, (k,).
-
-        Raises:
-            ValueError: The layer has no bias to move the mean into.
-        """
-        if self.layer.bias is None:
-            raise ValueError(
-                "mean_transfer needs readers with a bias; a reading layer was built with bias=False"
-            )
-        columns = units[:, None] if self.columns is None else self.columns[units]
-        weight = self.layer.weight[:, columns]  # (outputs, k, columns per unit, *kernel)
-        summed = weight.flatten(2).sum(-1)
-        self.layer.bias.add_(summed @ means.to(summed.dtype))
-
-
-@dataclass(frozen=True, eq=False)
 class UnitGroup:
     """The units of one hidden layer and everything that reads them, heads included.
 
@@ -199,13 +162,17 @@ class UnitGroup:
         readers: All layers that read the units. A unit's outgoing weights are its columns in
             all of them together.
         tap: Module whose output is the value that readers consume, (B, units) or
-            (B, channels, height, width).
+            (B, channels, height, width); (B, values x units) where units have several values.
         activation: Name of the nonlinearity, which decides how dormancy is measured.
         nonnegative: True when the tap never gives a negative value, so that |h| is h.
+        values_per_unit: Values the tap gives per unit: 2 for concatenated ReLU, where unit i owns
+            the values i and i + units. Every reader then needs `columns` with one column per
+            value (`paired_readers`).
 
     Raises:
         ValueError: No reader was given. A hidden layer that nothing reads cannot be recycled, and
-            usually means that the head was forgotten.
+            usually means that the head was forgotten. Or the readers do not have one column per
+            value.
     """
 
     name: str
@@ -214,11 +181,21 @@ class UnitGroup:
     tap: nn.Module
     activation: str = "relu"
     nonnegative: bool = False
+    values_per_unit: int = 1
     _num_outgoing: int = field(init=False, repr=False, default=0)
 
     def __post_init__(self) -> None:
         if not self.readers:
             raise ValueError(f"unit group {self.name!r} has no readers; was the head left out?")
+        if self.values_per_unit > 1 and any(
+            reader.columns is None
+            or tuple(reader.columns.shape) != (self.num_units, self.values_per_unit)
+            for reader in self.readers
+        ):
+            raise ValueError(
+                f"unit group {self.name!r} gives {self.values_per_unit} values per unit; every "
+                f"reader needs columns of shape ({self.num_units}, {self.values_per_unit})"
+            )
         total = sum(reader.num_weights(self.num_units) for reader in self.readers)
         object.__setattr__(self, "_num_outgoing", total)
 
@@ -233,6 +210,36 @@ class UnitGroup:
         for reader in self.readers[1:]:
             total = total + reader.weight_sum()
         return total
+
+    def outgoing_sums(self) -> Tensor:
+        """The same for every value of a unit apart, (units, values per unit)."""
+        total = self.readers[0].weight_sums()
+        for reader in self.readers[1:]:
+            total = total + reader.weight_sums()
+        return total
+
+    def unit_values(self, tapped: Tensor) -> Tensor:
+        """Arrange what the tap gave by unit.
+
+        Args:
+            tapped: (B, units) or (B, channels, height, width), (B, values x units) where units
+                have several values.
+
+        Returns:
+            The same, with the several values of a unit in dimension 2: (B, units, values).
+
+        Raises:
+            ValueError: Another number of values.
+        """
+        if tapped.shape[1] != self.num_units * self.values_per_unit:
+            raise ValueError(
+                f"unit group {self.name!r} has {self.num_units} units with {self.values_per_unit} "
+                f"value(s) each, but its tap gave values of shape {tuple(tapped.shape)}; "
+                "dimension 1 must hold the units"
+            )
+        if self.values_per_unit == 1:
+            return tapped
+        return tapped.view(len(tapped), self.values_per_unit, self.num_units).transpose(1, 2)
 
     @property
     def num_outgoing(self) -> int:
@@ -256,10 +263,20 @@ class Recording:
 
     Hooks are registered once, at construction, and do nothing outside the block, so acting,
     evaluation and target passes never reach a method. The tensors are detached.
+
+    Args:
+        groups: Whose activations.
+        gradients: Keep the derivative of the loss by these activations too.
+
+    Attributes:
+        activations: Unit-group name -> what the tap gave in the last block.
+        gradients: The same shapes, filled by the backward pass; empty unless asked for.
     """
 
-    def __init__(self, groups: Sequence[UnitGroup]) -> None:
+    def __init__(self, groups: Sequence[UnitGroup], gradients: bool = False) -> None:
         self.activations: dict[str, Tensor] = {}
+        self.gradients: dict[str, Tensor] = {}
+        self._keeps_gradients = gradients
         self._enabled = False
         self._handles = [
             group.tap.register_forward_hook(self._hook(group.name)) for group in groups
@@ -267,13 +284,16 @@ class Recording:
 
     def _hook(self, name: str):
         def keep(module: nn.Module, inputs: object, output: Tensor) -> None:
-            if self._enabled:
-                self.activations[name] = output.detach()
+            if not self._enabled:
+                return
+            self.activations[name] = output.detach()
+            if self._keeps_gradients and output.requires_grad:
+                output.register_hook(functools.partial(self.gradients.__setitem__, name))
 
         return keep
 
     def __enter__(self) -> dict[str, Tensor]:
-        self.activations = {}
+        self.activations, self.gradients = {}, {}
         self._enabled = True
         return self.activations
 

@@ -142,6 +142,8 @@ def _main_cells(row: summary.Row) -> tuple[str, ...]:
 
 
 def _number(value: Spread, digits: int) -> str:
+    if value.low == value.high:
+        return f"{value.median:,.{digits}f}"
     text = f"{value.median:,.{digits}f} ({value.low:,.{digits}f} to {value.high:,.{digits}f}"
     if value.interval is not None:
         low, high = value.interval

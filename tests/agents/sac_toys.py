@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from agents import sac
 from agents.base import Transition
@@ -99,3 +100,15 @@ def weights(agent):
         for key, value in module.state_dict().items()
     }
     return {**found, "temperature": agent.temperature.log_temperature.detach().clone()}
+
+
+def different(first, second):
+    """Names of the modules that differ between two results of `weights`."""
+    return {key.split(".")[0] for key in first if not torch.equal(first[key], second[key])}
+
+
+def sampled(agent, seed=0):
+    """A minibatch and noise for one gradient step."""
+    batch = agent.replay.sample(agent.config.batch_size, torch.Generator().manual_seed(seed))
+    noise = torch.randn(2, agent.config.batch_size, agent.action_dim)
+    return batch, *noise

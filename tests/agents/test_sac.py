@@ -5,25 +5,24 @@ import math
 import numpy as np
 import pytest
 import torch
-from sac_toys import ACTION, NUM_ENVS, OBSERVATION, fill, learn, make, step, weights
+from sac_toys import (
+    ACTION,
+    NUM_ENVS,
+    OBSERVATION,
+    different,
+    fill,
+    learn,
+    make,
+    sampled,
+    step,
+    weights,
+)
 from torch.distributions import Independent, Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
 from agents import sac_losses as losses
 from agents.base import Transition
 from agents.update import NumericalFailure
-
-
-def different(first, second):
-    return {key.split(".")[0] for key in first if not torch.equal(first[key], second[key])}
-
-
-def sampled(agent, seed=0):
-    """A minibatch and noise for one gradient step."""
-    batch = agent.replay.sample(agent.config.batch_size, torch.Generator().manual_seed(seed))
-    noise = torch.randn(2, agent.config.batch_size, agent.action_dim)
-    return batch, *noise
-
 
 # Squashed Gaussian -------------------------------------------------------------------------
 

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from sac_toys import fill, learn, make, weights
-from test_sac import different, sampled
+from sac_toys import different, fill, learn, make, sampled, weights
 
 from plasticity.methods import continual_backprop, redo
 from plasticity.optimizers.per_unit_adam import PerUnitAdam
@@ -67,13 +66,17 @@ def test_only_the_training_pass_of_its_own_network_reaches_a_method():
         for group, state in after["groups"].items():
             assert torch.equal(state["utility"], before[name]["groups"][group]["utility"])
     assert method_of(agent, "actor").calls == 4
-    # And the utility is that of the features of the critic-loss pass.
-    agent._steps._critic_step(0, torch.zeros(4, 7), None, torch.zeros(4))
-    group = method_of(agent, "critic_1").statistics["layers.0"]
+
+
+def test_utilities_are_those_of_the_critic_loss_pass():
+    agent = ready(replacement_rate=1e-6, networks=["critic_1"], utility_decay=0.9)
+    inputs = torch.randn(32, 7)
     with torch.no_grad():
-        hidden = torch.zeros(16)  # biases start at 0 and the input was 0
-    old = before["critic_1"]["groups"]["layers.0"]["utility"]
-    torch.testing.assert_close(group.utility, 0.99 * old + 0.01 * hidden, rtol=0.1, atol=1e-5)
+        hidden = agent.critic_1.torso.layers[0](inputs)  # before the step
+    agent._steps._critic_step(0, inputs, None, torch.ones(32))
+    outgoing = agent.critic_1.torso.layers[1].linear.weight.abs().mean(0)  # after it
+    utility = method_of(agent, "critic_1").statistics["layers.0"].utility
+    torch.testing.assert_close(utility, 0.1 * hidden.abs().mean(0) * outgoing)
 
 
 @pytest.mark.parametrize("edit", ["copy", "drift"])

@@ -298,3 +298,30 @@ def test_foreign_environments_of_sb3_are_accepted(config):
         joins = np.array_equal(now.next_observation, then.observation)
         assert joins != now.truncated.all()
     assert [e["l"] for e in model.ep_info_buffer] == [5] * 6
+
+
+def test_agents_with_a_replay_stop_and_load_at_any_step(tmp_path):
+    words = ["network.hidden_sizes=[8]", "agent.warmup_steps=20", "agent.batch_size=8"]
+    sac = compose_run(["agent=sac", "agent.replay_size=1000", *words]).config
+    model = SB3Model(sac, worlds()).learn(61)
+    assert model.num_timesteps == 62
+    assert not model.agent.is_at_quiet_point
+    model.save(tmp_path / "model")
+    loaded = SB3Model.load(tmp_path / "model", worlds())
+    assert state_hash(loaded.agent.state_dict()) == state_hash(model.agent.state_dict())
+    for one in (model, loaded):
+        one.set_env(worlds())
+        one.learn(20, reset_num_timesteps=False)
+    assert state_hash(loaded.agent.state_dict()) == state_hash(model.agent.state_dict())
+
+
+@pytest.mark.parametrize("agent", ["sb3_ppo", "sb3_sac"])
+def test_sb3s_own_agents_in_our_shell(agent):
+    settings = {
+        "sb3_ppo": ["agent.rollout_length=16", "agent.minibatch_size=16"],
+        "sb3_sac": ["agent.warmup_steps=10", "agent.batch_size=8", "agent.replay_size=1000"],
+    }
+    words = ["agent.hidden_sizes=[8]", *settings[agent]]
+    model = SB3Model(compose_run([f"agent={agent}", *words]).config, worlds()).learn(32)
+    assert model.num_timesteps == 32
+    assert len(evaluate_policy(model, worlds(), 3, return_episode_rewards=True)[0]) == 3

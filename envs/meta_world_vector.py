@@ -1,0 +1,494 @@
+"""The batch of Meta-World tasks as a Gymnasium vector environment.
+
+Source: McLean et al., "Meta-World+" (arXiv 2505.11289) for tasks, rewards and horizon.
+Deviation: one random stream per copy of a task (upstream seeds all alike, so that all tasks choose
+    the same goal number), true observation bounds, and success that is kept for the episode.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
+from gymnasium.spaces import Box
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from envs.base import EnvInfo, SimulatorError
+from envs.meta_world_choice import TRAINING
+from envs.meta_world_goals import NUM_GOALS, Goals, load_goals
+from envs.meta_world_group import RowGroup, Rows, join, split
+from envs.meta_world_rows import RowSpec
+from envs.meta_world_tasks import (
+    ACTION_DIM,
+    MAX_HORIZON,
+    OBSERVATION_DIM,
+    STEP_SECONDS,
+    VERSIONS,
+    checked_tasks,
+)
+from envs.meta_world_workers import WorkerPool
+from envs.schedules import at_least, one_of
+from envs.snapshots import Snapshot, require, require_equal
+
+__all__ = ["MetaWorldVec"]
+
+
+class MetaWorldVec(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+    """N = tasks x copies rows in task-major order, each one task with goals of its own choice.
+
+    With ``autoreset`` an ended episode's successor starts in the same step. Without it an ended row
+    stands still (``active`` False, reward 0) until ``start_episodes``, so that an evaluation keeps
+    one batch shape. Results do not depend on the number of workers.
+
+    Args:
+        tasks: Task names; their order is the order of the context. A name may occur twice.
+        copies: Rows per task.
+        run_seed: Seed of the rows' streams, which choose goals.
+        goal_seed: Seed of the goals; None takes ``run_seed``.
+        num_goals: Goals per task in use, the first ones of 50.
+        reward_version: v1 or v2.
+        horizon: Steps of an episode, at most 500.
+        backend: stock (Meta-World's own classes).
+        fast_path: Use the equal but faster subclasses.
+        num_workers: Processes; 0 steps in this one, auto takes 0 where there are up to two cores and
+            otherwise all but one.
+        autoreset: See above.
+        goals: The goals themselves instead of ``goal_seed``.
+        goal_order: uniform (with replacement) or cycle (a fresh permutation per pass).
+        reset_cache: Reuse the exact state after the first reset to each goal.
+        hide_task_id: Announce no context.
+        active: Indices of the tasks that have rows, in order; None means all. Context, streams and
+            regime keep their meaning within the whole list.
+        domain: First part of the streams' keys (``meta_world_choice``).
+        on_simulator_reset: fail (raise SimulatorError) or count (truncate the episode with reward
+            0 and ``unstable``) when a simulation blows up.
+        name: How the tasks are called together.
+
+    Raises:
+        ValueError: If a setting is out of range or unknown.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        copies: int = 1,
+        run_seed: int = 0,
+        goal_seed: int | None = None,
+        num_goals: int = NUM_GOALS,
+        reward_version: str = "v2",
+        horizon: int = MAX_HORIZON,
+        backend: str = "stock",
+        fast_path: bool = True,
+        num_workers: int | Literal["auto"] = "auto",
+        autoreset: bool = True,
+        *,
+        goals: Goals | None = None,
+        goal_order: str = "uniform",
+        reset_cache: bool = False,
+        hide_task_id: bool = False,
+        active: Sequence[int] | None = None,
+        domain: int = TRAINING,
+        on_simulator_reset: str = "count",
+        name: str = "custom",
+    ) -> None:
+        self.tasks = checked_tasks(list(tasks))
+        check_settings(copies, run_seed, num_goals, reward_version, horizon, backend, goal_order)
+        one_of("on_simulator_reset", on_simulator_reset, ("fail", "count"))
+        chosen = list(range(len(self.tasks))) if active is None else list(active)
+        if not chosen or not all(0 <= index < len(self.tasks) for index in chosen):
+            raise ValueError(f"active={chosen} must be indices of the {len(self.tasks)} tasks.")
+        self._autoreset, self._fail = autoreset, on_simulator_reset == "fail"
+        self.metadata = {
+            "autoreset_mode": AutoresetMode.SAME_STEP if autoreset else AutoresetMode.DISABLED
+        }
+        self.num_envs = len(chosen) * copies
+        self.goals = goals or load_goals(self.tasks, run_seed if goal_seed is None else goal_seed)
+        if self.goals.tasks != self.tasks:
+            raise ValueError(f"the goals are of {self.goals.tasks}, the tasks {self.tasks}.")
+        self._regime = np.repeat(np.array(chosen, dtype=np.int64), copies)
+        self._context = np.eye(len(self.tasks), dtype=np.float32)[self._regime]
+        if hide_task_id:
+            self._context = self._context[:, :0]
+        specs = [
+            RowSpec(
+                task=self.tasks[index],
+                goals=self.goals.vectors[index][:num_goals].tolist(),
+                reward_version=reward_version,
+                horizon=horizon,
+                fast_path=fast_path,
+                reset_cache=reset_cache,
+                goal_order=goal_order,
+                autoreset=autoreset,
+                run_seed=run_seed,
+                stream=(domain, index, copy),
+            )
+            for index in chosen
+            for copy in range(copies)
+        ]
+        self._run_seed, self._spec = run_seed, specs[0]
+        self._num_goals = num_goals
+        self._rows = _build_rows(specs, num_workers)
+        self._block = self._rows.block
+        self._env_steps = self._unstable_episodes = 0
+        self._started = np.zeros(self.num_envs, dtype=bool)
+        self._make_spaces(f"meta-world-{name}")
+
+    def _make_spaces(self, name: str) -> None:
+        low, high = (bound.astype(np.float32) for bound in self._rows.bounds())
+        # Rounded to float32 an observation on a bound may lie just outside of it.
+        low, high = np.nextafter(low, np.float32(-np.inf)), np.nextafter(high, np.float32(np.inf))
+        self.single_observation_space = Box(low, high, (OBSERVATION_DIM,), np.float32)
+        self.single_action_space = Box(-1.0, 1.0, (ACTION_DIM,), np.float32)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self.info = EnvInfo(
+            name=name,
+            num_envs=self.num_envs,
+            observation_dim=OBSERVATION_DIM,
+            action_dim=ACTION_DIM,
+            action_low=np.full(ACTION_DIM, -1.0, dtype=np.float32),
+            action_high=np.ones(ACTION_DIM, dtype=np.float32),
+            context_dim=self._context.shape[1],
+            max_episode_steps=self._spec.horizon,
+            regime_label="task",
+            step_seconds=STEP_SECONDS,
+        )
+
+    # What holds for the next transition -----------------------------------------------------
+
+    @property
+    def env_steps(self) -> int:
+        """Transitions of all rows so far; rows that stand still are not counted."""
+        return self._env_steps
+
+    @property
+    def regime(self) -> np.ndarray:
+        """Index of each row's task, shape (N,), int64, a copy."""
+        return self._regime.copy()
+
+    @property
+    def regime_value(self) -> np.ndarray:
+        """The same as numbers, shape (N,), float64."""
+        return self._regime.astype(np.float64)
+
+    @property
+    def context(self) -> np.ndarray:
+        """One-hot task per row, shape (N, T), or (N, 0) where it is hidden; float32, a copy."""
+        return self._context.copy()
+
+    @property
+    def last_observation(self) -> np.ndarray:
+        """Observation that the next action answers, shape (N, 39), a copy; use after restore."""
+        return self._block.observation.copy()
+
+    @property
+    def unstable_episodes(self) -> int:
+        """Episodes that ended because a simulation blew up."""
+        return self._unstable_episodes
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What makes results comparable, for the run's records: plain values."""
+        return {
+            **VERSIONS,
+            "backend": "stock",
+            "fast_path": self._spec.fast_path,
+            "reward_version": self._spec.reward_version,
+            "horizon": self._spec.horizon,
+            "success": "any step of the episode",
+            "goal_generator": self.goals.generator,
+            "goal_seed": self.goals.goal_seed,
+            "goal_sha256": self.goals.sha256,
+            "num_goals": self._num_goals,
+            "goal_order": self._spec.goal_order,
+            "run_seed": self._run_seed,
+            "tasks": list(self.tasks),
+            "context": "task" if self._context.shape[1] else "hidden",
+        }
+
+    # Episodes -------------------------------------------------------------------------------
+
+    def reset(
+        self,
+        mask: np.ndarray | None = None,
+        *,
+        seed: int | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start new episodes; running ones end without a transition.
+
+        Args:
+            mask: Rows to reset, shape (N,), bool; None resets all. Gymnasium's spelling
+                ``options={"reset_mask": mask}`` means the same.
+            seed: None continues the rows' own streams; an integer begins them again as a run with
+                this ``run_seed`` would.
+            options: Nothing but ``reset_mask`` and ``goal_index`` (N,), the goals to start from.
+
+        Returns:
+            Observations of all rows, shape (N, 39), float32, and an info with ``context``,
+            ``next_context``, ``regime``, ``regime_value``, ``goal_index`` and ``events``.
+
+        Raises:
+            ValueError: If an option is unknown, or mask or goals do not fit.
+        """
+        self._refuse_closed("reset")
+        options = dict(options or {})
+        mask = options.pop("reset_mask", mask)
+        goals = options.pop("goal_index", None)
+        if options:
+            raise ValueError(
+                f"options {sorted(options)} are not known; use reset_mask and goal_index."
+            )
+        mask = np.ones(self.num_envs, dtype=bool) if mask is None else np.asarray(mask)
+        if mask.shape != (self.num_envs,) or mask.dtype != np.bool_:
+            raise ValueError(
+                f"mask has shape {mask.shape} and dtype {mask.dtype}; expected "
+                f"({self.num_envs},) and bool."
+            )
+        if seed is not None:
+            self._rows.reseed(seed)
+            self._run_seed = seed
+        rows = np.flatnonzero(mask)
+        if goals is None:
+            self._start(dict.fromkeys(rows.tolist()))
+        else:
+            self.start_episodes(rows, np.broadcast_to(goals, self.num_envs)[rows])
+        return self._block.observation.copy(), {
+            "context": self.context,
+            "next_context": self.context,
+            "regime": self.regime,
+            "regime_value": self.regime_value,
+            "goal_index": self._block.goal_index.copy(),
+            "events": [],
+        }
+
+    def start_episodes(self, rows: Iterable[int], goal_index: Iterable[int]) -> np.ndarray:
+        """Start chosen rows from chosen goals; no stream is touched.
+
+        Args:
+            rows: Row indices; ``rows_of`` knows those of a task.
+            goal_index: One goal per row.
+
+        Returns:
+            Observations of all rows, shape (N, 39), float32.
+
+        Raises:
+            ValueError: If a row or a goal does not exist.
+        """
+        self._refuse_closed("start_episodes")
+        goals = dict(zip(map(int, rows), map(int, goal_index), strict=True))
+        for row, goal in goals.items():
+            if not 0 <= row < self.num_envs or not 0 <= goal < self._num_goals:
+                raise ValueError(
+                    f"row {row} with goal {goal} does not exist; there are {self.num_envs} rows and "
+                    f"{self._num_goals} goals."
+                )
+        self._start(goals)
+        return self._block.observation.copy()
+
+    def _start(self, goals: Mapping[int, int | None]) -> None:
+        self._rows.start(goals)
+        self._started[list(goals)] = True
+
+    def stop_episodes(self, rows: Iterable[int]) -> None:
+        """Let rows stand still until they are started again, for example after a success."""
+        self._refuse_closed("stop_episodes")
+        self._rows.stop([int(row) for row in rows])
+
+    def rows_of(self, task_index: int) -> np.ndarray:
+        """Indices of the rows of one task."""
+        return np.flatnonzero(self._regime == task_index)
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Advance every row by one step.
+
+        Args:
+            actions: Shape (N, 4); used in float32 and clipped to [-1, 1] once, before stepping.
+
+        Returns:
+            observation (N, 39) float32: where an episode ended, already the next episode's first.
+            reward (N,) float32, raw. terminated (N,), always False. truncated (N,).
+            info, dense arrays that describe the transition just taken: ``next_observation`` (N, 39)
+            its true successor, ``context`` and ``next_context``, ``regime`` and ``regime_value``,
+            ``switch_truncated`` (all False), ``unstable``, ``success`` of this step, ``active``,
+            ``goal_index`` of the episode it belongs to, ``episode_start_regime``, and, valid where
+            the episode ended, ``episode_return``, ``episode_length``, ``episode_success`` (any
+            step) and ``final_success`` (last step); ``events``, an empty list.
+            All arrays are fresh; the caller may keep them.
+
+        Raises:
+            SimulatorError: If an action is not finite, or (``on_simulator_reset=fail``) a
+                simulation blew up.
+            WorkerError: If a worker raised, died or hangs.
+            ValueError: If the actions have the wrong shape.
+        """
+        block = self._block
+        block.action[:] = self._checked_actions(actions)
+        self._rows.step()
+        self._env_steps += int(block.active.sum())
+        if block.unstable.any():
+            self._unstable_episodes += int(block.unstable.sum())
+            if self._fail:
+                index = int(np.flatnonzero(block.unstable)[0])
+                raise SimulatorError(index, *self._rows.failure(index))
+        truncated = block.truncated.copy()
+        info = self._transition_info(truncated)
+        terminated = np.zeros(self.num_envs, dtype=bool)
+        return block.observation.copy(), block.reward.copy(), terminated, truncated, info
+
+    def _checked_actions(self, actions: np.ndarray) -> np.ndarray:
+        self._refuse_closed("step")
+        if not self._started.all():
+            raise ResetNeeded("call reset() once, or restore(), before the first step().")
+        actions = np.asarray(actions)
+        if actions.shape != (self.num_envs, ACTION_DIM):
+            raise ValueError(
+                f"actions have shape {actions.shape}, expected {(self.num_envs, ACTION_DIM)}."
+            )
+        finite = np.isfinite(actions).all(axis=1)
+        if not finite.all():
+            index = int(np.flatnonzero(~finite)[0])
+            dump = {
+                "action": np.array(actions[index]),
+                "observation": self._block.observation[index].copy(),
+                "env_steps": np.array([self._env_steps]),
+            }
+            reason = f"action is not finite: {actions[index].tolist()}"
+            raise SimulatorError(index, reason, dump)
+        return np.clip(actions, -1.0, 1.0)
+
+    def _transition_info(self, ended: np.ndarray) -> dict[str, Any]:
+        block = self._block
+        successor = block.next_observation.copy()
+        info = {
+            "next_observation": successor,
+            "context": self.context,
+            "next_context": self.context,
+            "regime": self.regime,
+            "regime_value": self.regime_value,
+            "switch_truncated": np.zeros(self.num_envs, dtype=bool),
+            "unstable": block.unstable.copy(),
+            "active": block.active.copy(),
+            "success": block.success.copy(),
+            "goal_index": block.goal_index.copy(),
+            "episode_success": block.episode_success.copy(),
+            "final_success": block.success & ended,
+            "episode_return": block.episode_return.copy(),
+            "episode_length": block.episode_length.copy(),
+            "episode_start_regime": self.regime,
+            "events": [],
+        }
+        if self._autoreset and ended.any():  # Gymnasium's own keys for final rows
+            final = np.full(self.num_envs, None, dtype=object)
+            for index in np.flatnonzero(ended).tolist():
+                final[index] = successor[index].copy()
+            info["final_obs"], info["_final_obs"] = final, ended.copy()
+        return info
+
+    # State ----------------------------------------------------------------------------------
+
+    def _identity(self) -> dict[str, int | str]:
+        """What a snapshot must have in common with the environments that it is restored to."""
+        return {
+            "environment": self.info.name,
+            "num_envs": self.num_envs,
+            "tasks": ",".join(self.tasks),
+            "active": ",".join(map(str, self._regime.tolist())),
+            "goal_sha256": self.goals.sha256,
+            "num_goals": self._num_goals,
+            "goal_order": self._spec.goal_order,
+            "reward_version": self._spec.reward_version,
+            "horizon": self._spec.horizon,
+            "fast_path": int(self._spec.fast_path),
+        }
+
+    def snapshot(self) -> Snapshot:
+        """Everything that the next steps depend on, as plain arrays, integers and text.
+
+        Raises:
+            ResetNeeded: Before every row was started once.
+        """
+        self._refuse_closed("snapshot")
+        if not self._started.all():
+            raise ResetNeeded("there is nothing to save before the first reset().")
+        return {
+            **self._identity(),
+            "env_steps": self._env_steps,
+            "unstable_episodes": self._unstable_episodes,
+            **join(self._rows.snapshots()),
+        }
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Continue exactly where ``snapshot`` was taken; no ``reset`` afterwards.
+
+        Raises:
+            ValueError: If the snapshot is of other settings, incomplete or damaged.
+        """
+        self._refuse_closed("restore")
+        for key, expected in self._identity().items():
+            require_equal(snapshot, key, expected)
+        env_steps = int(require(snapshot, "env_steps"))
+        unstable = int(require(snapshot, "unstable_episodes"))
+        self._rows.load(split(snapshot, range(self.num_envs)))
+        self._env_steps, self._unstable_episodes = env_steps, unstable
+        self._started[:] = True
+
+    def _refuse_closed(self, name: str) -> None:
+        if self.closed:
+            raise ClosedEnvironmentError(f"{name} was called on closed environments; make new ones.")
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """End the workers or release the tasks."""
+        self._rows.close()
+
+
+def check_settings(
+    copies: int,
+    run_seed: int,
+    num_goals: int,
+    reward_version: str,
+    horizon: int,
+    backend: str,
+    goal_order: str,
+) -> None:
+    """Refuse settings out of range.
+
+    Raises:
+        ValueError: Naming the setting, what was given and what is allowed.
+    """
+    at_least("copies", copies, 1)
+    at_least("run_seed", run_seed, 0)
+    one_of("reward_version", reward_version, ("v1", "v2"))
+    one_of("goal_order", goal_order, ("uniform", "cycle"))
+    if not 1 <= num_goals <= NUM_GOALS:
+        raise ValueError(f"num_goals={num_goals} must be between 1 and {NUM_GOALS}.")
+    if not 1 <= horizon <= MAX_HORIZON:
+        raise ValueError(
+            f"horizon={horizon} must be between 1 and {MAX_HORIZON}; Meta-World ends every episode "
+            f"after {MAX_HORIZON} steps."
+        )
+    if backend == "envpool":
+        raise ValueError(
+            "backend=envpool is another benchmark (fresh goals at every reset, another MuJoCo, no "
+            "saved state) and not part of this version; use backend=stock."
+        )
+    one_of("backend", backend, ("stock", "envpool"))
+
+
+def _build_rows(specs: list[RowSpec], num_workers: int | Literal["auto"]) -> Rows:
+    if num_workers == "auto":
+        cores = len(os.sched_getaffinity(0))
+        num_workers = 0 if cores <= 2 else min(len(specs), cores - 1)
+    at_least("num_workers", num_workers, 0)
+    if num_workers:
+        return WorkerPool(specs, num_workers)
+    from envs.meta_world_block import Block
+
+    block = Block.over(bytearray(Block.num_bytes(len(specs))), len(specs))
+    return RowGroup(dict(enumerate(specs)), block)
