@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from networks.activations import activation
+from networks.activations import any_activation, values_per_unit
 from networks.initializers import Initializer
+from networks.readers import paired_readers
 from networks.streams import Streams
 from networks.torso import ContextSpec, Torso, linear_readers
 from networks.units import (
@@ -29,8 +30,12 @@ class Config:
 
     Attributes:
         kind: Name of this file.
-        hidden_sizes: Units of each hidden layer, each >= 1.
-        activation: Name of the nonlinearity.
+        hidden_sizes: Features of each hidden layer, each >= 1. These are its units, except that
+            `crelu` and `deep_fourier` make two features of every unit, so that a layer of H
+            features (H even) has H/2 units.
+        activation: Name of the nonlinearity, one or two values per unit.
+        activation_slope: Slope of `smooth_leaky` far below 0, in [0, 1); published range .01 to
+            .3. The other activations do not read it.
         layer_norm: LayerNorm before every nonlinearity (affine, eps 1e-5), not on outputs.
         initializer: Law of hidden weights.
         head_initializer: Law of the heads.
@@ -40,6 +45,7 @@ class Config:
     kind: str = "mlp"
     hidden_sizes: list[int] = field(default_factory=lambda: [256, 256])
     activation: str = "relu"
+    activation_slope: float = 0.1
     layer_norm: bool = False
     initializer: str = "lecun_uniform"
     head_initializer: str = "lecun_uniform"
@@ -51,13 +57,27 @@ class Config:
                 f"network.hidden_sizes is {list(self.hidden_sizes)}; give one or more layers of "
                 "at least 1 unit"
             )
-        activation(self.activation)
+        any_activation(self.activation)
+        if not 0.0 <= self.activation_slope < 1.0:
+            raise ValueError(
+                f"network.activation_slope is {self.activation_slope}; give a slope in [0, 1)"
+            )
+        values = values_per_unit(self.activation)
+        if any(size % values for size in self.hidden_sizes):
+            raise ValueError(
+                f"network.hidden_sizes is {list(self.hidden_sizes)}; {self.activation} makes "
+                f"{values} features of every unit, so give even numbers"
+            )
         Initializer(self.initializer)
         Initializer(self.head_initializer)
 
 
 class DenseLayer(HiddenLayer):
-    """Fully connected hidden layer: act(norm(W x + b))."""
+    """Fully connected hidden layer: act(norm(W x + b)).
+
+    Attributes:
+        values_per_unit: 2 where the activation makes two features of every unit, else 1.
+    """
 
     def __init__(
         self,
@@ -67,6 +87,7 @@ class DenseLayer(HiddenLayer):
         initializer: Initializer,
         generator: torch.Generator,
         layer_norm: bool = False,
+        slope: float = 0.1,
     ) -> None:
         super().__init__()
         self.num_units = num_units
@@ -74,11 +95,12 @@ class DenseLayer(HiddenLayer):
         self.initializer = initializer
         self.linear = nn.Linear(input_dim, num_units)
         self.norm = nn.LayerNorm(num_units) if layer_norm else None
-        self.activation = activation(activation_name)
+        self.activation = any_activation(activation_name, slope)
+        self.values_per_unit = values_per_unit(activation_name)
         initialize_linear(self.linear, initializer, generator)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Map (B, inputs) to (B, units); the context is not used here."""
+        """Map (B, inputs) to (B, values x units); the context is not used here."""
         x = self.linear(x)
         if self.norm is not None:
             x = self.norm(x)
@@ -104,17 +126,18 @@ class MLP(Torso):
         self.uses_context = config.context_to_input and context.dim > 0
         self.num_contexts = context.dim
         widths = [input_dim + (context.dim if self.uses_context else 0), *config.hidden_sizes]
-        law = Initializer(config.initializer)
+        law, values = Initializer(config.initializer), values_per_unit(config.activation)
         self.layers = nn.ModuleList(
             DenseLayer(
                 width,
-                units,
+                features // values,
                 config.activation,
                 law,
                 streams.torch(f"layers.{index}"),
                 config.layer_norm,
+                config.activation_slope,
             )
-            for index, (width, units) in enumerate(itertools.pairwise(widths))
+            for index, (width, features) in enumerate(itertools.pairwise(widths))
         )
         self.output_dim = widths[-1]
 
@@ -135,18 +158,18 @@ class MLP(Torso):
         groups = []
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, DenseLayer)
-            if index + 1 < len(self.layers):
-                readers = linear_readers((self.layers[index + 1].linear,))  # type: ignore[arg-type]
-            else:
-                readers = linear_readers(heads)
+            following = list(self.layers)[index + 1 : index + 2]
+            reading = [getattr(layer, "linear") for layer in following] or heads
+            paired = layer.values_per_unit == 2
             groups.append(
                 UnitGroup(
                     f"layers.{index}",
                     layer,
-                    readers,
+                    paired_readers(reading, layer.num_units) if paired else linear_readers(reading),
                     layer,
                     layer.activation_name,
                     nonnegative=layer.activation_name in ("relu", "sigmoid"),
+                    values_per_unit=layer.values_per_unit,
                 )
             )
         return tuple(groups)
