@@ -1,4 +1,5 @@
-"""Look at runs: `python evaluate.py run runs/...`, `figures runs/...` or `inspect CHECKPOINT`.
+"""Look at runs: `python evaluate.py run runs/...`, `compare runs/GROUP --out results/NAME`,
+`figures runs/...` or `inspect CHECKPOINT`.
 
 Exit codes: 0 done, 2 a wrong path, checkpoint or option, 3 numerical failure, 4 storage.
 """
@@ -12,6 +13,7 @@ for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -127,6 +129,33 @@ def figures(arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+def compare(arguments: argparse.Namespace) -> int:
+    """Compare the arms of one or several groups of runs: tables, figures and their data."""
+    from rich.console import Console
+
+    from analysis.compare import compare_runs, report_again
+    from analysis.compare.report import warnings
+    from analysis.compare.tables import console_table
+
+    if arguments.data is not None:
+        if arguments.runs or arguments.baseline or arguments.partial:
+            raise UsageError("--from draws stored data again; it takes no runs and only --out")
+        out = arguments.out or arguments.data.resolve().parent
+        study = report_again(arguments.data, out)
+    else:
+        if arguments.out is None:
+            raise UsageError("name the folder of the report: --out results/NAME")
+        out, words = arguments.out, shlex.join(["evaluate.py", *arguments.words])
+        study = compare_runs(
+            arguments.runs, out, arguments.baseline, arguments.partial, f"python {words}"
+        )
+    for warning in warnings(study):
+        print(f"warning: {warning}", file=sys.stderr)
+    Console(width=None if sys.stdout.isatty() else 100).print(console_table(out / "results.csv"))
+    print(f"wrote {out / 'report.md'} and {out / 'report.html'}")
+    return EXIT_DONE
+
+
 def inspect(arguments: argparse.Namespace) -> int:
     """Print the manifest of a checkpoint; nothing is built and no other file is opened."""
     from analysis.canonical_json import canonical_json
@@ -168,6 +197,12 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--seed", type=_seed, default=0, help="of the start states")
     added.add_argument("--video", action="store_true", help="film 20 s at every friction")
     added.add_argument("--out", type=Path, help="folder of the results instead of RUN_DIR")
+    added = command(compare)
+    added.add_argument("runs", type=Path, nargs="*", metavar="RUN_OR_GROUP")
+    added.add_argument("--out", type=Path, help="folder of the report, such as results/NAME")
+    added.add_argument("--baseline", metavar="ARM", help="default: standard")
+    added.add_argument("--partial", action="store_true", help="cut to what all runs have done")
+    added.add_argument("--from", type=Path, dest="data", metavar="DATA", help="stored data again")
     command(figures).add_argument("run_dir", type=Path, metavar="RUN_DIR")
     command(inspect).add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
     return parser
@@ -180,6 +215,7 @@ def main(arguments: list[str]) -> int:
 
     try:
         parsed = _parser().parse_args(arguments)
+        parsed.words = arguments
         return parsed.command(parsed)
     except (CheckpointError, ValueError) as error:
         return _refuse("error", error, EXIT_CONFIGURATION)

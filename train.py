@@ -141,16 +141,21 @@ class Training:
 
     def _update(self, progress: Progress) -> None:
         iteration = self.agent.iteration + 1
-        self.recorder.before_update(iteration)
+        if self.agent.begins_iteration:
+            self.recorder.before_update(iteration)
         statistics = self.agent.update()
+        if self.agent.iteration < iteration:  # it takes more updates
+            self.recorder.write_events(self.envs.env_steps)
+            return
         row = self.recorder.after_update(
             self.envs.env_steps, iteration, statistics, self.envs.regime, self.envs.regime_value
         )
         if row is not None:
+            name = next(iter(self.agent.networks()))
             shown = {
                 "return": row.get("episode_return"),
                 self.info.regime_label: row.get("regime_value"),
-                "dormant %": 100 * row.get("window/policy/all/dormant_fraction", float("nan")),
+                "dormant %": 100 * row.get(f"window/{name}/all/dormant_fraction", float("nan")),
             }
             progress.note({key: value for key, value in shown.items() if value is not None})
 

@@ -163,6 +163,11 @@ class Agent(ABC):
     def update_is_due(self) -> bool:
         """Whether the next `update` will learn."""
 
+    @property
+    def begins_iteration(self) -> bool:
+        """Whether the next `update` is the first of an iteration; by default it is all of one."""
+        return True
+
     @abstractmethod
     def statistic_names(self) -> tuple[str, ...]:
         """Keys of what `update` returns, known before the first update."""

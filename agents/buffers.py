@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 
 class Rollout:
@@ -42,6 +44,23 @@ class Rollout:
     def num_transitions(self) -> int:
         """Capacity in transitions."""
         return self.length * self.num_envs
+
+    def last(self, size: int) -> tuple[Tensor, Tensor | None]:
+        """Observations (size, obs) and context (size, C) of the last rows of a full rollout."""
+        observation, context = self._inputs()
+        return observation[-size:], None if context is None else context[-size:]
+
+    def sample(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Draw observations and contexts of filled rows, uniformly with replacement."""
+        filled = self.position * self.num_envs
+        rows = torch.randint(filled, (size,), generator=generator)
+        observation, context = self._inputs()
+        return observation[rows], None if context is None else context[rows]
+
+    def _inputs(self) -> tuple[Tensor, Tensor | None]:
+        observation = torch.from_numpy(self.observation).flatten(0, 1)
+        context = torch.from_numpy(self.context).flatten(0, 1)
+        return observation, context if context.shape[1] else None
 
     def _arrays(self) -> dict[str, np.ndarray]:
         return {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}

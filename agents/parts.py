@@ -12,7 +12,9 @@ from networks.initializers import Initializer
 from networks.registry import Registry
 from networks.streams import Streams
 from networks.torso import ContextSpec, Torso
-from plasticity.method import Method, Target
+from plasticity.combinations import check_combination
+from plasticity.method import InputSource, Method, Target
+from plasticity.settings import acts_on
 
 NETWORKS = Registry("networks", "network")
 OPTIMIZERS = Registry("plasticity.optimizers", "optimizer")
@@ -62,23 +64,43 @@ class Parts:
         """Law of the heads, named by the network configuration."""
         return Initializer(self.network.head_initializer)
 
+    def prepare(self, networks: Mapping[str, Network]) -> None:
+        """Let methods add parameters to new networks, before these are copied or trained.
+
+        Args:
+            networks: All trained networks of the agent, by name.
+        """
+        for config in self.methods.values():
+            prepare = getattr(METHODS.get(config.kind), "prepare", None)
+            for name, network in networks.items():
+                if prepare is not None and acts_on(getattr(config, "networks", "all"), name):
+                    prepare(config, network)
+
     def update(
         self,
         name: str,
         network: Network,
         gradient_steps_per_env_step: float,
         max_grad_norm: float | None = None,
+        inputs: InputSource | None = None,
     ) -> Update:
         """Build optimizer and methods of one network.
 
+        Args:
+            name: Name of the network within the agent.
+            network: The network, after `prepare`.
+            gradient_steps_per_env_step: Ratio of the two clocks.
+            max_grad_norm: Clip the gradient norm to this, or None.
+            inputs: Stored inputs of the network.
+
         Raises:
-            ValueError: A method cannot work on this network or in a run of this length.
+            ValueError: A method cannot work on this network, in a run of this length, or beside
+                another one.
         """
         planned = int(self.total_steps * gradient_steps_per_env_step)
         methods: dict[str, Method] = {}
         for identifier, config in self.methods.items():
-            names = getattr(config, "networks", "all")
-            if names != "all" and name not in names:
+            if not acts_on(getattr(config, "networks", "all"), name):
                 continue
             target = Target(
                 name,
@@ -87,13 +109,18 @@ class Parts:
                 self.streams.torch(f"method/{identifier}/{name}"),
                 planned or None,
                 gradient_steps_per_env_step,
+                inputs,
             )
             methods[identifier] = METHODS.get(config.kind).build(config, target)
+        check_combination(name, methods, self.optimizer)
         per_unit = any(
             getattr(config, "optimizer_state", "") == "per_unit_step"
             for config in self.methods.values()
         )
         optimizer = OPTIMIZERS.get(self.optimizer.kind).build(
-            self.optimizer, network, per_unit_step=per_unit
+            self.optimizer,
+            network,
+            per_unit_step=per_unit,
+            generator=self.streams.torch(f"optimizer/{name}", next(network.parameters()).device),
         )
         return Update(name, network, optimizer, methods, max_grad_norm)

@@ -31,6 +31,7 @@ from agents.transplants import check_parts, transplant_updates
 from agents.update import Update, forget_parameters
 from networks.fused import FusedPerceptron
 from networks.heads import GaussianPolicy, Network, ValueFunction
+from plasticity.method import InputSource
 
 STATISTICS = (
     "policy_loss",
@@ -126,9 +127,11 @@ class PPO(Agent):
         self.value = ValueFunction(
             parts.torso("value", parts.observation_dim), head, streams.child("value")
         )
+        parts.prepare(self.networks())
         rate = config.num_epochs / config.minibatch_size
+        inputs = InputSource(self.rollout.sample, config.minibatch_size)
         self.updates: dict[str, Update] = {
-            name: parts.update(name, network, rate, config.max_grad_norm)
+            name: parts.update(name, network, rate, config.max_grad_norm, inputs)
             for name, network in self.networks().items()
         }
         self.normalizer = (
@@ -198,6 +201,8 @@ class PPO(Agent):
             return {}
         with torch.no_grad():
             batch, statistics = self._prepare()
+        for update in self.updates.values():
+            update.new_objective()
         size = len(batch.advantage)
         orders = [
             torch.randperm(size, generator=self._shuffle) for _ in range(self.config.num_epochs)
@@ -224,7 +229,7 @@ class PPO(Agent):
         log_ratio = torch.cat(log_ratios)  # of the last epoch
         log_std = self.policy.log_std.detach()
         return {
-            "policy_loss": torch.stack(losses).mean(),
+            "policy_loss": torch.tensor(losses).mean(),
             "approx_kl": (torch.expm1(log_ratio) - log_ratio).mean(),
             "clip_fraction": (torch.expm1(log_ratio).abs() > self.config.clip_range).float().mean(),
             "entropy": gaussian_entropy(log_std),
@@ -236,7 +241,7 @@ class PPO(Agent):
         for order in orders:
             shuffled = batch.rows(order)
             losses += [self._steps.value(shuffled.rows(rows)) for rows in self._minibatches]
-        return {"value_loss": torch.stack(losses).mean()}
+        return {"value_loss": torch.tensor(losses).mean()}
 
     def _prepare(self) -> tuple[Minibatch, dict[str, Tensor]]:
         """Values, advantages and targets of a full rollout, and what is logged about them."""
@@ -321,12 +326,7 @@ class PPO(Agent):
 
     def window_inputs(self, name: str, size: int) -> tuple[Tensor, Tensor | None] | None:
         """Inputs of one network for the last `size` transitions of a full rollout."""
-        row = self.rollout
-        if not row.is_full:
-            return None
-        observation = row.observation.reshape(row.num_transitions, -1)[-size:]
-        context = row.context.reshape(row.num_transitions, -1)[-size:]
-        return torch.from_numpy(observation), torch.from_numpy(context) if context.size else None
+        return self.rollout.last(size) if self.rollout.is_full else None
 
     @property
     def update_is_due(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -74,11 +75,11 @@ class Minibatch:
 class Steps(Protocol):
     """Makes gradient steps."""
 
-    def policy(self, batch: Minibatch) -> tuple[Tensor, Tensor]:
+    def policy(self, batch: Minibatch) -> tuple[float, Tensor]:
         """Step the policy; returns the loss and the log-ratios (B,)."""
         ...
 
-    def value(self, batch: Minibatch) -> Tensor:
+    def value(self, batch: Minibatch) -> float:
         """Step the value network; returns the loss."""
         ...
 
@@ -96,7 +97,7 @@ class AutogradSteps:
         self._policy, self._value = policy, value
         self._updates, self._losses = updates, losses
 
-    def policy(self, batch: Minibatch) -> tuple[Tensor, Tensor]:
+    def policy(self, batch: Minibatch) -> tuple[float, Tensor]:
         """Step the policy; returns the loss and the log-ratios (B,)."""
         update, losses = self._updates["policy"], self._losses
         with update.recording():
@@ -107,14 +108,15 @@ class AutogradSteps:
         loss = policy_loss(log_ratio, batch.advantage, losses.clip_range)
         if losses.entropy_coefficient:
             loss = loss - losses.entropy_coefficient * gaussian_entropy(log_std)
-        return update.step(loss), log_ratio.detach()
+        return float(update.step(loss)), log_ratio.detach()
 
-    def value(self, batch: Minibatch) -> Tensor:
+    def value(self, batch: Minibatch) -> float:
         """Step the value network; returns the loss."""
         update = self._updates["value"]
         with update.recording():
             values = self._value(batch.observation, batch.context)
-        return update.step(self._losses.value_coefficient * value_loss(values, batch.target))
+        loss = self._losses.value_coefficient * value_loss(values, batch.target)
+        return float(update.step(loss))
 
 
 class FusedSteps:
@@ -137,49 +139,58 @@ class FusedSteps:
         self._updates, self._losses = updates, losses
         self._policy = FusedPerceptron(policy, minibatch_size)
         self._value = FusedPerceptron(value, minibatch_size)
+        self._mean_grad = torch.empty(minibatch_size, policy.log_std.numel())
+        self._value_grad = torch.empty(minibatch_size, 1)
 
     @staticmethod
     def supports(updates: dict[str, Update]) -> bool:
-        """Whether all networks are plain perceptrons and no method adds a penalty."""
+        """Whether all networks are plain perceptrons and no method needs autograd."""
         return all(
-            FusedPerceptron.supports(update.network) and not update.has_penalties
+            FusedPerceptron.supports(update.network)
+            and not (update.has_penalties or update.needs_output_gradients)
             for update in updates.values()
         )
 
     @torch.no_grad()
-    def policy(self, batch: Minibatch) -> tuple[Tensor, Tensor]:
+    def policy(self, batch: Minibatch) -> tuple[float, Tensor]:
         """Step the policy; returns the loss and the log-ratios (B,)."""
         losses, update = self._losses, self._updates["policy"]
-        log_std = self._log_std.detach()
-        inverse_std = torch.exp(-log_std)
-        z = (batch.action - self._policy.forward(batch.observation)).mul_(inverse_std)
-        squared = z.square()
-        constant = log_std.sum() + 0.5 * _LOG_TWO_PI * z.shape[1]
-        log_ratio = squared.sum(1).mul_(-0.5).sub_(constant).sub_(batch.log_probability)
-        ratio = torch.exp(log_ratio)
-        unclipped = ratio * batch.advantage
-        clipped = ratio.clamp(1.0 - losses.clip_range, 1.0 + losses.clip_range)
-        clipped.mul_(batch.advantage)
-        loss = -torch.minimum(unclipped, clipped).mean()
-        # Equal terms lie inside the clip range, where both have the same derivative.
-        weight = unclipped.mul_(unclipped <= clipped).mul_(-1.0 / len(z)).unsqueeze(1)
-        self._log_std.grad = (squared.sub_(1.0).mul_(weight)).sum(0)
+        mean = self._policy.forward(batch.observation).numpy()
+        # Arrays of a few hundred numbers: NumPy needs a third of the time that torch needs.
+        with np.errstate(over="ignore", invalid="ignore"):
+            log_std = self._log_std.detach().numpy()
+            inverse_std = np.exp(-log_std)
+            z = (batch.action.numpy() - mean) * inverse_std
+            squared = z * z
+            constant = log_std.sum() + 0.5 * _LOG_TWO_PI * len(log_std)
+            log_ratio = -0.5 * squared.sum(1) - (constant + batch.log_probability.numpy())
+            ratio, advantage = np.exp(log_ratio), batch.advantage.numpy()
+            unclipped = ratio * advantage
+            low, high = 1.0 - losses.clip_range, 1.0 + losses.clip_range
+            clipped = np.minimum(np.maximum(ratio, low), high) * advantage
+            loss = -float(np.minimum(unclipped, clipped).sum()) / len(z)
+            # Equal terms lie inside the clip range, where both have the same derivative.
+            weight = unclipped * (unclipped <= clipped) * (-1.0 / len(z))
+            log_std_grad = weight @ (squared - 1.0)
+            np.multiply(z * inverse_std, weight[:, None], out=self._mean_grad.numpy())
         if losses.entropy_coefficient:
-            loss = loss - losses.entropy_coefficient * gaussian_entropy(log_std)
-            self._log_std.grad.sub_(losses.entropy_coefficient)
-        self._policy.backward(batch.observation, z.mul_(inverse_std).mul_(weight))
+            loss -= losses.entropy_coefficient * float(gaussian_entropy(self._log_std))
+            log_std_grad -= losses.entropy_coefficient
         update.check_loss(loss)
+        self._log_std.grad = torch.from_numpy(log_std_grad)
+        self._policy.backward(batch.observation, self._mean_grad)
         update.apply(self._policy.activations)
-        return loss, log_ratio
+        return loss, torch.from_numpy(log_ratio)
 
     @torch.no_grad()
-    def value(self, batch: Minibatch) -> Tensor:
+    def value(self, batch: Minibatch) -> float:
         """Step the value network; returns the loss."""
         coefficient, update = self._losses.value_coefficient, self._updates["value"]
-        error = self._value.forward(batch.observation) - batch.target.unsqueeze(1)
-        loss = error.square().mean().mul_(coefficient)
-        self._value.backward(batch.observation, error.mul_(2.0 * coefficient / len(error)))
+        error = self._value.forward(batch.observation).numpy()[:, 0] - batch.target.numpy()
+        loss = coefficient * float(error @ error) / len(error)
         update.check_loss(loss)
+        np.multiply(error, 2.0 * coefficient / len(error), out=self._value_grad.numpy()[:, 0])
+        self._value.backward(batch.observation, self._value_grad)
         update.apply(self._value.activations)
         return loss
 

@@ -10,6 +10,7 @@ by a switch of the world bootstrap from their final observation.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
@@ -29,6 +30,7 @@ from agents.transplants import check_parts, transplant_updates
 from agents.update import Update, clone
 from agents.update_clock import UpdateClock
 from networks.heads import Network, QFunction, SquashedGaussianPolicy
+from plasticity.method import InputSource
 
 CHECK_PERIOD = 100  # gradient steps between looks at all weights
 
@@ -83,6 +85,7 @@ class SAC(Agent):
             QFunction(parts.torso(name, pair_dim), head, streams.child(name)).to(self.device)
             for name in CRITICS
         )
+        parts.prepare(self.networks())
         # Copied before any method hooks itself into the originals.
         critics = (self.critic_1, self.critic_2)
         self.targets = tuple(copy.deepcopy(critic).requires_grad_(False) for critic in critics)
@@ -94,7 +97,13 @@ class SAC(Agent):
         )
         learning = replace(parts, total_steps=max(0, parts.total_steps - config.warmup_steps))
         updates: dict[str, Update] = {
-            name: learning.update(name, network, config.updates_per_env_step, config.max_grad_norm)
+            name: learning.update(
+                name,
+                network,
+                config.updates_per_env_step,
+                config.max_grad_norm,
+                InputSource(functools.partial(self._sample_inputs, name), config.batch_size),
+            )
             for name, network in self.networks().items()
         }
         if self.device.type != "cpu":
@@ -188,11 +197,8 @@ class SAC(Agent):
         """
         if not self.update_is_due:
             return {}
-        try:
-            for _ in range(self.clock.num_due):
-                self._gradient_step()
-        finally:
-            torch.set_flush_denormal(False)  # the simulator runs in this thread, too
+        for _ in range(self.clock.num_due):
+            self._gradient_step()
         num_summed = self.clock.num_in_iteration
         if not self.clock.complete_iteration():
             return {}
@@ -249,10 +255,19 @@ class SAC(Agent):
         """Inputs of one network for the last `size` transitions stored."""
         if not self.update_is_due:
             return None
-        last: Batch = self.replay.last(size)
+        return self._inputs_of(name, self.replay.last(size))
+
+    def _sample_inputs(
+        self, name: str, size: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor | None]:
+        rows = torch.randint(self.replay.size, (size,), generator=generator).to(self.device)
+        return self._inputs_of(name, self.replay.rows(rows))
+
+    @staticmethod
+    def _inputs_of(name: str, batch: Batch) -> tuple[Tensor, Tensor | None]:
         if name in CRITICS:
-            return torch.cat((last.observation, last.action), dim=1), last.context
-        return last.observation, last.context
+            return torch.cat((batch.observation, batch.action), dim=1), batch.context
+        return batch.observation, batch.context
 
     @property
     def is_at_quiet_point(self) -> bool:
@@ -295,7 +310,11 @@ class SAC(Agent):
             target.load_state_dict(state["targets"][name])
         self.temperature.load_state(state["temperature"])
         for name, generator in self._generators.items():
-            generator.set_state(state["generators"][name])
+            saved = state["generators"][name]
+            # A position saved on another kind of device means nothing here; that stream starts
+            # anew, and the run is continued, but not in the same bits.
+            if saved.shape == generator.get_state().shape:
+                generator.set_state(saved)
         self.replay.load_state_dict(state["replay"])
         self._sums.copy_(state["sums"])
         self.clock.load_state_dict(state["clock"])

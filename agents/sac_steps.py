@@ -62,7 +62,8 @@ class Temperature(nn.Module):
         self, initial: float, num_tasks: int, learning_rate: float, device: torch.device
     ) -> None:
         super().__init__()
-        values = torch.full((max(1, num_tasks),), float(initial), device=device).log()
+        self._initial = float(initial)
+        values = torch.full((max(1, num_tasks),), self._initial, device=device).log()
         self.log_temperature = nn.Parameter(values)
         self.per_task = num_tasks > 0
         self.optimizer = torch.optim.Adam([self.log_temperature], lr=learning_rate, fused=True)
@@ -81,6 +82,12 @@ class Temperature(nn.Module):
         loss.backward()
         self.optimizer.step()
         return loss.detach()
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Go back to the starting value, with a fresh optimizer."""
+        self.log_temperature.fill_(self._initial).log_()
+        self.optimizer.state.clear()
 
     def state(self) -> dict[str, Any]:
         """Values and optimizer state, cloned."""
@@ -158,9 +165,7 @@ class SACSteps:
         Returns:
             Values of `STATISTICS`, one vector.
         """
-        # Adam's second moments become denormal late in a run and would slow every step down.
-        torch.set_flush_denormal(True)
-        with torch.no_grad():
+        with _flushed_denormals(), torch.no_grad():
             temperature = self._temperature.log_of(batch.context).exp()
             target = self.targets_of(batch, next_noise)
         inputs = torch.cat((batch.observation, batch.action), dim=1)
@@ -168,11 +173,12 @@ class SACSteps:
             lambda: self._critic_step(0, inputs, batch.context, target),
             lambda: self._critic_step(1, inputs, batch.context, target),
         )
-        torch.set_flush_denormal(True)  # the threads switch it off when they are done
-        actor_loss, log_probability = self._actor_step(batch, noise, temperature)
-        temperature_loss = self._temperature.step(
-            batch.context, log_probability, self._settings.target_entropy
-        )
+        with _flushed_denormals():
+            actor_loss, log_probability = self._actor_step(batch, noise, temperature)
+            temperature_loss = self._temperature.step(
+                batch.context, log_probability, self._settings.target_entropy
+            )
+        self._mirror_restart()
         return torch.stack(
             (
                 actor_loss,
@@ -215,15 +221,18 @@ class SACSteps:
         return loss, q.detach().mean()
 
     def mirror_edits(self) -> None:
-        """Repeat in the targets what methods have just rewritten in the critics."""
+        """Repeat in targets and temperature what methods have just done to their networks."""
         for index in range(len(CRITICS)):
             self._mirror_edits(index)
+        self._mirror_restart()
+
+    def _mirror_restart(self) -> None:
+        if self._updates["actor"].pop_restarted():
+            self._temperature.restart()
 
     def _mirror_edits(self, index: int) -> None:
-        for method in self._updates[CRITICS[index]].methods.values():
-            touched = method.pop_touched()
-            if touched and getattr(method, "mirrors_targets", True):
-                mirror_edits(touched, self._critics[index], self._targets[index])
+        touched = self._updates[CRITICS[index]].pop_target_edits()
+        mirror_edits(touched, self._critics[index], self._targets[index])
 
     def _actor_step(
         self, batch: Batch, noise: Tensor, temperature: Tensor
@@ -238,6 +247,16 @@ class SACSteps:
             q_1, q_2 = (critic(inputs, batch.context) for critic in self._critics)
         loss = update.step(losses.actor_loss(log_probability, q_1, q_2, temperature))
         return loss, log_probability.detach()
+
+
+@contextlib.contextmanager
+def _flushed_denormals() -> Iterator[None]:
+    """Flush denormal numbers to zero, as the learner threads do; see `agents.learner_threads`."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 @contextlib.contextmanager

@@ -351,7 +351,9 @@ def _shared_networks(model: SAC) -> dict[str, Network]:
         assert isinstance(q, nn.Sequential)
         value = q[-1]
         assert isinstance(value, nn.Linear)
-        networks[f"critic_{index}"] = SharedValue(SharedTorso(q[:-1], law), value)
+        networks[f"critic_{index}"] = SharedValue(
+            SharedTorso(nn.Sequential(*list(q)[:-1]), law), value
+        )
     return networks
 
 

@@ -38,6 +38,7 @@ def transplant_updates(
         if name in fresh_parts:
             continue
         donor = donors[name]
+        update.restore_structure(donor["methods"])
         update.network.load_state_dict(clone(donor["network"]))
         if "optimizer" not in fresh_parts:
             load_optimizer_state(update.optimizer, donor["optimizer"])

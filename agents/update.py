@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from networks.heads import Network
-from networks.units import Recording
+from networks.units import Recording, Touched
 from plasticity.method import Method
+from plasticity.optimizer_state import forget_parameters as forget_parameters
 
 
 class NumericalFailure(RuntimeError):
@@ -37,7 +38,7 @@ class Update:
 
     Every gradient step of every agent goes through `step` (or through `apply` once gradients are
     in place), in the order: penalties, backward, `after_backward`, clipping, optimizer step,
-    `after_step`.
+    `after_step`. Whatever a method rewrites, the other methods are told at once.
 
     Args:
         name: Name of the network, for messages and logs.
@@ -61,9 +62,21 @@ class Update:
         self.methods = dict(methods)
         self.max_grad_norm = max_grad_norm
         self.num_steps = 0
-        wanted = any("activations" in method.needs for method in methods.values())
-        self._recording = Recording(network.unit_groups()) if wanted else None
-        self._parameters = [p for p in network.parameters() if p.requires_grad]
+        self._active = {key: method for key, method in methods.items() if method.active}
+        wanted = any("activations" in method.needs for method in self._active.values())
+        self._see_gradients = [m for m in self._active.values() if "gradients" in m.needs]
+        self._recording = (
+            Recording(network.unit_groups(), gradients=self.needs_output_gradients)
+            if wanted or self.needs_output_gradients
+            else None
+        )
+        # Frozen ones, too: methods may change which parameters are trained.
+        self._parameters = list(network.parameters())
+        self._penalties: dict[str, Tensor | None] = {
+            key: None for key, method in self._active.items() if method.adds_penalty
+        }
+        self._target_edits: list[Touched] = []
+        self._restarted = False
 
     @property
     def needs_activations(self) -> bool:
@@ -71,9 +84,14 @@ class Update:
         return self._recording is not None
 
     @property
+    def needs_output_gradients(self) -> bool:
+        """Whether a method consumes the derivative of the loss by the activations."""
+        return bool(self._see_gradients)
+
+    @property
     def has_penalties(self) -> bool:
-        """Whether a method overrides `penalty`, which needs a loss to be added to."""
-        return any(type(m).penalty is not Method.penalty for m in self.methods.values())
+        """Whether a method may add a penalty, which needs a loss to be added to."""
+        return bool(self._penalties)
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
@@ -98,22 +116,26 @@ class Update:
         """
         self.check_loss(loss)
         total = loss
-        for method in self.methods.values():
-            penalty = method.penalty()
+        for key in self._penalties:
+            penalty = self._active[key].penalty(loss.detach())
+            self._penalties[key] = None if penalty is None else penalty.detach()
             if penalty is not None:
                 total = total + penalty
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
+        if self._recording is not None:
+            for method in self._see_gradients:
+                method.see_output_gradients(self._recording.gradients)
         self.apply({} if self._recording is None else self._recording.activations)
         return loss.detach()
 
-    def check_loss(self, loss: Tensor) -> None:
+    def check_loss(self, loss: Tensor | float) -> None:
         """Refuse a loss that is not finite.
 
         Raises:
             NumericalFailure: It is NaN or infinite.
         """
-        if not math.isfinite(loss.item()):
+        if not math.isfinite(loss if isinstance(loss, float) else loss.item()):
             raise NumericalFailure(self.name, "loss")
 
     def apply(self, activations: Mapping[str, Tensor]) -> None:
@@ -122,14 +144,38 @@ class Update:
         Args:
             activations: Unit-group name -> (B, units) of the training pass.
         """
-        for method in self.methods.values():
+        for method in self._active.values():
             method.after_backward()
         if self.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
         self.optimizer.step()
         self.num_steps += 1
-        for method in self.methods.values():
+        self._target_edits = []
+        for method in self._active.values():
             method.after_step(activations, self.optimizer)
+            self._spread_edits(method)
+
+    def _spread_edits(self, method: Method) -> None:
+        """Tell the other methods, and keep for target networks, what a method has rewritten."""
+        touched = method.pop_touched()
+        if not touched:
+            return
+        for other in self._active.values():
+            if other is not method:
+                other.notice_edits(touched, method.renews_entries)
+        if method.mirrors_targets:
+            self._target_edits += touched
+        self._restarted |= method.restarts_network
+
+    def pop_target_edits(self) -> list[Touched]:
+        """Entries rewritten in the last gradient step or task change that targets are to copy."""
+        touched, self._target_edits = self._target_edits, []
+        return touched
+
+    def pop_restarted(self) -> bool:
+        """Whether a method has started the network anew since the last call."""
+        restarted, self._restarted = self._restarted, False
+        return restarted
 
     def check_finite(self) -> None:
         """Check all weights; called once per update phase.
@@ -146,13 +192,21 @@ class Update:
 
     def methods_that_need_boundaries(self) -> list[str]:
         """Ids of methods that act at announced task changes."""
-        return [name for name, method in self.methods.items() if method.uses_task_boundary]
+        return [name for name, method in self._active.items() if method.uses_task_boundary]
+
+    def new_objective(self) -> None:
+        """Tell optimizers that listen (Adam-Rel) that the loss is about to become another one."""
+        listen = getattr(self.optimizer, "new_objective", None)
+        if listen is not None:
+            listen()
 
     def on_task_change(self, task: int) -> None:
         """Announce a task change to the methods that declare that they use it."""
-        for method in self.methods.values():
+        self._target_edits = []
+        for method in self._active.values():
             if method.uses_task_boundary:
                 method.on_task_change(task, self.optimizer)
+                self._spread_edits(method)
 
     def announcements(self) -> list[str]:
         """What the methods will do in this run, one line each."""
@@ -160,12 +214,15 @@ class Update:
         return [line for line in lines if line]
 
     def log_values(self) -> dict[str, float]:
-        """Scalars of all methods, named `<method>/<network>/<value>`."""
-        return {
-            f"{identifier}/{self.name}/{key}": value
-            for identifier, method in self.methods.items()
-            for key, value in method.log_values().items()
+        """Scalars of all methods, named `<method>/<network>/<value>`; 0 for an absent penalty."""
+        values = {
+            f"{key}/{self.name}/penalty": 0.0 if penalty is None else float(penalty)
+            for key, penalty in self._penalties.items()
         }
+        for identifier, method in self.methods.items():
+            for key, value in method.log_values().items():
+                values[f"{identifier}/{self.name}/{key}"] = value
+        return values
 
     def pop_events(self) -> list[dict[str, Any]]:
         """Events of all methods since the last call."""
@@ -182,11 +239,18 @@ class Update:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
+        self.restore_structure(state["methods"])
         self.network.load_state_dict(state["network"])
         load_optimizer_state(self.optimizer, state["optimizer"])
         for name, method in self.methods.items():
             method.load_state_dict(state["methods"][name])
         self.num_steps = int(state["num_steps"])
+
+    def restore_structure(self, states: Mapping[str, Any]) -> None:
+        """Let methods freeze and register parameters as they were when `states` were saved."""
+        for name, method in self._active.items():
+            if name in states:
+                method.restore_structure(states[name], self.optimizer)
 
 
 def clone(state: Any) -> Any:
@@ -210,11 +274,3 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, A
     groups = optimizer.state_dict()["param_groups"]
     entries = {int(key): clone(value) for key, value in state.items()}
     optimizer.load_state_dict({"state": entries, "param_groups": groups})
-
-
-def forget_parameters(
-    optimizer: torch.optim.Optimizer, parameters: Sequence[torch.nn.Parameter]
-) -> None:
-    """Drop the optimizer state of some parameters, as if they had just been created."""
-    for parameter in parameters:
-        optimizer.state.pop(parameter, None)

@@ -155,8 +155,7 @@ class Recorder:
         """Take in what an update returned; write a row if one is due and return it."""
         for key, value in statistics.items():
             self._statistics.setdefault(key, []).append(float(value))
-        for event in self._agent.pop_events():
-            self.events.append({"env_steps": env_steps, **event})
+        self.write_events(env_steps)
         for metric, reason in self._reasons.items():
             if metric in self._failed_metrics:
                 continue  # said once; the cells say NaN every time
@@ -186,6 +185,11 @@ class Recorder:
         self._account.reset()
         self._statistics, self._measured, self._weights_before = {}, {}, {}
         return row
+
+    def write_events(self, env_steps: int) -> None:
+        """Append what methods did since the last call; due before every checkpoint."""
+        for event in self._agent.pop_events():
+            self.events.append({"env_steps": env_steps, **event})
 
     def note(self, event: Mapping[str, Any]) -> None:
         """Append one event; no wall-clock values in it."""
@@ -251,6 +255,10 @@ class Recorder:
             "account": self._account.state_dict(),
             "statistics": {key: list(values) for key, values in self._statistics.items()},
             "failed_metrics": sorted(self._failed_metrics),
+            # Of an iteration under way; empty between two.
+            "measured": dict(self._measured),
+            "reasons": dict(self._reasons),
+            "weights_before": {name: w.clone() for name, w in self._weights_before.items()},
             "progress": self.progress.state_dict(),
             "episodes": self.episodes.state_dict(),
             "events": self.events.state_dict(),
@@ -261,6 +269,9 @@ class Recorder:
         self._account.load_state_dict(state["account"])
         self._statistics = {key: list(values) for key, values in state["statistics"].items()}
         self._failed_metrics = set(state["failed_metrics"])
+        self._measured = {key: float(value) for key, value in state["measured"].items()}
+        self._reasons = dict(state["reasons"])
+        self._weights_before = dict(state["weights_before"])
         self.progress.load_state_dict(state["progress"])
         self.episodes.load_state_dict(state["episodes"])
         self.events.load_state_dict(state["events"])

@@ -63,7 +63,7 @@ def build_agent(config: RunConfig, info: Any, num_threads: int = 1) -> Agent:
     known = set(agent.networks())
     for identifier, method in config.method.items():
         chosen = getattr(method, "networks", "all")
-        unknown = [] if chosen == "all" else sorted(set(chosen) - known)
+        unknown = [] if isinstance(chosen, str) else sorted(set(chosen) - known)
         if unknown:
             raise ConfigurationError(
                 f"method.{identifier}.networks names {', '.join(unknown)}; this agent has "

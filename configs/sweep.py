@@ -6,62 +6,199 @@ in its own directory, so a sweep can be interrupted, continued and grown with th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shlex
+import signal
 import sys
+import tempfile
+import threading
+import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from configs.compose import CONFIG_FOLDER, compose_run
+from configs.compose import CONFIG_FOLDER, GROUPS, Composed, check_overrides, compose_run
 from configs.schema import ConfigurationError
 
-_RESULTS = "NEOTENY_SWEEP_RESULTS"
+COMMANDS_FILE = "commands.txt"
+_RESULTS, _COMMAND = "NEOTENY_SWEEP_RESULTS", "NEOTENY_SWEEP_COMMAND"
+_FLAGS = ("-m", "--multirun")
 
 
 def is_multirun(arguments: Sequence[str]) -> bool:
     """Whether the command line asks for several runs."""
-    return any(word in ("-m", "--multirun") for word in arguments)
+    return any(word in _FLAGS for word in arguments)
 
 
 def sweep(arguments: Sequence[str]) -> int:
-    """Run all members and return the largest exit code."""
-    results = Path("runs") / ".sweeps" / f"results-{os.getpid()}.jsonl"
-    results.parent.mkdir(parents=True, exist_ok=True)
-    results.write_text("")
-    os.environ[_RESULTS] = str(results.resolve())
+    """Run all members, print one line for each, and return the exit code.
+
+    Returns:
+        The largest exit code of the members: a failed one is kept and counted, and the others
+        go on. 75 when a signal stopped the sweep.
+    """
+    from train import EXIT_CONFIGURATION, EXIT_FAILED, EXIT_SIGNAL
+
+    try:
+        _check(arguments)
+    except ConfigurationError as error:
+        print(f"configuration: {error}", file=sys.stderr)
+        return EXIT_CONFIGURATION
+    with tempfile.TemporaryDirectory(prefix="neoteny-sweep-") as folder:
+        results = Path(folder) / "results.jsonl"
+        results.touch()
+        os.environ[_RESULTS] = str(results)
+        os.environ[_COMMAND] = shlex.join(["python", "train.py", *arguments])
+        broken = _launch(arguments)
+        rows = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
+    _summarize(rows)
+    codes = [int(row["code"]) for row in rows]
+    if broken is not None:
+        print(f"the sweep is not complete: {broken}; the same command goes on", file=sys.stderr)
+        return EXIT_SIGNAL if broken == "interrupted" else max([EXIT_FAILED, *codes])
+    return max(codes, default=0)
+
+
+def _check(arguments: Sequence[str]) -> None:
+    """Refuse unknown presets in one sentence, those within a sweep too."""
+    words = [word for word in arguments if word not in _FLAGS]
+    check_overrides(words)
+    for word in words:
+        override = OverridesParser.create().parse_override(word)
+        if override.key_or_group in GROUPS and override.is_discrete_sweep():
+            key = override.get_key_element()
+            try:
+                check_overrides([f"{key}={value}" for value in override.sweep_string_iterator()])
+            except HydraException as error:
+                raise ConfigurationError(f"cannot read {word!r}: {error}") from error
+
+
+def _launch(arguments: Sequence[str]) -> str | None:
+    """Let Hydra run the members; what stopped it before its end, or None."""
     original = sys.argv
     sys.argv = [original[0], *arguments]
     try:
         hydra.main(config_path=str(CONFIG_FOLDER), config_name="train", version_base="1.3")(_job)()
+    except KeyboardInterrupt:
+        return "interrupted"
+    except SystemExit as stop:  # Hydra has printed why
+        return None if stop.code in (0, None) else "a process died or a setting is wrong, see above"
     finally:
         sys.argv = original
-    rows = [json.loads(line) for line in results.read_text().splitlines()]
-    results.unlink()
-    print(f"\n{len(rows)} runs:")
+    return None
+
+
+def _summarize(rows: Sequence[dict[str, Any]]) -> None:
+    failed = sum(row["status"] == "failed" for row in rows)
+    done = sum(row["status"] == "done" for row in rows)
+    print(f"\n{len(rows)} runs: {done} done, {failed} failed, {len(rows) - done - failed} neither")
     for row in sorted(rows, key=lambda row: str(row["directory"])):
-        print(f"  {row['status']:<14} {row['directory']}")
-    return max((int(row["code"]) for row in rows), default=0)
+        print(f"  {_line(row)}")
+    if done + failed < len(rows):
+        return
+    for group in sorted({row["group"] for row in rows if row["group"]}):
+        name = Path(group).name
+        print(f"next: python evaluate.py compare {group} --out results/{name}")
+
+
+def _line(row: dict[str, Any]) -> str:
+    """One trial: how it ended, where it is, how far it came and what it earned."""
+    line = f"{row['status']:<12} {row['directory']}"
+    if row["env_steps"] is not None:
+        line += f"  {row['env_steps']:,} steps"
+    if row["final_return"] is not None:
+        line += f", final return {row['final_return']:.1f}"
+    return f"{line}, {row['seconds']:,.0f} s"
+
+
+# One member ----------------------------------------------------------------------------------
 
 
 def _job(_: DictConfig) -> None:
     """One member of the sweep, in its own process."""
-    from train import EXIT_CONFIGURATION, EXIT_DONE, run
+    from train import EXIT_CONFIGURATION, EXIT_FAILED, run
 
+    _stop_with_parent()
+    start = time.monotonic()
     words = [
         word
         for word in HydraConfig.get().overrides.task
         if not word.startswith(("num_threads=", "hydra"))
     ]
+    row: dict[str, Any] = {"directory": " ".join(words), "group": None}
     try:
         composed = compose_run([*words, "num_threads=1"])
-        directory, code = composed.relative_directory, run(composed)
+        row["directory"] = composed.relative_directory
+        row["group"] = str(_group_folder(composed))
+        _note_command(composed)
+        code = run(composed)
+        row |= _ending(composed, code)
     except ConfigurationError as error:
         print(f"configuration: {error}", file=sys.stderr)
-        directory, code = " ".join(words), EXIT_CONFIGURATION
-    status = "done" if code == EXIT_DONE else f"exit code {code}"
-    with open(os.environ[_RESULTS], "a") as file:
-        file.write(json.dumps({"directory": directory, "code": code, "status": status}) + "\n")
+        code = EXIT_CONFIGURATION
+    except Exception:
+        # One broken member must not take the others with it.
+        traceback.print_exc()
+        code = EXIT_FAILED
+    row = {"status": f"exit code {code}", "env_steps": None, "final_return": None, **row}
+    row |= {"code": code, "seconds": time.monotonic() - start}
+    print(_line(row), flush=True)
+    with open(os.environ[_RESULTS], "a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def _ending(composed: Composed, code: int) -> dict[str, Any]:
+    """What done.json says about a member; a failed one stays failed however often it is asked."""
+    file = Path(composed.config.runs_root) / composed.relative_directory / "done.json"
+    if composed.config.run_dir is not None:
+        file = Path(composed.config.run_dir) / "done.json"
+    if code == 75 or not file.is_file():
+        return {}
+    done = json.loads(file.read_text(encoding="utf-8"))
+    status = "done" if done["status"] == "finished" else done["status"]
+    known = {key: done["summary"].get(key) for key in ("env_steps", "final_return")}
+    return {"status": status, **known}
+
+
+def _group_folder(composed: Composed) -> Path:
+    return Path(composed.config.runs_root) / composed.config.group
+
+
+def _note_command(composed: Composed) -> None:
+    """Keep the command line beside the runs, once, so that reports can print it."""
+    command = os.environ[_COMMAND]
+    file = _group_folder(composed) / COMMANDS_FILE
+    known = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    if command not in known:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # Members that start together may both append; readers drop repeated lines.
+        with file.open("a", encoding="utf-8") as stream:
+            stream.write(command + "\n")
+
+
+def _stop_with_parent() -> None:
+    """Ask this process to stop soon after the one that launched the sweep has died.
+
+    Otherwise an orphan would train on and lock its run while the sweep is started again.
+    """
+    parent = os.getppid()
+    name = f"stop-with-{parent}"
+    if any(thread.name == name for thread in threading.enumerate()):
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name=name, daemon=True).start()

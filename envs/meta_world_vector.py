@@ -7,9 +7,8 @@ Deviation: one random stream per copy of a task (upstream seeds all alike, so th
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
@@ -18,23 +17,15 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from envs.base import EnvInfo, SimulatorError
-from envs.meta_world_choice import TRAINING
-from envs.meta_world_goals import NUM_GOALS, Goals, load_goals
+from envs.meta_world_block import Block
+from envs.meta_world_goals import Goals
 from envs.meta_world_group import RowGroup, Rows, join, split
 from envs.meta_world_rows import RowSpec
-from envs.meta_world_tasks import (
-    ACTION_DIM,
-    MAX_HORIZON,
-    OBSERVATION_DIM,
-    STEP_SECONDS,
-    VERSIONS,
-    checked_tasks,
-)
+from envs.meta_world_settings import Settings
+from envs.meta_world_tasks import ACTION_DIM, OBSERVATION_DIM, STEP_SECONDS
 from envs.meta_world_workers import WorkerPool
-from envs.schedules import at_least, one_of
+from envs.schedules import at_least
 from envs.snapshots import Snapshot, require, require_equal
-
-__all__ = ["MetaWorldVec"]
 
 
 class MetaWorldVec(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
@@ -45,99 +36,33 @@ class MetaWorldVec(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     one batch shape. Results do not depend on the number of workers.
 
     Args:
-        tasks: Task names; their order is the order of the context. A name may occur twice.
-        copies: Rows per task.
-        run_seed: Seed of the rows' streams, which choose goals.
-        goal_seed: Seed of the goals; None takes ``run_seed``.
-        num_goals: Goals per task in use, the first ones of 50.
-        reward_version: v1 or v2.
-        horizon: Steps of an episode, at most 500.
-        backend: stock (Meta-World's own classes).
-        fast_path: Use the equal but faster subclasses.
-        num_workers: Processes; 0 steps in this one, auto takes 0 where there are up to two cores and
-            otherwise all but one.
-        autoreset: See above.
-        goals: The goals themselves instead of ``goal_seed``.
-        goal_order: uniform (with replacement) or cycle (a fresh permutation per pass).
-        reset_cache: Reuse the exact state after the first reset to each goal.
-        hide_task_id: Announce no context.
-        active: Indices of the tasks that have rows, in order; None means all. Context, streams and
-            regime keep their meaning within the whole list.
-        domain: First part of the streams' keys (``meta_world_choice``).
-        on_simulator_reset: fail (raise SimulatorError) or count (truncate the episode with reward
-            0 and ``unstable``) when a simulation blows up.
-        name: How the tasks are called together.
+        settings: What the batch consists of.
+        goals: The goals of all its tasks.
+        num_workers: Worker processes; 0 steps in this one.
 
     Raises:
-        ValueError: If a setting is out of range or unknown.
+        ValueError: If the goals are of other tasks, or one of them cannot be used.
     """
 
-    def __init__(
-        self,
-        tasks: Sequence[str],
-        copies: int = 1,
-        run_seed: int = 0,
-        goal_seed: int | None = None,
-        num_goals: int = NUM_GOALS,
-        reward_version: str = "v2",
-        horizon: int = MAX_HORIZON,
-        backend: str = "stock",
-        fast_path: bool = True,
-        num_workers: int | Literal["auto"] = "auto",
-        autoreset: bool = True,
-        *,
-        goals: Goals | None = None,
-        goal_order: str = "uniform",
-        reset_cache: bool = False,
-        hide_task_id: bool = False,
-        active: Sequence[int] | None = None,
-        domain: int = TRAINING,
-        on_simulator_reset: str = "count",
-        name: str = "custom",
-    ) -> None:
-        self.tasks = checked_tasks(list(tasks))
-        check_settings(copies, run_seed, num_goals, reward_version, horizon, backend, goal_order)
-        one_of("on_simulator_reset", on_simulator_reset, ("fail", "count"))
-        chosen = list(range(len(self.tasks))) if active is None else list(active)
-        if not chosen or not all(0 <= index < len(self.tasks) for index in chosen):
-            raise ValueError(f"active={chosen} must be indices of the {len(self.tasks)} tasks.")
-        self._autoreset, self._fail = autoreset, on_simulator_reset == "fail"
+    def __init__(self, settings: Settings, goals: Goals, num_workers: int = 0) -> None:
+        at_least("num_workers", num_workers, 0)
+        if goals.tasks != settings.tasks:
+            raise ValueError(f"the goals are of {goals.tasks}, the tasks are {settings.tasks}.")
+        self.settings, self.goals = settings, goals
         self.metadata = {
-            "autoreset_mode": AutoresetMode.SAME_STEP if autoreset else AutoresetMode.DISABLED
-        }
-        self.num_envs = len(chosen) * copies
-        self.goals = goals or load_goals(self.tasks, run_seed if goal_seed is None else goal_seed)
-        if self.goals.tasks != self.tasks:
-            raise ValueError(f"the goals are of {self.goals.tasks}, the tasks {self.tasks}.")
-        self._regime = np.repeat(np.array(chosen, dtype=np.int64), copies)
-        self._context = np.eye(len(self.tasks), dtype=np.float32)[self._regime]
-        if hide_task_id:
-            self._context = self._context[:, :0]
-        specs = [
-            RowSpec(
-                task=self.tasks[index],
-                goals=self.goals.vectors[index][:num_goals].tolist(),
-                reward_version=reward_version,
-                horizon=horizon,
-                fast_path=fast_path,
-                reset_cache=reset_cache,
-                goal_order=goal_order,
-                autoreset=autoreset,
-                run_seed=run_seed,
-                stream=(domain, index, copy),
+            "autoreset_mode": (
+                AutoresetMode.SAME_STEP if settings.autoreset else AutoresetMode.DISABLED
             )
-            for index in chosen
-            for copy in range(copies)
-        ]
-        self._run_seed, self._spec = run_seed, specs[0]
-        self._num_goals = num_goals
-        self._rows = _build_rows(specs, num_workers)
+        }
+        self._regime, self._context = settings.regime, settings.context
+        self.num_envs = len(self._regime)
+        self._rows = _build_rows(settings.row_specs(goals), num_workers)
         self._block = self._rows.block
         self._env_steps = self._unstable_episodes = 0
         self._started = np.zeros(self.num_envs, dtype=bool)
-        self._make_spaces(f"meta-world-{name}")
+        self._make_spaces()
 
-    def _make_spaces(self, name: str) -> None:
+    def _make_spaces(self) -> None:
         low, high = (bound.astype(np.float32) for bound in self._rows.bounds())
         # Rounded to float32 an observation on a bound may lie just outside of it.
         low, high = np.nextafter(low, np.float32(-np.inf)), np.nextafter(high, np.float32(np.inf))
@@ -146,14 +71,14 @@ class MetaWorldVec(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self.info = EnvInfo(
-            name=name,
+            name=f"meta-world-{self.settings.name}",
             num_envs=self.num_envs,
             observation_dim=OBSERVATION_DIM,
             action_dim=ACTION_DIM,
             action_low=np.full(ACTION_DIM, -1.0, dtype=np.float32),
             action_high=np.ones(ACTION_DIM, dtype=np.float32),
             context_dim=self._context.shape[1],
-            max_episode_steps=self._spec.horizon,
+            max_episode_steps=self.settings.horizon,
             regime_label="task",
             step_seconds=STEP_SECONDS,
         )
@@ -193,22 +118,7 @@ class MetaWorldVec(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     @property
     def manifest(self) -> dict[str, Any]:
         """What makes results comparable, for the run's records: plain values."""
-        return {
-            **VERSIONS,
-            "backend": "stock",
-            "fast_path": self._spec.fast_path,
-            "reward_version": self._spec.reward_version,
-            "horizon": self._spec.horizon,
-            "success": "any step of the episode",
-            "goal_generator": self.goals.generator,
-            "goal_seed": self.goals.goal_seed,
-            "goal_sha256": self.goals.sha256,
-            "num_goals": self._num_goals,
-            "goal_order": self._spec.goal_order,
-            "run_seed": self._run_seed,
-            "tasks": list(self.tasks),
-            "context": "task" if self._context.shape[1] else "hidden",
-        }
+        return self.settings.manifest(self.goals)
 
     # Episodes -------------------------------------------------------------------------------
 
@@ -251,7 +161,6 @@ class MetaWorldVec(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             )
         if seed is not None:
             self._rows.reseed(seed)
-            self._run_seed = seed
         rows = np.flatnonzero(mask)
         if goals is None:
             self._start(dict.fromkeys(rows.tolist()))
@@ -282,10 +191,10 @@ class MetaWorldVec(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._refuse_closed("start_episodes")
         goals = dict(zip(map(int, rows), map(int, goal_index), strict=True))
         for row, goal in goals.items():
-            if not 0 <= row < self.num_envs or not 0 <= goal < self._num_goals:
+            if not 0 <= row < self.num_envs or not 0 <= goal < self.settings.num_goals:
                 raise ValueError(
-                    f"row {row} with goal {goal} does not exist; there are {self.num_envs} rows and "
-                    f"{self._num_goals} goals."
+                    f"row {row} with goal {goal} does not exist; there are {self.num_envs} rows "
+                    f"and {self.settings.num_goals} goals."
                 )
         self._start(goals)
         return self._block.observation.copy()
@@ -334,7 +243,7 @@ class MetaWorldVec(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._env_steps += int(block.active.sum())
         if block.unstable.any():
             self._unstable_episodes += int(block.unstable.sum())
-            if self._fail:
+            if self.settings.on_simulator_reset == "fail":
                 index = int(np.flatnonzero(block.unstable)[0])
                 raise SimulatorError(index, *self._rows.failure(index))
         truncated = block.truncated.copy()
@@ -384,29 +293,25 @@ class MetaWorldVec(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             "episode_start_regime": self.regime,
             "events": [],
         }
-        if self._autoreset and ended.any():  # Gymnasium's own keys for final rows
+        if self.settings.autoreset and ended.any():  # Gymnasium's own keys for final rows
             final = np.full(self.num_envs, None, dtype=object)
             for index in np.flatnonzero(ended).tolist():
                 final[index] = successor[index].copy()
             info["final_obs"], info["_final_obs"] = final, ended.copy()
         return info
 
-    # State ----------------------------------------------------------------------------------
+    def physics(self, row: int) -> tuple[Any, Any]:
+        """MuJoCo's model and data of one row, for rendering and for tests.
 
-    def _identity(self) -> dict[str, int | str]:
-        """What a snapshot must have in common with the environments that it is restored to."""
-        return {
-            "environment": self.info.name,
-            "num_envs": self.num_envs,
-            "tasks": ",".join(self.tasks),
-            "active": ",".join(map(str, self._regime.tolist())),
-            "goal_sha256": self.goals.sha256,
-            "num_goals": self._num_goals,
-            "goal_order": self._spec.goal_order,
-            "reward_version": self._spec.reward_version,
-            "horizon": self._spec.horizon,
-            "fast_path": int(self._spec.fast_path),
-        }
+        Raises:
+            ValueError: If the rows live in worker processes.
+        """
+        if not isinstance(self._rows, RowGroup):
+            raise ValueError("rows in worker processes cannot be seen; build with num_workers=0.")
+        task = self._rows.rows[row].env
+        return task.model, task.data
+
+    # State ----------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
         """Everything that the next steps depend on, as plain arrays, integers and text.
@@ -418,7 +323,7 @@ class MetaWorldVec(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if not self._started.all():
             raise ResetNeeded("there is nothing to save before the first reset().")
         return {
-            **self._identity(),
+            **self.settings.identity(self.goals),
             "env_steps": self._env_steps,
             "unstable_episodes": self._unstable_episodes,
             **join(self._rows.snapshots()),
@@ -431,7 +336,7 @@ class MetaWorldVec(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             ValueError: If the snapshot is of other settings, incomplete or damaged.
         """
         self._refuse_closed("restore")
-        for key, expected in self._identity().items():
+        for key, expected in self.settings.identity(self.goals).items():
             require_equal(snapshot, key, expected)
         env_steps = int(require(snapshot, "env_steps"))
         unstable = int(require(snapshot, "unstable_episodes"))
@@ -441,54 +346,17 @@ class MetaWorldVec(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     def _refuse_closed(self, name: str) -> None:
         if self.closed:
-            raise ClosedEnvironmentError(f"{name} was called on closed environments; make new ones.")
+            raise ClosedEnvironmentError(
+                f"{name} was called on closed environments; make new ones."
+            )
 
     def close_extras(self, **kwargs: Any) -> None:
         """End the workers or release the tasks."""
         self._rows.close()
 
 
-def check_settings(
-    copies: int,
-    run_seed: int,
-    num_goals: int,
-    reward_version: str,
-    horizon: int,
-    backend: str,
-    goal_order: str,
-) -> None:
-    """Refuse settings out of range.
-
-    Raises:
-        ValueError: Naming the setting, what was given and what is allowed.
-    """
-    at_least("copies", copies, 1)
-    at_least("run_seed", run_seed, 0)
-    one_of("reward_version", reward_version, ("v1", "v2"))
-    one_of("goal_order", goal_order, ("uniform", "cycle"))
-    if not 1 <= num_goals <= NUM_GOALS:
-        raise ValueError(f"num_goals={num_goals} must be between 1 and {NUM_GOALS}.")
-    if not 1 <= horizon <= MAX_HORIZON:
-        raise ValueError(
-            f"horizon={horizon} must be between 1 and {MAX_HORIZON}; Meta-World ends every episode "
-            f"after {MAX_HORIZON} steps."
-        )
-    if backend == "envpool":
-        raise ValueError(
-            "backend=envpool is another benchmark (fresh goals at every reset, another MuJoCo, no "
-            "saved state) and not part of this version; use backend=stock."
-        )
-    one_of("backend", backend, ("stock", "envpool"))
-
-
-def _build_rows(specs: list[RowSpec], num_workers: int | Literal["auto"]) -> Rows:
-    if num_workers == "auto":
-        cores = len(os.sched_getaffinity(0))
-        num_workers = 0 if cores <= 2 else min(len(specs), cores - 1)
-    at_least("num_workers", num_workers, 0)
+def _build_rows(specs: list[RowSpec], num_workers: int) -> Rows:
     if num_workers:
         return WorkerPool(specs, num_workers)
-    from envs.meta_world_block import Block
-
     block = Block.over(bytearray(Block.num_bytes(len(specs))), len(specs))
     return RowGroup(dict(enumerate(specs)), block)

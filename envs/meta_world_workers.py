@@ -194,7 +194,9 @@ class WorkerPool:
 
     def stop(self, indices: Iterable[int]) -> None:
         shares = self._owners(indices)
-        self._call({position: STOP + json.dumps(share).encode() for position, share in shares.items()})
+        self._call(
+            {position: STOP + json.dumps(share).encode() for position, share in shares.items()}
+        )
 
     def reseed(self, run_seed: int) -> None:
         self._everyone(RESEED + json.dumps(run_seed).encode())
@@ -296,7 +298,6 @@ def main(arguments: Sequence[str]) -> None:
         return  # the parent closed the connection or is gone
     except Exception:
         connection.send_bytes(BROKEN + traceback.format_exc().encode())
-
 
 
 if __name__ == "__main__":

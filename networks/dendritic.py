@@ -192,11 +192,8 @@ class Dendritic(LayerStack):
         laws = Laws(initializer, initializer)
         if config.init == "published":
             laws = Laws.published(self.output_dim, density, _activity(config))
-        head, generator = Readout(self.output_dim, output_dim, mask), streams.torch(name)
-        with torch.no_grad():
-            weight = laws.weight.weight_rows(head.weight, output_dim, generator)
-            head.weight.copy_(weight if mask is None else weight * mask)
-            head.bias.copy_(laws.bias.bias_rows(head.weight, output_dim, generator))
+        head = Readout(self.output_dim, output_dim, mask)
+        head.draw(laws.weight, laws.bias, streams.torch(name))
         return head
 
 

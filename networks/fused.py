@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from networks.heads import Network
 from networks.mlp import MLP
+from networks.readouts import Readout
 
 
 class FusedPerceptron:
@@ -46,6 +47,7 @@ class FusedPerceptron:
             type(torso) is MLP
             and not torso.uses_context
             and len(network.heads()) == 1
+            and type(network.heads()[0]) is Readout
             and all(
                 layer.norm is None and layer.activation_name == "relu"  # type: ignore[union-attr]
                 for layer in torso.layers

@@ -156,10 +156,9 @@ class MLP(Torso):
     def unit_groups(self, heads: tuple[nn.Linear, ...]) -> tuple[UnitGroup, ...]:
         """Return one group per hidden layer; the last is read by the heads."""
         groups = []
-        for index, layer in enumerate(self.layers):
-            assert isinstance(layer, DenseLayer)
-            following = list(self.layers)[index + 1 : index + 2]
-            reading = [getattr(layer, "linear") for layer in following] or heads
+        layers = [layer for layer in self.layers if isinstance(layer, DenseLayer)]
+        for index, layer in enumerate(layers):
+            reading = (layers[index + 1].linear,) if index + 1 < len(layers) else heads
             paired = layer.values_per_unit == 2
             groups.append(
                 UnitGroup(

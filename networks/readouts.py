@@ -7,11 +7,25 @@ from torch import Tensor
 
 from networks.initializers import Initializer
 from networks.masks import MaskedLinear
-from networks.units import initialize_linear
 
 
 class Readout(MaskedLinear):
-    """Linear head (optionally with fixed connectivity) that ignores the context."""
+    """Linear layer (optionally with fixed connectivity) that ignores the context.
+
+    It knows the laws it was drawn from, so that it can be drawn anew.
+    """
+
+    @torch.no_grad()
+    def draw(self, weight_law: Initializer, bias_law: Initializer, generator: torch.Generator):
+        """Fill weights and biases from their laws, which `redraw` will use again."""
+        self.laws = weight_law, bias_law
+        weight = weight_law.weight_rows(self.weight, self.out_features, generator)
+        self.weight.copy_(weight if self.mask is None else weight * self.mask)
+        self.bias.copy_(bias_law.bias_rows(self.weight, self.out_features, generator))
+
+    def redraw(self, generator: torch.Generator) -> None:
+        """Fill weights and biases afresh."""
+        self.draw(*self.laws, generator)
 
     def forward(self, input: Tensor, context: Tensor | None = None) -> Tensor:
         """Map features (B, inputs) to (B, outputs)."""
@@ -33,6 +47,15 @@ class MultiHeadReadout(Readout):
     def __init__(self, input_dim: int, output_dim: int, num_contexts: int) -> None:
         super().__init__(input_dim, output_dim * num_contexts)
         self.num_contexts = num_contexts
+
+    @torch.no_grad()
+    def draw(self, weight_law: Initializer, bias_law: Initializer, generator: torch.Generator):
+        """Fill every head as if it were the only one."""
+        self.laws = weight_law, bias_law
+        size = self.out_features // self.num_contexts
+        for weight, bias in zip(self.weight.split(size), self.bias.split(size), strict=True):
+            weight.copy_(weight_law.weight_rows(weight, size, generator))
+            bias.copy_(bias_law.bias_rows(weight, size, generator))
 
     def forward(self, input: Tensor, context: Tensor | None = None) -> Tensor:
         """Map features (B, inputs) to the outputs of each sample's own head, (B, outputs).
@@ -63,11 +86,10 @@ def linear_readout(
 ) -> Readout:
     """Build a linear head from its own law and stream."""
     layer = Readout(input_dim, output_dim)
-    initialize_linear(layer, initializer, generator)
+    layer.draw(initializer, initializer, generator)
     return layer
 
 
-@torch.no_grad()
 def multi_head_readout(
     input_dim: int,
     output_dim: int,
@@ -77,10 +99,5 @@ def multi_head_readout(
 ) -> MultiHeadReadout:
     """Build one linear head per context, each drawn as if it were the only one."""
     layer = MultiHeadReadout(input_dim, output_dim, num_contexts)
-    one = Readout(input_dim, output_dim)
-    for context in range(num_contexts):
-        initialize_linear(one, initializer, generator)
-        rows = slice(context * output_dim, (context + 1) * output_dim)
-        layer.weight[rows] = one.weight
-        layer.bias[rows] = one.bias
+    layer.draw(initializer, initializer, generator)
     return layer

@@ -35,21 +35,31 @@ class _Winning(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(activations: Tensor, signed: bool) -> Tensor:
-        high = activations.amax(1)
-        if not signed:
-            return high
-        low = activations.amin(1)
-        return torch.where(high >= -low, high, low)
+    def forward(activations: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
+        winning = _winning(activations, signed)
+        # A 0/1 tensor of the same dtype: on CPU comparing and multiplying are then vectorised.
+        chosen = torch.empty_like(activations)
+        return winning, torch.eq(activations, winning.unsqueeze(1), out=chosen)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:  # type: ignore[override]
-        ctx.save_for_backward(inputs[0], output)
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1])
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        activations, winning = ctx.saved_tensors
-        return grad.unsqueeze(1) * (activations == winning.unsqueeze(1)), None
+    def backward(ctx, grad: Tensor, _) -> tuple[Tensor, None]:  # type: ignore[override]
+        (chosen,) = ctx.saved_tensors
+        return grad.unsqueeze(1) * chosen, None
+
+
+def _winning(activations: Tensor, signed: bool) -> Tensor:
+    high = activations.amax(1)
+    if not signed:
+        return high
+    low = activations.amin(1)
+    # On CPU faster than selecting by an irregular mask, and as exact.
+    keep = torch.ge(high, -low, out=torch.empty_like(high))
+    return torch.addcmul(high * keep, low, 1.0 - keep)
 
 
 def winning_activation(activations: Tensor, mode: str) -> Tensor:
@@ -61,8 +71,10 @@ def winning_activation(activations: Tensor, mode: str) -> Tensor:
     signed = mode in ("absmax", "absmax_unsigned")
     if activations.shape[1] == 1:
         winning = activations.squeeze(1)
+    elif activations.requires_grad:
+        winning, _ = _Winning.apply(activations, signed)  # type: ignore[misc]
     else:
-        winning = _Winning.apply(activations, signed)
+        winning = _winning(activations, signed)
     assert isinstance(winning, Tensor)
     return winning.abs() if mode == "absmax_unsigned" else winning
 
@@ -85,7 +97,7 @@ def table_logits(segments: Tensor, mode: str, contexts: Tensor | None = None) ->
     """
     if contexts is not None:
         return dense_logits(segments, contexts, mode)
-    return winning_activation(segments.permute(2, 1, 0), mode)
+    return winning_activation(segments.permute(2, 1, 0).contiguous(), mode)
 
 
 def look_up(
@@ -93,8 +105,8 @@ def look_up(
 ) -> Tensor:
     """transform(d) of a batch of context indices, computed once per context, not per sample.
 
-    The table is built anew in every pass: with one-hot contexts it needs no product and costs
-    less than asking whether the segments have changed since the last pass.
+    The table is built anew in every pass: it needs no product, and no version counter would see
+    every way in which segments can be written to.
 
     Args:
         segments: (n, J, C).
@@ -144,7 +156,7 @@ def dense_logits(segments: Tensor, context: Tensor, mode: str) -> Tensor:
 
 def _dense_slice(segments: Tensor, context: Tensor, mode: str) -> Tensor:
     num_units, num_segments, context_dim = segments.shape
-    # (C, J n) makes the gradient of the segments c^T g, ten times faster than g^T c here.
+    # (C, J n) makes the gradient of the segments c^T g, several times faster than g^T c.
     matrix = segments.permute(2, 1, 0).reshape(context_dim, num_segments * num_units)
     return winning_activation((context @ matrix).view(-1, num_segments, num_units), mode)
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from networks.activations import activation_name
+from networks.activations import activation_name, values_per_unit
 from networks.initializers import Initializer
+from networks.readers import Reader, paired_readers
 from networks.units import (
-    Reader,
     Touched,
     UnitGroup,
+    mean_gradient,
     reset_linear_units,
     reset_norm_units,
 )
@@ -44,6 +45,10 @@ class SequentialLayer:
     def incoming_magnitude(self) -> Tensor:
         """Mean absolute incoming weight of every unit, (units,)."""
         return self.linear.weight.detach().flatten(1).abs().mean(dim=1)
+
+    def incoming_gradient(self) -> Tensor | None:
+        """Mean |gradient| of the incoming weights of every unit, (units,)."""
+        return mean_gradient((self.linear,))
 
 
 def unit_groups_of(
@@ -104,11 +109,20 @@ def _group(network: nn.Sequential, start: int, stop: int, law: Initializer) -> U
         raise ValueError(f"no activation between the linear modules {start} and {stop}")
     layer = SequentialLayer(producer, law, norm)
     nonnegative = name in NONNEGATIVE  # pooling and dropout keep it so
-    return UnitGroup(str(start), layer, (_reader(layer, reader),), tap, name, nonnegative)
+    values = values_per_unit(name)
+    readers = (_reader(layer, reader, values),)
+    return UnitGroup(str(start), layer, readers, tap, name, nonnegative, values)
 
 
-def _reader(layer: SequentialLayer, reader: nn.Linear | nn.Conv2d) -> Reader:
+def _reader(layer: SequentialLayer, reader: nn.Linear | nn.Conv2d, values: int) -> Reader:
     inputs, units = reader.weight.shape[1], layer.num_units
+    if values == 2:
+        if not isinstance(reader, nn.Linear) or inputs != 2 * units:
+            raise ValueError(
+                f"{units} units with two values each can be read by a linear layer with "
+                f"{2 * units} inputs only"
+            )
+        return paired_readers((reader,), units)[0]
     if inputs == units:
         return Reader(reader)
     if not isinstance(layer.linear, nn.Conv2d) or not isinstance(reader, nn.Linear):

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from networks.activations import activation
 from networks.gated_layer import GatedLayer, Laws, LayerPlan
 from networks.initializers import Initializer
+from networks.readouts import linear_readout
 from networks.stack import ContextTorso, unit_group
 from networks.streams import Streams
 from networks.torso import ContextSpec
-from networks.units import UnitGroup, initialize_linear
+from networks.units import UnitGroup
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,9 @@ class Block(nn.Module):
                 activation=config.activation,
             )
         )
-        self.output = nn.Linear(hidden, config.width)
-        initialize_linear(self.output, laws.weight, streams.torch(f"{name}.output"))
+        self.output = linear_readout(
+            hidden, config.width, laws.weight, streams.torch(f"{name}.output")
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Add the block's answer to the stream, (B, width) to (B, width)."""
@@ -93,9 +95,11 @@ class Simba(ContextTorso):
         self, config: Config, input_dim: int, context: ContextSpec, streams: Streams
     ) -> None:
         super().__init__(context, config.context_to_input, context_to_layers=False)
-        self.embedding = nn.Linear(self.input_width(input_dim), config.width)
-        initialize_linear(
-            self.embedding, Initializer("orthogonal", 1.0), streams.torch("embedding")
+        self.embedding = linear_readout(
+            self.input_width(input_dim),
+            config.width,
+            Initializer("orthogonal", 1.0),
+            streams.torch("embedding"),
         )
         self.blocks = nn.ModuleList(
             Block(config, streams, f"blocks.{index}") for index in range(config.num_blocks)

@@ -11,7 +11,7 @@ A step counter shared by a whole tensor is never reset: that would slow down the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -68,6 +68,20 @@ def apply_policy(policy: str, optimizer: torch.optim.Optimizer, touched: Sequenc
             _zero_moments(optimizer, entry)
         if policy == "per_unit_step" and restart is not None:
             restart(entry.parameter, entry.dim, entry.indices)
+
+
+def forget_parameters(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]) -> None:
+    """Drop the optimizer state of some parameters, as if they had just been created.
+
+    An optimizer that remembers parameters elsewhere than in `state` defines a method of the same
+    name, `forget_parameters(parameters)`.
+    """
+    forget = getattr(optimizer, "forget_parameters", None)
+    if forget is not None:
+        forget(list(parameters))
+        return
+    for parameter in parameters:
+        optimizer.state.pop(parameter, None)
 
 
 def _zero_moments(optimizer: torch.optim.Optimizer, entry: Touched) -> None:

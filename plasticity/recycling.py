@@ -47,7 +47,8 @@ class Selection:
         units: Indices, int64 (k,).
         scores: The scores they were selected by, (k,).
         ages: Calls since they were last renewed, int64 (k,).
-        means: Their mean activations if the readers' biases are to absorb them, else None.
+        means: Their mean activations if the readers' biases are to absorb them, else None; (k,),
+            or (k, values) where units have several values.
     """
 
     group: UnitGroup
@@ -130,6 +131,8 @@ class Recycler(Method):
         ValueError: The network has no unit groups, or two of the same name.
     """
 
+    touches = frozenset({"weight", "bias", "norm_gain", "norm_offset", "segment"})
+
     def __init__(self, config: RecyclerConfig, target: Target, enabled: bool) -> None:
         self.kind = config.kind
         self.target = target
@@ -164,7 +167,7 @@ class Recycler(Method):
         return touched
 
     def activation_of(self, group: UnitGroup, activations: Mapping[str, Tensor]) -> Tensor:
-        """Look up the recorded activation of a group.
+        """Look up the recorded activation of a group, arranged by unit (`unit_values`).
 
         Raises:
             ValueError: It was not recorded, or its width is not the group's.
@@ -175,12 +178,7 @@ class Recycler(Method):
                 f"{self.kind} got no activations of unit group {group.name!r}; run the training "
                 "forward pass inside `with recording:` and pass recording.activations"
             )
-        if activation.shape[1] != group.num_units:
-            raise ValueError(
-                f"unit group {group.name!r} has {group.num_units} units, but its tap gave values "
-                f"of shape {tuple(activation.shape)}; dimension 1 must hold the units"
-            )
-        return activation
+        return group.unit_values(activation)
 
     def begin_call(self, optimizer: torch.optim.Optimizer) -> None:
         """Count one gradient step and forget the edits of the last one."""

@@ -34,7 +34,8 @@ class UnitStatistics:
 
     Attributes:
         utility: Running utility u, not corrected for its start at 0, (units,).
-        mean: Running mean activation mu, not corrected, (units,); None when nothing needs it.
+        mean: Running mean activation mu, not corrected, (units,), or (units, values) where units
+            have several values; None when nothing needs it.
         born: Call at which every unit was last renewed, int64 (units,). Storing births makes
             ages free: they grow without a tensor being touched.
     """
@@ -58,7 +59,8 @@ class UnitStatistics:
         self.num_outgoing = 1 if out_aggregate == "sum" else group.num_outgoing
         self.utility = torch.zeros(group.num_units, dtype=dtype, device=weight.device)
         keeps_mean = UTILITIES[utility].uses_deviation or mean_transfer
-        self.mean = torch.zeros_like(self.utility) if keeps_mean else None
+        shape = (group.num_units, group.values_per_unit)[: 1 + (group.values_per_unit > 1)]
+        self.mean = self.utility.new_zeros(shape) if keeps_mean else None
         self.born = torch.zeros(group.num_units, dtype=torch.int64, device=weight.device)
 
     def ages(self, call: int) -> Tensor:
@@ -68,23 +70,28 @@ class UnitStatistics:
     def corrected(self, running: Tensor, call: int) -> Tensor:
         """Divide a running average by 1 - decay^age; 0 for units of age 0."""
         correction = 1.0 - self.decay ** self.ages(call).double()
+        correction = correction.view(-1, *(1,) * (running.dim() - 1))
         return running / correction.clamp_min(SMALLEST_DENOMINATOR).to(running.dtype)
 
-    def update(self, activation: Tensor, call: int) -> None:
+    def update(self, activation: Tensor, call: int, gradient: Tensor | None = None) -> None:
         """Fold one minibatch into the running statistics.
 
         Args:
-            activation: Values that readers consumed, (B, units) or (B, channels, height, width).
+            activation: Values that readers consumed, (B, units) or (B, channels, height, width);
+                (B, units, values) where units have several values.
             call: Number of this call, from 1.
+            gradient: Derivative of the loss by `activation`, for utilities that use it.
         """
+        several = self.group.values_per_unit > 1
         if self.mean is not None:
-            summed = activation.sum(sample_dims(activation)).to(self.mean.dtype)
-            weight = (1.0 - self.decay) / num_samples(activation)
+            summed = activation.sum(0 if several else sample_dims(activation)).to(self.mean.dtype)
+            samples = len(activation) if several else num_samples(activation)
+            weight = (1.0 - self.decay) / samples
             self.mean.mul_(self.decay).add_(summed, alpha=weight)
-        if self.formula == "contribution":
+        if self.formula == "contribution" and not several:
             self._update_contribution(activation)
         elif self.formula != "random":
-            instantaneous = self._instantaneous(activation, call)
+            instantaneous = self._instantaneous(activation, call, gradient)
             self.utility.mul_(self.decay).add_(instantaneous, alpha=1.0 - self.decay)
 
     def _update_contribution(self, activation: Tensor) -> None:
@@ -94,16 +101,35 @@ class UnitStatistics:
         scale = (1.0 - self.decay) / (num_samples(activation) * self.num_outgoing)
         self.utility.mul_(self.decay).addcmul_(magnitude, self.group.outgoing_sum(), value=scale)
 
-    def _instantaneous(self, activation: Tensor, call: int) -> Tensor:
+    def _instantaneous(self, activation: Tensor, call: int, gradient: Tensor | None) -> Tensor:
+        """Utility on one minibatch; the mean over its values where a unit has several."""
         formula, unused = UTILITIES[self.formula], self.utility
-        outgoing = unused
-        if formula.uses_outgoing:
-            outgoing = (self.group.outgoing_sum() / self.num_outgoing).to(unused.dtype)
+        values = self.group.values_per_unit
         incoming = unused
         if formula.uses_incoming:
             incoming = self.group.layer.incoming_magnitude().to(unused.dtype)
         mean = unused if self.mean is None else self.corrected(self.mean, call)
-        return instantaneous_utility(self.formula, activation, outgoing, incoming, mean)
+        outgoing = unused
+        if values == 1:
+            if formula.uses_outgoing:
+                outgoing = (self.group.outgoing_sum() / self.num_outgoing).to(unused.dtype)
+            return instantaneous_utility(
+                self.formula, activation, outgoing, incoming, mean, gradient
+            )
+        if formula.uses_outgoing:
+            outgoing = (self.group.outgoing_sums() * values / self.num_outgoing).to(unused.dtype)
+        each = [
+            instantaneous_utility(
+                self.formula,
+                activation[..., value],
+                outgoing[:, value] if formula.uses_outgoing else outgoing,
+                incoming,
+                mean if self.mean is None else mean[:, value],
+                None if gradient is None else gradient[..., value],
+            )
+            for value in range(values)
+        ]
+        return torch.stack(each).mean(0)
 
     def select(
         self, due: int, call: int, maturity_threshold: int, generator: torch.Generator

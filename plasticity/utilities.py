@@ -1,8 +1,8 @@
 """How useful a hidden unit is, judged from one minibatch: pure formulas.
 
-Every formula is a product of at most three factors of unit i: how strongly it answers
-(mean |h_i|, or mean |h_i - its running mean|), the mean outgoing weight magnitude O_i, and the
-inverse of the mean incoming weight magnitude I_i.
+Every formula is a product of factors of unit i: how strongly it answers (mean |h_i|, or
+mean |h_i - its running mean|), the mean outgoing weight magnitude O_i, the inverse of the mean
+incoming weight magnitude I_i, and how much the loss depends on it (mean (dL/dh_i)^2).
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ class Utility:
         uses_deviation: Mean |h_i - muhat_i|, muhat the bias-corrected running mean.
         uses_outgoing: O_i.
         uses_incoming: 1 / I_i.
+        uses_fisher: Fisher information of the unit's output, see `fisher_information`.
     """
 
     uses_activation: bool = False
     uses_deviation: bool = False
     uses_outgoing: bool = False
     uses_incoming: bool = False
+    uses_fisher: bool = False
 
 
 UTILITIES = {
@@ -39,6 +41,8 @@ UTILITIES = {
     "zero_contribution": Utility(uses_deviation=True, uses_outgoing=True),
     "adaptable_contribution": Utility(uses_deviation=True, uses_outgoing=True, uses_incoming=True),
     "feature_by_input": Utility(uses_deviation=True, uses_incoming=True),
+    "fisher": Utility(uses_fisher=True),
+    "fisher_contribution": Utility(uses_fisher=True, uses_activation=True, uses_outgoing=True),
     "random": Utility(),
 }
 """Utilities by name. `random` has no formula: fresh noise is the ranking key itself."""
@@ -65,8 +69,30 @@ def num_samples(activation: Tensor) -> int:
     return activation.numel() // activation.shape[1]
 
 
+def fisher_information(gradient: Tensor) -> Tensor:
+    """Mean squared derivative of the loss of one sample by a unit's output, (units,).
+
+    Args:
+        gradient: Derivative of the loss of a minibatch, which is a mean over its B samples, by
+            the values that readers consumed: (B, units) or (B, channels, height, width). It
+            therefore is 1/B of the derivative of every sample's own loss.
+
+    Source: Theis et al. 2018, "Faster gaze prediction with dense networks and Fisher pruning",
+    equation 6 for the diagonal.
+    Deviation: of the unit's output rather than of its weights; log-likelihoods are replaced by
+    the loss that is trained on, so this is the empirical Fisher information.
+    """
+    per_sample = gradient * len(gradient)
+    return per_sample.square().sum(sample_dims(gradient)) / num_samples(gradient)
+
+
 def instantaneous_utility(
-    name: str, activation: Tensor, outgoing: Tensor, incoming: Tensor, mean: Tensor
+    name: str,
+    activation: Tensor,
+    outgoing: Tensor,
+    incoming: Tensor,
+    mean: Tensor,
+    gradient: Tensor | None = None,
 ) -> Tensor:
     """Utility y_i of every unit on one minibatch.
 
@@ -76,12 +102,13 @@ def instantaneous_utility(
         outgoing: Mean (or summed) absolute outgoing weight of every unit, (units,).
         incoming: Mean absolute incoming weight, (units,); floored at 1e-12.
         mean: Bias-corrected running mean activation, (units,).
+        gradient: Derivative of the minibatch loss by `activation`, its shape.
 
     Returns:
         (units,) in the dtype of `outgoing`. Factors that the formula does not use are not read.
 
     Raises:
-        ValueError: `random`, which has no formula.
+        ValueError: `random`, which has no formula, or a gradient is needed and missing.
 
     Source: Dohare et al. 2024, equations 1 and 2 and the ablations of their public code.
     """
@@ -98,6 +125,10 @@ def instantaneous_utility(
         result = result * outgoing
     if utility.uses_incoming:
         result = result / incoming.clamp_min(SMALLEST_DENOMINATOR)
+    if utility.uses_fisher:
+        if gradient is None:
+            raise ValueError(f"utility {name!r} needs the gradients of the units' outputs")
+        result = result * fisher_information(gradient)
     return result
 
 

@@ -21,7 +21,8 @@ CONSTANT_STD = 1e-3
 RECTIFIED = frozenset({"relu"})
 WINNERS = frozenset({"k_winners"})
 BOUNDED = frozenset({"tanh", "sigmoid"})
-BY_GRADIENT = frozenset({"leaky_relu", "elu", "swish", "gelu", "identity"})
+PAIRED = frozenset({"crelu", "deep_fourier"})
+BY_GRADIENT = PAIRED | {"leaky_relu", "elu", "swish", "gelu", "identity", "smooth_leaky"}
 
 
 def _at_most(active: Tensor, threshold: float) -> Tensor:
@@ -51,19 +52,19 @@ def dormant_mask(
     weight_gradient: Tensor | None = None,
     context_ids: Tensor | None = None,
 ) -> Tensor:
-    """Mask (H,) of dormant units by the rule that suits the activation.
+    """Mask (units,) of dormant units by the rule that suits the activation.
 
     relu: positive on at most `threshold` of the samples. k_winners: non-zero (winners may be
     negative) on at most `threshold` of the samples of every context, so that a specialist of
     one context is alive. tanh, sigmoid: standard deviation below 1e-3. Leaky, smooth and linear
-    units are never silent, so they are judged by their gradient: GraMa score at most
-    `threshold`.
+    units, and the pairs of concatenated ReLU and Fourier features, are never silent, so they are
+    judged by their gradient: GraMa score at most `threshold`.
 
     Args:
-        features: (N, H).
+        features: (N, H); units are half of H where the activation gives pairs, else all.
         activation: Name of the activation.
         threshold: Share of samples, or GraMa score.
-        weight_gradient: (H, fan_in) gradient of the incoming weights; for the last kind only.
+        weight_gradient: (units, fan_in) gradient of the incoming weights; for the last kind only.
         context_ids: (N,) context of each sample, for k_winners; None: a single context.
 
     Returns:
@@ -89,9 +90,10 @@ def dormant_mask(
             f"{activation} units are never silent; pass weight_gradient, the gradient of their "
             "incoming weights, to judge them by GraMa"
         )
-    if weight_gradient.shape[0] != features.shape[1]:
+    num_units = features.shape[1] // (2 if activation in PAIRED else 1)
+    if weight_gradient.shape[0] != num_units:
         raise ValueError(
-            f"weight_gradient has {weight_gradient.shape[0]} rows for {features.shape[1]} units"
+            f"weight_gradient has {weight_gradient.shape[0]} rows for {num_units} units"
         )
     return grama_scores(weight_gradient) <= threshold
 
@@ -225,7 +227,7 @@ def measure_activity(
         features: (N, H).
         activation: Name of the activation.
         preactivations: (N, H), adds the pre-activation summary.
-        weight_gradient: (H, fan_in), required for leaky and smooth units.
+        weight_gradient: (units, fan_in), required for leaky, smooth and paired units.
         previous_dormant: (H,) mask of the measurement before, adds `dormant_overlap`.
         context_ids: (N,), for k_winners.
     """

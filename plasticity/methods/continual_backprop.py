@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from networks.units import UnitGroup
 from plasticity.method import Target
 from plasticity.recycling import Recycler, check_choice, check_shared_settings
 from plasticity.replacement_count import (
@@ -30,7 +31,9 @@ class Config:
             1e-3. 0 switches the method off without a trace.
         maturity_threshold: A unit is eligible when its age exceeds this many steps, >= 0.
         utility_decay: Decay of the running utility, in [0, 1); 0 uses the last minibatch alone.
-        utility: One of `plasticity.utilities.UTILITIES`.
+        utility: One of `plasticity.utilities.UTILITIES`. `fisher` and `fisher_contribution` need
+            the gradients at the units' outputs, which the hand-written learning pass of plain
+            perceptrons does not keep: PPO then uses autograd and is slower.
         rank_key: `corrected` divides the running utility by 1 - decay^age; `raw` does not, and so
             penalises units that have just matured.
         count_mode: `accumulate`, `accumulate_strict` or `bernoulli`.
@@ -126,6 +129,10 @@ class ContinualBackprop(Recycler):
         if not self.active:
             return
         self._check_feasible()
+        self._uses_gradients = UTILITIES[config.utility].uses_fisher
+        self._gradients: Mapping[str, Tensor] = {}
+        if self._uses_gradients:
+            self.needs |= {"gradients"}
         for group in target.unit_groups:
             self.statistics[group.name] = UnitStatistics(
                 group,
@@ -158,6 +165,10 @@ class ContinualBackprop(Recycler):
                 f"units; a layer of {self.target.name!r} has none, so set mean_transfer=false"
             )
 
+    def see_output_gradients(self, gradients: Mapping[str, Tensor]) -> None:
+        """Keep the gradients at the units' outputs until `update_utilities`."""
+        self._gradients = gradients
+
     def after_step(
         self, activations: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
     ) -> None:
@@ -179,8 +190,21 @@ class ContinualBackprop(Recycler):
 
     def _update_utilities(self, activations: Mapping[str, Tensor]) -> None:
         for statistics in self.statistics.values():
-            activation = self.activation_of(statistics.group, activations)
-            statistics.update(activation, self.calls + 1)
+            activation, gradient = self.activation_of(statistics.group, activations), None
+            if self._uses_gradients:
+                gradient = self._gradient_of(statistics.group)
+            statistics.update(activation, self.calls + 1, gradient)
+        self._gradients = {}
+
+    def _gradient_of(self, group: UnitGroup) -> Tensor:
+        gradient = self._gradients.get(group.name)
+        if gradient is None:
+            raise ValueError(
+                f"{self.kind} with utility={self.config.utility} got no gradient at the outputs of "
+                f"unit group {group.name!r}; pass recording.gradients of a Recording with "
+                "gradients=True to see_output_gradients after the backward pass"
+            )
+        return group.unit_values(gradient)
 
     def _replace_due(self, optimizer: torch.optim.Optimizer) -> None:
         self.begin_call(optimizer)

@@ -76,13 +76,19 @@ class Config:
             )
 
 
-def build(config: Config, module: nn.Module, per_unit_step: bool = False) -> torch.optim.Optimizer:
+def build(
+    config: Config,
+    module: nn.Module,
+    per_unit_step: bool = False,
+    generator: torch.Generator | None = None,
+) -> torch.optim.Optimizer:
     """Build the optimizer of one network.
 
     Args:
         config: Settings.
         module: The network; parameters without `requires_grad` are left out.
         per_unit_step: Use `PerUnitAdam`, whose step counters can restart for single units.
+        generator: Not used; nothing is drawn.
 
     Returns:
         `DirectAdam`, which is torch's fused Adam or AdamW, or `PerUnitAdam`.

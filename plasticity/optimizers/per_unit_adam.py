@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_SHARED = "shared"
+
 
 class PerUnitAdam(torch.optim.Optimizer):
     """Adam with one step counter per row and one per column.
@@ -75,10 +77,20 @@ class PerUnitAdam(torch.optim.Optimizer):
         since = state["step"] - self._start(parameter, state)
         return since.expand(parameter.shape)
 
+    def shared_state(self) -> dict[str, Tensor]:
+        """State that belongs to no single parameter; saved with the first one that has state."""
+        return {}
+
+    def load_shared_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what `shared_state` returned; {} where nothing was saved."""
+
     def state_dict(self) -> dict[str, Any]:
         """Return all state; its tensors are copies."""
         packed = super().state_dict()
         packed["state"] = {key: _copy(value) for key, value in packed["state"].items()}
+        shared = _copy(self.shared_state())
+        if shared and packed["state"]:
+            packed["state"][min(packed["state"])][_SHARED] = shared
         return packed
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -89,19 +101,32 @@ class PerUnitAdam(torch.optim.Optimizer):
         keys = [key for group in state_dict["param_groups"] for key in group["params"]]
         for parameter, key in zip(parameters, keys, strict=True):
             if key in state_dict["state"]:
-                self.state[parameter] = _copy(state_dict["state"][key], parameter.device)
+                entry = {k: v for k, v in state_dict["state"][key].items() if k != _SHARED}
+                self.state[parameter] = _copy(entry, parameter.device)
+        shared = [entry[_SHARED] for entry in state_dict["state"].values() if _SHARED in entry]
+        self.load_shared_state(_copy(shared[0]) if shared else {})
 
     def _step_parameter(self, parameter: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[parameter]
-        if not state:
-            state.update(_fresh(parameter))
-        state["step"] += 1
-        lr, (beta1, beta2) = group["lr"], group["betas"]
+        lr = group["lr"]
         if group["weight_decay"]:
             if group["decoupled_weight_decay"]:
                 parameter.mul_(1.0 - lr * group["weight_decay"])
             else:
                 grad = grad.add(parameter, alpha=group["weight_decay"])
+        numerator, denominator, correction = self._direction(parameter, grad, group)
+        parameter.addcdiv_(numerator, denominator, value=-lr / correction)
+
+    def _direction(
+        self, parameter: Tensor, grad: Tensor, group: dict[str, Any]
+    ) -> tuple[Tensor, Tensor, float]:
+        """Count a step and fold a gradient into the moments.
+
+        Returns:
+            Numerator, denominator and correction: the step of Adam is
+            -lr numerator / (denominator correction). The first may be the moment itself.
+        """
+        state, (beta1, beta2) = self._state_of(parameter), group["betas"]
+        state["step"] += 1
         first, second = state["exp_avg"], state["exp_avg_sq"]
         first.lerp_(grad, 1.0 - beta1)
         second.mul_(beta2).addcmul_(grad, grad, value=1.0 - beta2)
@@ -109,13 +134,35 @@ class PerUnitAdam(torch.optim.Optimizer):
             correction1 = 1.0 - beta1 ** state["step"]
             correction2 = 1.0 - beta2 ** state["step"]
             denominator = (second.sqrt() / math.sqrt(correction2)).add_(group["eps"])
-            parameter.addcdiv_(first, denominator, value=-lr / correction1)
-            return
+            return first, denominator, correction1
         steps = (state["step"] - self._start(parameter, state)).double()
         correction1 = (1.0 - beta1**steps).to(first.dtype)
         correction2 = (1.0 - beta2**steps).sqrt().to(first.dtype)
         denominator = (second.sqrt() / correction2).add_(group["eps"])
-        parameter.addcdiv_(first / correction1, denominator, value=-lr)
+        return first / correction1, denominator, 1.0
+
+    def _state_of(self, parameter: Tensor) -> dict[str, Any]:
+        state = self.state[parameter]
+        if not state:
+            state.update(self._fresh(parameter))
+        return state
+
+    def _fresh(self, parameter: Tensor) -> dict[str, Any]:
+        """State of a parameter that has not been stepped yet."""
+
+        def counters(size: int) -> Tensor:
+            return torch.zeros(size, dtype=torch.int64, device=parameter.device)
+
+        state = {
+            "step": 0,
+            "any_restart": False,
+            "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+            "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+            "row_start": counters(parameter.shape[0] if parameter.dim() else 1),
+        }
+        if parameter.dim() > 1:
+            state["column_start"] = counters(parameter.shape[1])
+        return state
 
     @staticmethod
     def _start(parameter: Tensor, state: Mapping[str, Any]) -> Tensor:
@@ -127,22 +174,6 @@ class PerUnitAdam(torch.optim.Optimizer):
             return rows
         columns = state["column_start"].view(1, -1, *(1,) * (parameter.dim() - 2))
         return torch.maximum(rows, columns)
-
-
-def _fresh(parameter: Tensor) -> dict[str, Any]:
-    def counters(size: int) -> Tensor:
-        return torch.zeros(size, dtype=torch.int64, device=parameter.device)
-
-    state = {
-        "step": 0,
-        "any_restart": False,
-        "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-        "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-        "row_start": counters(parameter.shape[0] if parameter.dim() else 1),
-    }
-    if parameter.dim() > 1:
-        state["column_start"] = counters(parameter.shape[1])
-    return state
 
 
 def _copy(state: Mapping[str, Any], device: torch.device | None = None) -> dict[str, Any]:

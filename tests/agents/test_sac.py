@@ -19,10 +19,13 @@ from sac_toys import (
 )
 from torch.distributions import Independent, Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from agents import sac_losses as losses
 from agents.base import Transition
+from agents.sac_steps import UncheckedUpdate
 from agents.update import NumericalFailure
+from plasticity.methods import continual_backprop
 
 # Squashed Gaussian -------------------------------------------------------------------------
 
@@ -193,6 +196,13 @@ def test_one_thread_and_two_give_equal_bits():
         learn(agent, np.random.default_rng(0), 3)
         agent.close()
     assert not different(weights(agents[0]), weights(agents[1]))
+
+
+def test_denormals_are_numbers_again_after_an_update():
+    """The simulator runs in the same thread; its bits must not depend on who learns."""
+    learn(make(), np.random.default_rng(0))
+    smallest = torch.full((64,), 1e-310, dtype=torch.float64)
+    assert (smallest * 1.0 > 0).all()
 
 
 def test_gradient_clipping_bounds_every_norm():
@@ -383,6 +393,17 @@ def test_every_part_of_the_state_is_needed():
             assert different(straight, goes_on(without=part)), part
 
 
+def test_a_checkpoint_of_another_device_loads_with_new_streams():
+    agent, twin = make(), make(seed=1)
+    state = agent.state_dict()
+    streams = [g.get_state() for g in twin._generators.values()]
+    state["generators"] = {n: torch.zeros(16, dtype=torch.uint8) for n in state["generators"]}
+    twin.load_state_dict(state)
+    assert not different(weights(agent), weights(twin))
+    for generator, before in zip(twin._generators.values(), streams, strict=True):
+        assert torch.equal(generator.get_state(), before)
+
+
 def test_transplanted_critics_bring_their_targets():
     donor, rng = make(), np.random.default_rng(0)
     learn(donor, rng, 2)
@@ -453,6 +474,40 @@ def test_a_missing_device_is_refused():
         make(device="cuda")
 
 
+class AskedTheDevice(Exception):
+    pass
+
+
+class NoReading(TorchDispatchMode):
+    """Refuses what a graph of the device could not hold: values or shapes that the host reads."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero):
+            raise AskedTheDevice(func)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_gradient_step_reads_nothing_off_the_device():
+    """What a GPU runs, tried on the CPU; a method without a unit due is part of it."""
+    settings = {"maturity_threshold": 1_000_000}
+    agent = make(
+        methods={"continual_backprop": continual_backprop.Config(**settings)},
+        context_dim=4,
+        temperature_per_task=True,
+        task_balanced_batches="independent",
+        max_grad_norm=1.0,
+    )
+    learn(agent, np.random.default_rng(0))
+    with pytest.raises(AskedTheDevice), NoReading():
+        agent._gradient_step()  # on the CPU losses are checked at every step
+    for name, update in agent.updates.items():
+        agent.updates[name] = UncheckedUpdate.of(update)
+    before = weights(agent)
+    with NoReading():
+        agent._gradient_step()
+    assert different(before, weights(agent)) >= set(agent.networks())
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_updates_on_a_gpu_never_wait_for_it():
@@ -488,11 +543,11 @@ def test_learns_to_point_at_the_observation():
 
     before = error()
     ended, running = np.ones(NUM_ENVS, bool), np.zeros(NUM_ENVS, bool)
-    for _ in range(1_200):
+    for _ in range(500):
         observation = rng.uniform(-0.9, 0.9, size=(NUM_ENVS, OBSERVATION))
         action = agent.act(observation, context, explore=True)
         reward = -10.0 * ((action - observation[:, :ACTION]) ** 2).sum(-1)
         outcome = (reward, observation, ended, running, context, context, np.zeros(NUM_ENVS, int))
         agent.observe(Transition(observation, action, *outcome))
         agent.update()
-    assert error() < 0.1 * before
+    assert error() < 0.2 * before

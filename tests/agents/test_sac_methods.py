@@ -160,8 +160,12 @@ def test_a_run_too_short_for_the_method_is_refused_without_its_warmup():
 def test_state_round_trip_with_a_method_continues_in_the_same_bits(threads, policy):
     def build(seed):
         methods = {
-            **recycling(optimizer_state=policy, replacement_rate=0.05),
-            "redo": redo.Config(period=7, window_samples=40, optimizer_state=policy),
+            **recycling(
+                optimizer_state=policy, replacement_rate=0.05, networks=["actor", "critic_1"]
+            ),
+            "redo": redo.Config(
+                period=7, window_samples=40, optimizer_state=policy, networks=["critic_2"]
+            ),
         }
         return make(seed=seed, methods=methods, threads=threads, updates_per_env_step=0.25)
 

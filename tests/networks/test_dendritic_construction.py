@@ -162,6 +162,15 @@ def test_gates_start_almost_half_open(num_segments, mean):
     assert logits.abs().mean().item() == pytest.approx(mean, abs=0.004)
 
 
+@pytest.mark.parametrize(("num_segments", "mean"), [(1, 0.45), (4, 0.82), (8, 0.98)])
+def test_dense_contexts_modulate_from_the_start(num_segments, mean):
+    layer = build(hidden_sizes=[400], num_segments=num_segments, context=ContextSpec(9)).layers[0]
+    context = torch.randn(400, 9, generator=torch.Generator().manual_seed(0))
+    context[:, 8] = 1.0
+    logits = torch.logit(layer.modulation(context).detach().double())
+    assert logits.abs().mean().item() == pytest.approx(mean, abs=0.02)
+
+
 def test_equal_tensors_of_all_arms_start_with_equal_bits():
     shared = {"hidden_sizes": [24, 16], "context_to_input": True}
     arms = [
@@ -221,7 +230,8 @@ def test_counts_of_the_published_mt10_networks():
 def test_counts_of_the_published_baselines():
     assert perceptron_parameters(49, [2800, 2800], 8) == 8_005_208
     assert perceptron_parameters(53, [2800, 2800], 1) == 7_996_801
-    assert perceptron_parameters(784, [2048] * 3, 10) == 10_020_874
+    assert perceptron_parameters(784, [2048] * 2, 10) == 5_824_522
+    assert perceptron_parameters(784, [2048] * 9, 10) == 35_198_986
     digits = perceptron_parameters(784, [2048, 2048], 10, weight_density=0.5, head_density=0.5)
     assert digits + segment_parameters([2048, 2048], 10, 784, [0, 1]) == 35_026_954
     assert digits + segment_parameters([2048, 2048], 100, 784, [0, 1]) == 324_040_714

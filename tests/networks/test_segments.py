@@ -1,4 +1,4 @@
-"""Gate arithmetic of dendritic segments: hand-worked numbers, and every path against the formula."""
+"""Gate arithmetic of dendritic segments: hand-worked numbers; every path against the formula."""
 
 import functools
 import math

@@ -23,9 +23,11 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def policy(sizes=(16, 16), inputs=4, actions=2, layer_norm=False, seed=0) -> GaussianPolicy:
+def policy(
+    sizes=(16, 16), inputs=4, actions=2, layer_norm=False, seed=0, activation="relu"
+) -> GaussianPolicy:
     streams = Streams(seed, "policy/")
-    config = MLPConfig(hidden_sizes=list(sizes), layer_norm=layer_norm)
+    config = MLPConfig(hidden_sizes=list(sizes), layer_norm=layer_norm, activation=activation)
     torso = build_mlp(config, inputs, ContextSpec(), streams)
     return GaussianPolicy(torso, actions, LECUN, streams)
 
@@ -61,7 +63,10 @@ class Trainer:
     def __init__(self, module, method, optimizer, seed: int = 0) -> None:
         self.module, self.method, self.optimizer = module, method, optimizer
         self.data = generator(seed)
-        self.recording = Recording(method.target.unit_groups) if method is not None else None
+        self.recording = None
+        if method is not None:
+            gradients = "gradients" in method.needs
+            self.recording = Recording(method.target.unit_groups, gradients)
 
     def step(self) -> None:
         parameter = next(self.module.parameters())
@@ -74,6 +79,10 @@ class Trainer:
         loss = (y.view(8, -1) - x.sum(1, keepdim=True).sin()).square().mean()
         self.optimizer.zero_grad()
         loss.backward()
+        if self.method is not None:
+            if self.recording is not None and "gradients" in self.method.needs:
+                self.method.see_output_gradients(self.recording.gradients)
+            self.method.after_backward()
         self.optimizer.step()
         if self.method is not None:
             activations = {} if self.recording is None else self.recording.activations

@@ -12,7 +12,8 @@ from networks.units import Recording
 from plasticity.unit_statistics import UnitStatistics
 from plasticity.utilities import UTILITIES, dormancy_scores, instantaneous_utility
 
-FORMULAS = [name for name in UTILITIES if name != "random"]
+# Utilities of gradients have a page of their own, test_fisher_utility.py.
+FORMULAS = [name for name, u in UTILITIES.items() if name != "random" and not u.uses_fisher]
 HAND = {
     "contribution": [4.0, 0.6],
     "weight": [2.0, 3.0],

@@ -1,0 +1,214 @@
+"""Which runs belong to one arm, and whether the arms may be compared at all."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from analysis.compare.members import Member
+from configs.run import EXECUTION_KEYS
+from configs.schema import flat
+from networks.registry import suggestion
+
+DEFAULT_BASELINE = "standard"
+ORACLE = "fresh_oracle"
+_FRESH = "fresh_"
+_HASH = re.compile(r"-[0-9a-f]{8}$")
+# Runs of one arm may differ in these: which seed, where it is filed, and how it is logged.
+_NOT_LEARNING = EXECUTION_KEYS | {"seed", "group", "env.world_seed"}
+
+
+class CannotCompare(ValueError):
+    """Runs that no honest table can hold together; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Runs that differ in nothing but their seeds.
+
+    Attributes:
+        name: Short name, unique within the comparison.
+        members: Its runs, ordered by world seed and seed.
+        fresh_of: Name of the arm whose regimes it learns with fresh networks; None for most.
+    """
+
+    name: str
+    members: tuple[Member, ...]
+    fresh_of: str | None = None
+
+    @property
+    def keys(self) -> list[tuple[int, int]]:
+        """(world_seed, seed) of its runs."""
+        return [member.key for member in self.members]
+
+
+def learning_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Flat settings that decide what is learned, seeds and logging left out."""
+    return {
+        key: value
+        for key, value in flat(config).items()
+        if key not in _NOT_LEARNING and not key.startswith("log.") and value != {}
+    }
+
+
+def refuse_unlike(members: Sequence[Member]) -> None:
+    """Refuse runs of different worlds, schedules, horizons, rewards or budgets.
+
+    Raises:
+        CannotCompare: The message names the first difference.
+    """
+    first = members[0]
+    expected = _world(first.config)
+    for member in members[1:]:
+        found = _world(member.config)
+        for key in sorted(expected.keys() | found.keys()):
+            here, there = expected.get(key, "absent"), found.get(key, "absent")
+            if here != there:
+                raise CannotCompare(
+                    f"these runs cannot be compared: {key} is {here} in {first.path} and {there} "
+                    f"in {member.path}; name runs of one world and one budget"
+                )
+
+
+def _world(config: Mapping[str, Any]) -> dict[str, Any]:
+    world = flat({"env": config["env"]})
+    world.pop("env.world_seed", None)
+    return {**world, "total_steps": config.get("total_steps")}
+
+
+def group_arms(members: Sequence[Member]) -> list[Arm]:
+    """Group runs by their settings and name the groups as briefly as possible.
+
+    Raises:
+        CannotCompare: The same seed occurs twice in one arm.
+    """
+    groups: dict[str, list[Member]] = {}
+    for member in members:
+        settings = json.dumps(learning_settings(member.config), sort_keys=True)
+        groups.setdefault(settings, []).append(member)
+    ordered = sorted(groups.values(), key=lambda group: str(group[0].path))
+    names = _names([group[0].identity for group in ordered])
+    fresh = _fresh_of([group[0].identity for group in ordered], names)
+    arms = []
+    for name, group, target in zip(names, ordered, fresh, strict=True):
+        repeated = [key for key, n in Counter(m.key for m in group).items() if n > 1]
+        if repeated:
+            paths = " and ".join(str(m.path) for m in group if m.key == repeated[0])
+            raise CannotCompare(
+                f"{paths} have the same settings and seeds; name only one of them"
+            )
+        arms.append(Arm(name, tuple(sorted(group, key=lambda m: m.key)), target))
+    return arms
+
+
+def _stripped(identity: Mapping[str, Any]) -> str:
+    return _HASH.sub("", str(identity["arm"]))
+
+
+def _names(identities: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The shortest way of naming that tells all arms apart."""
+    parts = [(str(i["agent"]), str(i["network"]), _stripped(i)) for i in identities]
+    full = [f"{i['agent']}-{i['network']}-{i['arm']}" for i in identities]
+    choices = [
+        [arm for _, _, arm in parts],
+        [f"{network}-{arm}" for _, network, arm in parts],
+        [f"{agent}-{arm}" for agent, _, arm in parts],
+        [f"{agent}-{network}-{arm}" for agent, network, arm in parts],
+        full,
+    ]
+    for names in choices:
+        if len(set(names)) == len(names):
+            return names
+    seen: Counter[str] = Counter()
+    numbered = []
+    for name in full:
+        seen[name] += 1
+        numbered.append(f"{name}-{seen[name]}")
+    return numbered
+
+
+def _fresh_of(identities: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str | None]:
+    """Name of the arm that each arm is a fresh copy of."""
+    copies: list[str | None] = []
+    for identity in identities:
+        arm = _stripped(identity)
+        wanted = DEFAULT_BASELINE if arm == ORACLE else arm.removeprefix(_FRESH)
+        found = None
+        if arm.startswith(_FRESH):
+            same = [
+                name
+                for other, name in zip(identities, names, strict=True)
+                if _stripped(other) == wanted
+                and (other["agent"], other["network"]) == (identity["agent"], identity["network"])
+            ]
+            found = same[0] if same else wanted
+        copies.append(found)
+    return copies
+
+
+def find_baseline(arms: Sequence[Arm], name: str | None) -> str:
+    """Name of the baseline arm; with one arm only, that one.
+
+    Raises:
+        CannotCompare: There is no such arm, or it is a fresh copy of another.
+    """
+    names = [arm.name for arm in arms if arm.fresh_of is None]
+    if not names:
+        raise CannotCompare(
+            "all runs are fresh copies of other arms; name the runs of those arms as well"
+        )
+    if name is None and len(names) == 1:
+        return names[0]
+    wanted = DEFAULT_BASELINE if name is None else name
+    if wanted not in names:
+        raise CannotCompare(
+            f"there is no arm {wanted!r}{suggestion(wanted, names)}; choose the baseline with "
+            f"--baseline, one of {', '.join(names)}"
+        )
+    return wanted
+
+
+def refuse_unfinished(arms: Sequence[Arm]) -> None:
+    """Refuse runs that go on, and arms that lack seeds which others have.
+
+    Raises:
+        CannotCompare: Something is missing; the message says what and how to go on.
+    """
+    members = [member for arm in arms for member in arm.members]
+    waiting = [member for member in members if member.status == "unfinished"]
+    if waiting:
+        one = waiting[0]
+        raise CannotCompare(
+            f"{len(waiting)} of {len(members)} runs are not finished, such as {one.path} at step "
+            f"{one.env_steps:,} of {one.config.get('total_steps', 0):,}; give the training command "
+            "again to finish them, or compare what there is with --partial"
+        )
+    everyone = {key for arm in arms for key in arm.keys if arm.fresh_of is None}
+    for arm in arms:
+        lacking = sorted(everyone - set(arm.keys))
+        if lacking and arm.fresh_of is None:
+            seeds = ", ".join(str(seed) for _, seed in lacking[:8])
+            raise CannotCompare(
+                f"arm {arm.name} lacks seed {seeds}, which other arms have; run it, or compare "
+                "the seeds that all arms share with --partial"
+            )
+
+
+def shared_seeds(arms: Sequence[Arm]) -> list[Arm]:
+    """Keep the seeds that all arms have, fresh copies left as they are.
+
+    Raises:
+        CannotCompare: No seed is shared.
+    """
+    sets = [set(arm.keys) for arm in arms if arm.fresh_of is None]
+    common = set.intersection(*sets)
+    if not common:
+        raise CannotCompare("the arms share no seed; run the same seeds in every arm")
+    return [
+        Arm(arm.name, tuple(m for m in arm.members if m.key in common), arm.fresh_of)
+        for arm in arms
+    ]

@@ -1,0 +1,224 @@
+"""From run directories to the data of a comparison, or a refusal in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analysis.compare.arms import (
+    Arm,
+    CannotCompare,
+    find_baseline,
+    group_arms,
+    learning_settings,
+    refuse_unfinished,
+    refuse_unlike,
+    shared_seeds,
+)
+from analysis.compare.flags import method_flags
+from analysis.compare.measuring import (
+    Clock,
+    add_recovery,
+    gradient_steps,
+    measure,
+    oracle_of,
+    timelines,
+)
+from analysis.compare.members import Member, find_members, training_commands
+from analysis.compare.study import ArmFacts, Run, Study
+from analysis.continual.episodes import Array
+
+_SHOWN_PACKAGES = ("torch", "mujoco", "gymnasium", "numpy")
+
+
+def collect(
+    paths: Iterable[Path | str],
+    baseline: str | None = None,
+    partial: bool = False,
+    command: str = "",
+) -> Study:
+    """Read runs and measure them.
+
+    Args:
+        paths: Run directories or folders of them.
+        baseline: Arm to compare with; `standard` by default.
+        partial: Accept unfinished runs and unequal seeds: cut all runs to the shortest and keep
+            the seeds that all arms share.
+        command: Command line that asked for it, kept with the data.
+
+    Raises:
+        NotARun: A folder holds no run, or files are damaged.
+        CannotCompare: The runs are unlike, unfinished or incomplete, or there is no such arm.
+    """
+    found = find_members(paths)
+    refuse_unlike(found)
+    arms = group_arms(found)
+    chosen = find_baseline(arms, baseline)
+    if partial:
+        arms = shared_seeds(arms)
+    else:
+        refuse_unfinished(arms)
+    members = [member for arm in arms for member in arm.members]
+    clock = Clock.of(members, _end(members))
+    lines = timelines(members, clock)
+    values = {
+        place: measure(member, clock, lines[place], _end_step(member, clock))
+        for place, member in enumerate(members)
+    }
+    in_percent = all(np.isfinite(member.rank_units) for member in members)
+    if in_percent:
+        for place, member in enumerate(members):
+            _scale_ranks(values[place], 100.0 / member.rank_units)
+    reference = add_recovery(values, members, arms, clock, chosen)
+    facts = _facts(arms, chosen)
+    about = {
+        "format": 1,
+        "baseline": chosen,
+        "oracle": oracle_of(arms, chosen),
+        "recovery_reference": reference,
+        "command": command,
+        "partial": partial and (clock.end < _planned(members) or _unequal(found, members)),
+        "end": clock.end,
+        "total_steps": _planned(members),
+        "windows": clock.windows,
+        "rank_in_percent": in_percent,
+        **_world_facts(members, lines),
+        "training_commands": training_commands(members),
+        **_provenance(members),
+    }
+    return Study(about, facts, _runs(arms, facts, members, values, clock))
+
+
+def _planned(members: Sequence[Member]) -> int:
+    return int(members[0].config["total_steps"])
+
+
+def _unequal(found: Sequence[Member], kept: Sequence[Member]) -> bool:
+    return len(found) != len(kept)
+
+
+def _end(members: Sequence[Member]) -> int:
+    """Steps that all runs have done which have not failed."""
+    unfinished = [member for member in members if member.status == "unfinished"]
+    shortest = min(unfinished, key=lambda member: member.env_steps, default=None)
+    if shortest is None:
+        return _planned(members)
+    if shortest.env_steps <= 0:
+        raise CannotCompare(f"{shortest.path} has written nothing yet; wait, or leave it out")
+    return min(shortest.env_steps, _planned(members))
+
+
+def _end_step(member: Member, clock: Clock) -> int:
+    return min(member.env_steps, clock.end) if member.status == "failed" else clock.end
+
+
+def _scale_ranks(values: dict[str, Array], factor: float) -> None:
+    for quantity in ("curve/stable_rank", "end/stable_rank"):
+        if quantity in values:
+            values[quantity] = values[quantity] * factor
+
+
+def _facts(arms: Sequence[Arm], baseline: str) -> tuple[ArmFacts, ...]:
+    """Baseline first, then arms that are told nothing, those told of switches, fresh copies."""
+    settings = {arm.name: learning_settings(arm.members[0].config) for arm in arms}
+    facts = []
+    for arm in arms:
+        first = arm.members[0]
+        uses, resets = method_flags(first.config)
+        place = first.path.resolve().parent
+        facts.append(
+            ArmFacts(
+                arm.name,
+                str(first.identity["agent"]),
+                str(first.identity["network"]),
+                "/".join((place.parents[1].name, place.parent.name, place.name)),
+                arm.fresh_of,
+                uses,
+                resets,
+                _differences(settings[baseline], settings[arm.name]),
+            )
+        )
+    return tuple(
+        sorted(
+            facts,
+            key=lambda f: (
+                f.fresh_of is not None,
+                f.name != baseline and f.uses_task_boundary,
+                f.name != baseline,
+                f.name,
+            ),
+        )
+    )
+
+
+def _differences(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        key: str(given.get(key, "absent"))
+        for key in sorted(base.keys() | given.keys())
+        if base.get(key, "absent") != given.get(key, "absent")
+    }
+
+
+def _runs(
+    arms: Sequence[Arm],
+    facts: Sequence[ArmFacts],
+    members: Sequence[Member],
+    values: Mapping[int, Mapping[str, Array]],
+    clock: Clock,
+) -> dict[str, dict[tuple[int, int], Run]]:
+    places = {id(member): place for place, member in enumerate(members)}
+    by_name = {arm.name: arm for arm in arms}
+    runs: dict[str, dict[tuple[int, int], Run]] = {}
+    for fact in facts:
+        runs[fact.name] = {}
+        for member in by_name[fact.name].members:
+            steps = _end_step(member, clock)
+            runs[fact.name][member.key] = Run(
+                member.status,
+                steps,
+                gradient_steps(member.config, steps),
+                member.speed,
+                values[places[id(member)]],
+            )
+    return runs
+
+
+def _world_facts(
+    members: Sequence[Member], lines: Mapping[int, tuple[Array, Array]]
+) -> dict[str, Any]:
+    config = members[0].config["env"]
+    physical = [lines[place][1] for place in range(len(members))]
+    changes = any(len(np.unique(row[np.isfinite(row)])) > 1 for row in physical)
+    return {
+        "env": str(members[0].identity["env"]),
+        "env_kind": str(config.get("kind")),
+        "world": {key: str(value) for key, value in config.items() if key != "world_seed"},
+        "regime_label": "friction" if "fixed_friction" in config else "value",
+        "values_change": changes,
+    }
+
+
+def _provenance(members: Sequence[Member]) -> dict[str, list[str]]:
+    machines, commits = set(), set()
+    for member in members:
+        about = member.environment
+        if not about:
+            continue
+        cpu, packages = about.get("cpu") or {}, about.get("packages") or {}
+        versions = [f"{name} {packages[name]}" for name in _SHOWN_PACKAGES if packages.get(name)]
+        machines.add(
+            ", ".join(
+                [
+                    f"{cpu.get('model')} with {cpu.get('cores')} cores",
+                    str(about.get("platform")),
+                    f"Python {about.get('python')}",
+                    *versions,
+                ]
+            )
+        )
+        dirty = " with uncommitted changes" if about.get("uncommitted_changes") else ""
+        commits.add(f"{about.get('commit')}{dirty}")
+    return {"machines": sorted(machines), "commits": sorted(commits)}

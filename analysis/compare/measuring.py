@@ -1,0 +1,237 @@
+"""From episodes and rows of runs to the quantities that a comparison is about."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from analysis.compare.arms import DEFAULT_BASELINE, Arm
+from analysis.compare.members import Member, Series
+from analysis.compare.recovery import recoveries
+from analysis.compare.study import CURVES
+from analysis.continual import (
+    Episodes,
+    binned_returns,
+    end_of_phase,
+    lifetime_average,
+    recovery_threshold,
+    regime_areas,
+    zero_shot_return,
+)
+from analysis.continual.episodes import PHASE_SHARE, Array
+
+MAX_BINS = 100
+EPISODES_PER_BIN = 5
+MAX_REGIMES = 50
+NUM_WINDOWS = 10
+
+
+@dataclass(frozen=True)
+class Clock:
+    """What all runs of a comparison share in time.
+
+    Attributes:
+        end: Environment steps compared.
+        windows: Whether equal windows stand for regimes, since there are none or too many.
+        return_bins: Bins of the return curves.
+        diagnostic_bins: Bins of all other curves.
+    """
+
+    end: int
+    windows: bool
+    return_bins: int
+    diagnostic_bins: int
+
+    @classmethod
+    def of(cls, members: Sequence[Member], end: int) -> Clock:
+        """Choose bins of 1 % of the time, wider where runs have too few data for that."""
+        whole = [member for member in members if member.status != "failed"] or list(members)
+        episodes = min(int((~m.episodes.cut & (m.episodes.end_steps <= end)).sum()) for m in whole)
+        rows = [
+            min((int((m.series[c][0] <= end).sum()) for m in whole if c in m.series), default=0)
+            for c in CURVES
+        ]
+        fewest = min((count for count in rows if count), default=1)
+        regimes = max(sum(start < end for start in m.starts) for m in members)
+        return cls(
+            end,
+            regimes == 1 or regimes > MAX_REGIMES,
+            max(1, min(MAX_BINS, episodes // EPISODES_PER_BIN)),
+            max(1, min(MAX_BINS, fewest)),
+        )
+
+
+def timelines(members: Sequence[Member], clock: Clock) -> dict[int, tuple[Array, Array]]:
+    """Boundaries (regimes + 1,) and physical values (regimes,) of every run, by its place.
+
+    A failed run has not seen its later regimes; their boundaries come from a run that has.
+    """
+    if clock.windows:
+        edges = np.linspace(0.0, clock.end, NUM_WINDOWS + 1)
+        return {place: (edges, np.full(NUM_WINDOWS, math.nan)) for place in range(len(members))}
+    lines = {}
+    for place, member in enumerate(members):
+        starts, values = list(member.starts), list(member.values)
+        if member.status == "failed":
+            other = _longest(member, members)
+            starts += other.starts[len(starts) :]
+            values += other.values[len(values) :]
+        inside = [k for k, start in enumerate(starts) if start < clock.end]
+        edges = np.array([starts[k] for k in inside] + [clock.end], dtype=np.float64)
+        lines[place] = edges, np.array([values[k] for k in inside], dtype=np.float64)
+    return lines
+
+
+def _longest(member: Member, members: Sequence[Member]) -> Member:
+    """The run that has seen most regimes, of the same world if there is one."""
+    return max(members, key=lambda m: (len(m.starts), m.key[0] == member.key[0]))
+
+
+def episodes_until(member: Member, clock: Clock, boundaries: Array) -> Episodes:
+    """Episodes that ended in time, with windows as their regimes where these stand for them."""
+    episodes = member.episodes.select(member.episodes.end_steps <= clock.end)
+    if not clock.windows:
+        return episodes
+    places = np.searchsorted(boundaries, episodes.start_steps, side="right") - 1
+    return replace(episodes, regimes=np.clip(places, 0, NUM_WINDOWS - 1))
+
+
+def measure(
+    member: Member, clock: Clock, line: tuple[Array, Array], end_step: int
+) -> dict[str, Array]:
+    """Scores and curves of one run.
+
+    Args:
+        member: The run.
+        clock: Shared by all.
+        line: Boundaries and values of its regimes.
+        end_step: Environment steps it has done, at most `clock.end`.
+
+    Returns:
+        Quantity -> (points,) values.
+    """
+    boundaries, physical = line
+    episodes = episodes_until(member, clock, boundaries)
+    num_regimes = len(boundaries) - 1
+    phase_starts = boundaries[1:] - PHASE_SHARE * np.diff(boundaries)
+    found = {
+        "lifetime": np.array([lifetime_average(episodes.returns, episodes.lengths)]),
+        "completed": np.array([end_step / clock.end]),
+        "regime/start": boundaries[:-1],
+        "regime/value": physical,
+        "regime/area": regime_areas(episodes, num_regimes),
+        "regime/end_of_phase": end_of_phase(episodes, boundaries),
+        # A fresh network's first episodes are those of an untrained policy.
+        "regime/first_episodes": np.array(
+            [zero_shot_return(episodes, regime) for regime in range(num_regimes)]
+        ),
+        "regime/completed": _shares(end_step, boundaries[:-1], boundaries[1:]),
+        "regime/phase_completed": _shares(end_step, phase_starts, boundaries[1:]),
+    }
+    edges = np.linspace(0.0, clock.end, clock.return_bins + 1)
+    found["curve/return"] = _short(binned_returns(episodes, edges))
+    for metric, series in member.series.items():
+        found[f"curve/{metric}"] = _short(_binned(series, clock.end, clock.diagnostic_bins))
+        found[f"end/{metric}"] = np.array([_late_mean(series, end_step)])
+    return found
+
+
+def _shares(step: int, low: Array, high: Array) -> Array:
+    return np.clip((step - low) / (high - low), 0.0, 1.0)
+
+
+def _short(curve: Array) -> Array:
+    """Seven digits are plenty for a picture and keep the data small."""
+    return np.array([float(f"{value:.7g}") for value in curve])
+
+
+def _binned(series: Series, end: int, num_bins: int) -> Array:
+    """Mean of the values in each bin (edge, next edge]; NaN for an empty one."""
+    steps, values = series
+    edges = np.linspace(0.0, end, num_bins + 1)
+    places = np.searchsorted(edges, steps, side="left") - 1
+    inside = (places >= 0) & (places < num_bins)
+    counts = np.bincount(places[inside], minlength=num_bins)
+    sums = np.bincount(places[inside], values[inside], minlength=num_bins)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), math.nan)
+
+
+def _late_mean(series: Series, end_step: int) -> float:
+    """Mean over the last 12.5 % of the run, or the last value before."""
+    steps, values = series
+    done = steps <= end_step
+    late = values[done & (steps > (1.0 - PHASE_SHARE) * end_step)]
+    if len(late):
+        return float(late.mean())
+    return float(values[done][-1]) if done.any() else math.nan
+
+
+def add_recovery(
+    values: Mapping[int, dict[str, Array]],
+    members: Sequence[Member],
+    arms: Sequence[Arm],
+    clock: Clock,
+    baseline: str,
+) -> str:
+    """Add recovery times to the values of all runs.
+
+    The threshold of a regime lies 90 % of the way from the untrained policy's return to the end
+    of the phase of the run's partner: the fresh oracle if it was run on every seed, otherwise the
+    baseline arm.
+
+    Args:
+        values: Place of a run in `members` -> its quantities, extended here.
+        members: All runs.
+        arms: Their arms.
+        clock: Shared by all.
+        baseline: Name of the baseline arm.
+
+    Returns:
+        Name of the arm that sets the thresholds.
+    """
+    places = {id(member): place for place, member in enumerate(members)}
+    by_name = {arm.name: {m.key: places[id(m)] for m in arm.members} for arm in arms}
+    oracle = oracle_of(arms, baseline)
+    reference = baseline if oracle is None else oracle
+    for place, member in enumerate(members):
+        boundaries = np.append(values[place]["regime/start"], clock.end)
+        thresholds = np.full(len(boundaries) - 1, math.nan)
+        partner = by_name[reference].get(member.key)
+        if partner is not None:
+            theirs = values[partner]
+            untrained = theirs["regime/first_episodes"]
+            if oracle is None:  # only its first regime began with an untrained policy
+                untrained = np.full(len(untrained), untrained[0])
+            for k, final in enumerate(theirs["regime/end_of_phase"][: len(thresholds)]):
+                if final > untrained[k]:
+                    thresholds[k] = recovery_threshold(float(untrained[k]), float(final))
+        drops, times = recoveries(episodes_until(member, clock, boundaries), boundaries, thresholds)
+        values[place]["regime/drop"], values[place]["regime/recovery"] = drops, times
+    return reference
+
+
+def oracle_of(arms: Sequence[Arm], baseline: str) -> str | None:
+    """Name of the fresh network that covers all seeds: a copy of the baseline or of `standard`."""
+    wanted = next(set(arm.keys) for arm in arms if arm.name == baseline)
+    for original in (baseline, DEFAULT_BASELINE):
+        for arm in arms:
+            if arm.fresh_of == original and wanted <= set(arm.keys):
+                return arm.name
+    return None
+
+
+def gradient_steps(config: Mapping[str, Any], env_steps: int) -> float:
+    """Gradient steps of the policy after some environment steps; NaN for an unknown agent."""
+    agent, num_envs = config["agent"], int(config["env"].get("num_envs", 1))
+    if "rollout_length" in agent:
+        rollout = int(agent["rollout_length"]) * num_envs
+        batches = math.ceil(rollout / int(agent["minibatch_size"]))
+        return float(env_steps // rollout * int(agent["num_epochs"]) * batches)
+    if "updates_per_env_step" in agent:
+        learning = max(0, env_steps - int(agent.get("warmup_steps", 0)))
+        return float(math.floor(learning * float(agent["updates_per_env_step"])))
+    return math.nan

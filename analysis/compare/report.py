@@ -1,0 +1,261 @@
+"""The report of a comparison as Markdown and as one self-contained HTML page."""
+
+from __future__ import annotations
+
+import base64
+import html
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from analysis.compare.figures import draw_figures
+from analysis.compare.scores import Scores, score
+from analysis.compare.study import Study, study_files
+from analysis.compare.tables import (
+    Table,
+    arms_table,
+    continual_table,
+    interval_text,
+    network_table,
+    results_csv,
+    score_table,
+)
+
+CAPTIONS = {
+    "panels": "Return, dormant units, stable rank and weight magnitude of the policy: mean over "
+    "runs with pointwise 95 % bands. Vertical lines are switches.",
+    "regimes": "Return at the end of every phase (last 12.5 %), mean and 95 % interval.",
+    "profile": "Performance profile: share of runs and regimes with a mean return above τ.",
+    "improvement": "Probability of improvement over the baseline, paired, with 95 % intervals.",
+    "action_std": "Action standard deviation: exploration that is left.",
+}
+STYLE = (
+    "body{font:15px/1.45 system-ui,sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem;"
+    "color:#1a1a1a}table{border-collapse:collapse;font-size:13px;margin:.5rem 0}"
+    "th,td{padding:.25rem .6rem;border-bottom:1px solid #ddd;text-align:left;vertical-align:top}"
+    "th{border-bottom:1px solid #888}img{max-width:100%}figure{margin:1.5rem 0}"
+    "figcaption,.caption{color:#555;font-size:13px}pre{background:#f5f5f5;padding:.6rem;"
+    "overflow-x:auto;font-size:13px}.table{overflow-x:auto}"
+)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph, or with `items` a list."""
+
+    text: str = ""
+    items: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A section title; level 1 is the title of the page."""
+
+    text: str
+    level: int = 2
+
+
+@dataclass(frozen=True)
+class Commands:
+    """Lines to type."""
+
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure by its name without suffix."""
+
+    name: str
+
+
+Block = Text | Heading | Commands | Picture | Table
+
+
+def render(study: Study, name: str) -> dict[str, bytes]:
+    """Make all files of a report: a pure function of the data and the name.
+
+    Returns:
+        Path below the report's folder -> contents.
+    """
+    scores = score(study)
+    figures = draw_figures(study, scores)
+    blocks = compose(study, scores, name, [n.removesuffix(".png") for n in figures if "png" in n])
+    files = {f"data/{file}": data for file, data in study_files(study).items()}
+    files |= {f"figures/{file}": data for file, data in figures.items()}
+    files["results.csv"] = results_csv(scores)
+    files["report.md"] = to_markdown(blocks).encode()
+    files["report.html"] = to_html(blocks, name, figures).encode()
+    return files
+
+
+def warnings(study: Study) -> list[str]:
+    """What a reader must know before any number."""
+    about, found = study.about, []
+    fewest = min(len(runs) for runs in study.runs.values())
+    if fewest < 5:
+        found.append(
+            f"exploratory: {fewest} seed{'' if fewest == 1 else 's'} per arm; below five seeds no "
+            "test can reach p < .06, and 10 are needed for a claim"
+        )
+    elif fewest < 10:
+        found.append(f"exploratory: {fewest} seeds per arm; 10 are needed for a claim")
+    if about["partial"]:
+        found.append(
+            f"partial: runs are cut to the first {about['end']:,} of {about['total_steps']:,} "
+            "steps and to the seeds that all arms have"
+        )
+    failed = [
+        f"{arm} seed {seed} at step {run.env_steps:,}"
+        for arm, runs in study.runs.items()
+        for (_, seed), run in runs.items()
+        if run.status == "failed"
+    ]
+    if failed:
+        found.append(f"failed runs count as results: {', '.join(failed)}")
+    return found
+
+
+def compose(study: Study, scores: Scores, name: str, pictures: Sequence[str]) -> list[Block]:
+    """All parts of the report in order."""
+    about = study.about
+    blocks: list[Block] = [
+        Heading(name, 1),
+        Text(
+            f"{len(study.arms)} arms on {about['env']}, {about['end']:,} environment steps per "
+            f"run. Baseline: {study.baseline}."
+        ),
+    ]
+    if alerts := warnings(study):
+        blocks.append(Text(items=tuple(f"Warning, {alert}." for alert in alerts)))
+    blocks += [score_table(study, scores), continual_table(study, scores)]
+    blocks += [Heading("Loss of plasticity"), *_plasticity(study, scores)]
+    blocks.append(network_table(study, scores))
+    blocks.append(Heading("Figures"))
+    blocks += [Picture(picture) for picture in pictures]
+    blocks.append(arms_table(study))
+    if scores.notes:
+        blocks += [Heading("Not computed"), Text(items=scores.notes)]
+    return blocks + _origin(study)
+
+
+def _plasticity(study: Study, scores: Scores) -> list[Block]:
+    if study.about["oracle"] is None:
+        return [
+            Text(
+                "The plasticity index needs an oracle: fresh networks on the same worlds. Train "
+                "the arm `fresh_oracle` on every seed of this group. Without it no loss of "
+                "plasticity can be claimed: raw return also falls where a world is harder."
+            )
+        ]
+    verdict = scores.verdict
+    if verdict is None:
+        return [Text("The validity gate could not be computed; see below.")]
+    lines = [
+        f"slope of the baseline's plasticity index: {interval_text(verdict.slope)}",
+        f"fresh minus baseline, last third of the regimes: {interval_text(verdict.late_gap)}",
+        f"regimes in which a fresh network beats the untrained policy: "
+        f"{100 * verdict.learnable_share:.0f} %",
+    ]
+    decision = "accepted" if verdict.accepted else "refused"
+    reasons = "".join(f"; {reason}" for reason in verdict.reasons)
+    return [
+        Text(
+            f"Validity gate ({study.about['oracle']} against {study.baseline}): this benchmark is "
+            f"{decision} for comparing methods{reasons}."
+        ),
+        Text(items=tuple(lines)),
+    ]
+
+
+def _origin(study: Study) -> list[Block]:
+    about = study.about
+    commands = [*about["training_commands"], about["command"]]
+    again = shlex.join(["python", "evaluate.py", "compare", "--from", f"{about['out']}/data"])
+    blocks: list[Block] = [Heading("How this was made")]
+    blocks.append(Commands(tuple(line for line in (*commands, again) if line)))
+    if not about["training_commands"]:
+        blocks.append(
+            Text("The runs were not started by a sweep; their settings are listed under Arms.")
+        )
+    items = [
+        f"bins: {_bins(study)}",
+        *(f"machine: {machine}" for machine in about["machines"]),
+        *(f"commit: {commit}" for commit in about["commits"]),
+        "intervals: 10,000 bootstrap draws of whole runs, 2,000 for curves, fixed seed",
+    ]
+    return [*blocks, Text(items=tuple(items))]
+
+
+def _bins(study: Study) -> str:
+    found = []
+    for quantity, label in (("return", "returns"), ("dormant_fraction", "diagnostics")):
+        size = study.matrix(study.baseline, f"curve/{quantity}").shape[1]
+        if size:
+            found.append(f"{label} in {size} equal bins of time")
+    return ", ".join([*found, "an empty bin is missing"])
+
+
+# Markdown ------------------------------------------------------------------------------------
+
+
+def to_markdown(blocks: Sequence[Block]) -> str:
+    """GitHub-flavoured Markdown; pictures are links to the folder `figures`."""
+    return "\n\n".join(_markdown(block) for block in blocks) + "\n"
+
+
+def _markdown(block: Block) -> str:
+    if isinstance(block, Heading):
+        return f"{'#' * block.level} {block.text}"
+    if isinstance(block, Commands):
+        return "```\n" + "\n".join(block.lines) + "\n```"
+    if isinstance(block, Picture):
+        caption = CAPTIONS[block.name]
+        return f"![{caption}](figures/{block.name}.png)\n\n*{caption}*"
+    if isinstance(block, Table):
+        rows = [block.header, ("---",) * len(block.header), *block.rows]
+        lines = ["| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in rows]
+        parts = [f"## {block.title}", "\n".join(lines), *([block.caption] if block.caption else [])]
+        return "\n\n".join(parts)
+    return "\n".join(f"- {item}" for item in block.items) if block.items else block.text
+
+
+# HTML ----------------------------------------------------------------------------------------
+
+
+def to_html(blocks: Sequence[Block], title: str, figures: Mapping[str, bytes]) -> str:
+    """One page that needs no other file and no network."""
+    body = "\n".join(_html(block, figures) for block in blocks)
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width">\n'
+        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f"{body}\n</body>\n</html>\n"
+    )
+
+
+def _html(block: Block, figures: Mapping[str, bytes]) -> str:
+    if isinstance(block, Heading):
+        return f"<h{block.level}>{html.escape(block.text)}</h{block.level}>"
+    if isinstance(block, Commands):
+        return f"<pre>{html.escape(chr(10).join(block.lines))}</pre>"
+    if isinstance(block, Picture):
+        data = base64.b64encode(figures[f"{block.name}.png"]).decode()
+        caption = html.escape(CAPTIONS[block.name])
+        return (
+            f'<figure><img alt="{caption}" src="data:image/png;base64,{data}">'
+            f"<figcaption>{caption}</figcaption></figure>"
+        )
+    if isinstance(block, Table):
+        rows = [_html_row("th", block.header), *(_html_row("td", row) for row in block.rows)]
+        caption = f'<p class="caption">{html.escape(block.caption)}</p>' if block.caption else ""
+        table = "\n".join(rows)
+        title = html.escape(block.title)
+        return f'<h2>{title}</h2>\n<div class="table"><table>\n{table}\n</table></div>\n{caption}'
+    if block.items:
+        return "<ul>" + "".join(f"<li>{html.escape(item)}</li>" for item in block.items) + "</ul>"
+    return f"<p>{html.escape(block.text)}</p>"
+
+
+def _html_row(tag: str, cells: Sequence[str]) -> str:
+    return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"

@@ -1,0 +1,268 @@
+"""Statistics of a comparison: one row per arm, with intervals over whole runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from analysis.compare.study import ArmFacts, Key, Study
+from analysis.continual import (
+    FailureReport,
+    Verdict,
+    failure_report,
+    index_interval,
+    late_means,
+    score_failures,
+    slopes,
+    validity_gate,
+)
+from analysis.continual.episodes import Array
+from analysis.statistics import (
+    Comparison,
+    Interval,
+    MeanOfPresent,
+    adjust,
+    compare,
+    interval,
+    mean_of_present,
+)
+
+END_METRICS = ("dormant_fraction", "stable_rank", "weight_magnitude", "action_std")
+# Environments whose tests show that a switch changes the simulated physics or the task.
+VERIFIED_SWITCHING = frozenset({"locomotion"})
+
+
+@dataclass
+class ArmScores:
+    """Numbers of one arm; None where they cannot be computed, with a note that says why.
+
+    Attributes:
+        facts: What the arm is.
+        n: Runs.
+        num_failed: Runs that failed, at the untrained policy's return from then on.
+        lifetime: IQM of the lifetime average return, with and without failed runs.
+        mean: Plain mean of it.
+        comparison: Against the baseline, paired by seeds.
+        p_adjusted: Holm-adjusted sign-flip p-value.
+        late: End-of-phase return over the last third of the regimes.
+        area_slope: Slope of the area per regime over regimes.
+        recovery: Restricted mean recovery time as a share of the regime.
+        share_recovered: Share of switches after which the threshold was reached.
+        index: Summary -> plasticity index against the fresh network.
+        self_index: Summary -> the same against a fresh copy of the arm itself.
+        ends: Diagnostic -> mean over runs at their end.
+        gradient_steps: Mean over runs.
+        overhead: Baseline speed over the arm's, minus 1.
+    """
+
+    facts: ArmFacts
+    n: int
+    num_failed: int
+    lifetime: FailureReport | None = None
+    mean: Interval | None = None
+    comparison: Comparison | None = None
+    p_adjusted: float = math.nan
+    late: Interval | None = None
+    area_slope: Interval | None = None
+    recovery: Interval | None = None
+    share_recovered: float = math.nan
+    index: dict[str, Interval | None] = field(default_factory=dict)
+    self_index: dict[str, Interval | None] = field(default_factory=dict)
+    ends: dict[str, MeanOfPresent] = field(default_factory=dict)
+    gradient_steps: float = math.nan
+    overhead: float = math.nan
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All arms, the verdict on the benchmark, and what could not be computed.
+
+    Attributes:
+        arms: In the order of the tables.
+        verdict: Of the validity gate; None without an oracle.
+        notes: One sentence each.
+        untrained: Return of the untrained policy, NaN where nobody finished an episode.
+        lifetimes: Arm -> (runs,) lifetime averages, failures filled in.
+        areas: Arm -> (runs, regimes), failures filled in.
+        phases: Arm -> (runs, regimes) end-of-phase returns, failures filled in.
+    """
+
+    arms: tuple[ArmScores, ...]
+    verdict: Verdict | None
+    notes: tuple[str, ...]
+    untrained: float
+    lifetimes: Mapping[str, Array]
+    areas: Mapping[str, Array]
+    phases: Mapping[str, Array]
+
+
+class _Scorer:
+    def __init__(self, study: Study) -> None:
+        self.study, self.notes = study, []
+        names = [arm.name for arm in study.arms]
+        first = np.concatenate([study.matrix(n, "regime/first_episodes")[:, 0] for n in names])
+        self.untrained = mean_of_present(first).mean
+        self.lifetimes = {
+            name: self._filled(name, "lifetime", "completed")[:, 0] for name in names
+        }
+        self.areas = {name: self._filled(name, "regime/area", "regime/completed") for name in names}
+        self.phases = {
+            name: self._filled(name, "regime/end_of_phase", "regime/phase_completed")
+            for name in names
+        }
+
+    def _filled(self, arm: str, quantity: str, shares: str) -> Array:
+        study = self.study
+        return score_failures(
+            study.matrix(arm, quantity), study.matrix(arm, shares), self.untrained
+        )
+
+    def attempt(self, what: str, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        """Result, or None with a note: a number that cannot be computed is not a number."""
+        try:
+            return function(*arguments, **named)
+        except ValueError as error:
+            self.notes.append(f"{what}: {' '.join(str(error).split())}")
+            return None
+
+    def by_key(self, arm: str, values: Array) -> dict[Key, Any]:
+        return dict(zip(self.study.runs[arm], values, strict=True))
+
+    def arm(self, facts: ArmFacts) -> ArmScores:
+        name, runs = facts.name, self.study.runs[facts.name].values()
+        failed = np.array([run.status == "failed" for run in runs])
+        scores = ArmScores(facts, len(failed), int(failed.sum()))
+        values = self.lifetimes[name]
+        scores.lifetime = self.attempt(f"{name}, lifetime", failure_report, values, failed)
+        if scores.lifetime is not None:
+            scores.mean = interval(values, "mean")
+            self._compare(scores)
+        self._note_missing(name)
+        late = late_means(self.phases[name])
+        scores.late = self.attempt(f"{name}, end of phase", interval, late, "mean")
+        trend = slopes(self.areas[name])
+        if self.areas[name].shape[1] > 1:
+            scores.area_slope = self.attempt(f"{name}, slope", interval, trend, "mean")
+        self._recovery(scores)
+        self._indices(scores)
+        for metric in END_METRICS:
+            scores.ends[metric] = mean_of_present(_last(self.study, name, f"end/{metric}"))
+        scores.gradient_steps = mean_of_present([run.gradient_steps for run in runs]).mean
+        scores.overhead = self._speed(self.study.baseline) / self._speed(name) - 1.0
+        return scores
+
+    def _note_missing(self, name: str) -> None:
+        """Means over regimes leave out what is missing; say how much that is."""
+        for what, values in (("area", self.areas[name]), ("end of phase", self.phases[name])):
+            missing = mean_of_present(values).num_missing
+            if missing:
+                self.notes.append(
+                    f"{name}, {what}: {missing} of {values.size} regimes of its runs have no "
+                    "complete episode there and are left out"
+                )
+
+    def _compare(self, scores: ArmScores) -> None:
+        name, base = scores.facts.name, self.study.baseline
+        if name == base:
+            return
+        left = self.by_key(name, self.lifetimes[name])
+        right = self.by_key(base, self.lifetimes[base])
+        if scores.facts.fresh_of is not None:  # may have been run on more seeds than needed
+            left = {key: value for key, value in left.items() if key in right}
+        scores.comparison = self.attempt(f"{name}, difference", compare, left, right)
+
+    def _recovery(self, scores: ArmScores) -> None:
+        """A switch without recovery counts as the whole regime; per run first, then over runs."""
+        times = self.study.matrix(scores.facts.name, "regime/recovery")[:, 1:]
+        known = times[~np.isnan(times).all(axis=1)]
+        if not known.size:
+            return
+        limited = np.minimum(known, 1.0)
+        present = ~np.isnan(limited)
+        per_run = np.where(present, limited, 0.0).sum(axis=1) / present.sum(axis=1)
+        scores.recovery = interval(per_run, "mean")
+        scores.share_recovered = float((known[~np.isnan(known)] <= 1.0).mean())
+
+    def _indices(self, scores: ArmScores) -> None:
+        oracle, name = self.study.about["oracle"], scores.facts.name
+        if oracle is not None and scores.facts.fresh_of is None:
+            scores.index = self._index(name, str(oracle), "plasticity index")
+        for copy in self.study.arms:
+            if copy.fresh_of == name:
+                scores.self_index = self._index(name, copy.name, "index against itself")
+
+    def _index(self, name: str, copy: str, what: str) -> dict[str, Interval | None]:
+        """Late mean and slope, paired by seeds with the fresh copy."""
+        found: dict[str, Interval | None] = {}
+        paired = self.attempt(f"{name}, {what}", self.partners, name, copy)
+        if paired is None:
+            return found
+        oracle, untrained = paired
+        for summary in ("late_mean", "slope"):
+            found[summary] = self.attempt(
+                f"{name}, {what}, {summary}",
+                index_interval,
+                *(self.areas[name], oracle, untrained, summary),
+                paired=True,
+            )
+        return found
+
+    def partners(self, name: str, copy: str) -> tuple[Array, Array]:
+        """Areas of the fresh partners of an arm's runs, and returns before they had learned."""
+        areas = self.by_key(copy, self.areas[copy])
+        first = self.by_key(copy, self.study.matrix(copy, "regime/first_episodes"))
+        lacking = [key for key in self.study.runs[name] if key not in areas]
+        if lacking:
+            seeds = ", ".join(str(seed) for _, seed in lacking)
+            raise ValueError(f"{copy} was not run on seed {seeds}")
+        oracle = np.array([areas[key] for key in self.study.runs[name]])
+        untrained = np.array([first[key] for key in self.study.runs[name]])
+        return oracle, np.where(np.isnan(untrained), self.untrained, untrained)
+
+    def _speed(self, arm: str) -> float:
+        speeds = [run.steps_per_second for run in self.study.runs[arm].values()]
+        known = [speed for speed in speeds if not math.isnan(speed)]
+        return float(np.median(known)) if known else math.nan
+
+    def verdict(self) -> Verdict | None:
+        about = self.study.about
+        if about["oracle"] is None:
+            return None
+        oracle, untrained = self.partners(self.study.baseline, str(about["oracle"]))
+        verified = about["env_kind"] in VERIFIED_SWITCHING and bool(about["values_change"])
+        return self.attempt(
+            "validity gate",
+            validity_gate,
+            *(self.areas[self.study.baseline], oracle, untrained),
+            switching_verified=verified,
+            paired=True,
+        )
+
+
+def _last(study: Study, arm: str, quantity: str) -> Array:
+    matrix = study.matrix(arm, quantity)
+    return matrix[:, -1] if matrix.shape[1] else np.full(len(matrix), math.nan)
+
+
+def score(study: Study) -> Scores:
+    """Compute all numbers of the tables."""
+    scorer = _Scorer(study)
+    arms = tuple(scorer.arm(facts) for facts in study.arms)
+    tested = [a for a in arms if a.comparison is not None and a.facts.fresh_of is None]
+    if tested:
+        p_values = adjust([a.comparison for a in tested if a.comparison is not None])
+        for arm, p_value in zip(tested, p_values, strict=True):
+            arm.p_adjusted = float(p_value)
+    return Scores(
+        arms,
+        scorer.verdict(),
+        tuple(dict.fromkeys(scorer.notes)),
+        scorer.untrained,
+        scorer.lifetimes,
+        scorer.areas,
+        scorer.phases,
+    )

@@ -1,0 +1,261 @@
+"""Tables of a comparison: for people, and one CSV with every number."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table as RichTable
+
+from analysis.compare.scores import END_METRICS, ArmScores, Scores
+from analysis.compare.study import Study
+from analysis.result_table import write_result_table
+from analysis.run_files import number, read_cells
+from analysis.statistics import Interval
+
+DASH = "–"
+_ENDS = ("", "_low", "_high")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells of one table.
+
+    Attributes:
+        title: Heading.
+        header: Names of the columns.
+        rows: Cells.
+        caption: What the columns mean.
+    """
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    caption: str
+
+
+def number_text(value: float, digits: int = 3) -> str:
+    """A number with a few significant digits, whole from 1,000 on; a dash for a missing one."""
+    if math.isnan(value):
+        return DASH
+    if value == 0.0 or abs(value) < 1e-12:
+        return "0"
+    places = digits - 1 - math.floor(math.log10(abs(value)))
+    return f"{value:,.{max(0, min(places, 6))}f}"
+
+
+def interval_text(found: Interval | None, factor: float = 1.0) -> str:
+    """Estimate with its bounds in brackets; a dash where there is none."""
+    if found is None or math.isnan(found.estimate):
+        return DASH
+    text = number_text(factor * found.estimate)
+    if math.isnan(found.low):
+        return text
+    return f"{text} [{number_text(factor * found.low)}, {number_text(factor * found.high)}]"
+
+
+def p_text(value: float) -> str:
+    """A p-value with two significant digits."""
+    if math.isnan(value):
+        return DASH
+    return "< .001" if value < 0.001 else f"{value:.2g}".removeprefix("0")
+
+
+def percent_text(value: float, sign: bool = False) -> str:
+    """A share as whole per cent."""
+    return DASH if math.isnan(value) else f"{100 * value:{'+' if sign else ''}.0f} %"
+
+
+def score_table(study: Study, scores: Scores) -> Table:
+    """The main table: score, paired difference, and what each arm was allowed to do."""
+    base = study.baseline
+    header = (
+        *("arm", "seeds", "failed", "IQM [95 %]", "mean", f"difference to {base} [95 %]"),
+        *("p", "p (Holm)", "P(improvement) [95 %]", "uses task boundary", "resets optimizer"),
+        "overhead (not paired)",
+    )
+    failures = any(arm.num_failed for arm in scores.arms)
+    if failures:
+        header = (*header[:4], "IQM without failed", *header[4:])
+    rows = tuple(_score_row(arm, failures, base) for arm in scores.arms)
+    failed = (
+        "Failed runs count; from their failure on they earn the untrained policy's return "
+        f"({number_text(scores.untrained)}). "
+    )
+    return Table(
+        "Score",
+        header,
+        rows,
+        "Lifetime average return: interquartile mean over runs with a 95 % percentile bootstrap "
+        f"interval over whole runs, and the plain mean. {failed if failures else ''}"
+        "Differences are paired by world seed and agent seed (interquartile mean); p is an exact "
+        "two-sided sign-flip test, adjusted by Holm over all methods of the table. Overhead "
+        "compares median steps per second of different processes: it is not a paired measurement.",
+    )
+
+
+def _score_row(arm: ArmScores, failures: bool, baseline: str) -> tuple[str, ...]:
+    found, report = arm.comparison, arm.lifetime
+    cells = [arm.facts.name, str(arm.n), str(arm.num_failed)]
+    cells.append(DASH if report is None else interval_text(report.with_failures))
+    if failures:
+        cells.append(DASH if report is None else interval_text(report.without_failures))
+    cells.append(DASH if arm.mean is None else number_text(arm.mean.estimate))
+    if found is None:
+        cells += ["baseline" if arm.facts.name == baseline else DASH, DASH, DASH, DASH]
+    else:
+        is_method = arm.facts.fresh_of is None
+        cells += [interval_text(found.difference), p_text(found.p_value) if is_method else DASH]
+        cells += [p_text(arm.p_adjusted), interval_text(found.improvement)]
+    cells += ["yes" if arm.facts.uses_task_boundary else "no", arm.facts.resets_optimizer]
+    return (*cells, percent_text(arm.overhead, sign=True))
+
+
+def continual_table(study: Study, scores: Scores) -> Table:
+    """What happens over the regimes."""
+    header = ["arm", "end of phase, last third", "slope of area", "recovery", "recovered"]
+    columns: list[Callable[[ArmScores], str]] = [
+        lambda arm: arm.facts.name,
+        lambda arm: interval_text(arm.late),
+        lambda arm: interval_text(arm.area_slope),
+        lambda arm: interval_text(arm.recovery),
+        lambda arm: percent_text(arm.share_recovered),
+    ]
+    if any(arm.index for arm in scores.arms):
+        header += ["PI, last third", "PI slope"]
+        columns += [
+            lambda arm: interval_text(arm.index.get("late_mean")),
+            lambda arm: interval_text(arm.index.get("slope")),
+        ]
+    if any(arm.self_index for arm in scores.arms):
+        header += ["PI_self, last third", "PI_self slope"]
+        columns += [
+            lambda arm: interval_text(arm.self_index.get("late_mean")),
+            lambda arm: interval_text(arm.self_index.get("slope")),
+        ]
+    rows = tuple(tuple(column(arm) for column in columns) for arm in scores.arms)
+    stretch = "window (a tenth of the run)" if study.about["windows"] else "regime"
+    reference = study.about["recovery_reference"]
+    return Table(
+        "Continual learning",
+        tuple(header),
+        rows,
+        f"Means over runs with 95 % intervals. End of phase: last 12.5 % of a {stretch}, episodes "
+        f"cut by a switch left out. Area: mean return of a {stretch}, slope per {stretch}; worlds "
+        "differ in difficulty, so this slope alone shows no loss of plasticity. Recovery: share of "
+        "the regime until the trailing return covers 90 % of the way from the untrained policy to "
+        f"the end of the phase of {reference} on the same world; 1 where it never does.",
+    )
+
+
+def network_table(study: Study, scores: Scores) -> Table:
+    """State of the policy network at the end."""
+    rank = "stable rank (% of units)" if study.about["rank_in_percent"] else "stable rank"
+    header = ("arm", "dormant units (%)", rank, "mean |weight|", "action std", "gradient steps")
+    factors = dict.fromkeys(END_METRICS, 1.0) | {"dormant_fraction": 100.0}
+    rows = []
+    for arm in scores.arms:
+        cells = [_present(arm, metric, factors[metric]) for metric in END_METRICS]
+        steps = "" if math.isnan(arm.gradient_steps) else f"{arm.gradient_steps:,.0f}"
+        rows.append((arm.facts.name, *cells, steps or DASH))
+    return Table(
+        "Policy network at the end",
+        header,
+        tuple(rows),
+        "Means over runs of the last 12.5 % of each run, measured on the on-policy window; stable "
+        "rank of the last hidden layer (99 % of the singular-value sum), mean |weight| of the "
+        "whole network. In brackets: runs without a measurement.",
+    )
+
+
+def _present(arm: ArmScores, metric: str, factor: float) -> str:
+    found = arm.ends[metric]
+    missing = f" ({found.num_missing} missing)" if found.n and found.num_missing else ""
+    return number_text(factor * found.mean) + missing
+
+
+def results_csv(scores: Scores) -> bytes:
+    """Every number of all tables, unrounded, one row per arm."""
+    stream = io.StringIO(newline="")
+    write_result_table(stream, [_flat_row(arm) for arm in scores.arms])
+    return stream.getvalue().replace("\r\n", "\n").encode()
+
+
+def _flat_row(arm: ArmScores) -> dict[str, object]:
+    facts, found, report = arm.facts, arm.comparison, arm.lifetime
+    row: dict[str, object] = {"arm": facts.name, "seeds": arm.n, "failed": arm.num_failed}
+
+    def add(name: str, value: Interval | None) -> None:
+        bounds = (math.nan,) * 3 if value is None else (value.estimate, value.low, value.high)
+        row.update(zip((name, f"{name}_low", f"{name}_high"), map(_cell, bounds), strict=True))
+
+    add("lifetime_iqm", None if report is None else report.with_failures)
+    add("lifetime_iqm_without_failed", None if report is None else report.without_failures)
+    add("lifetime_mean", arm.mean)
+    add("difference", None if found is None else found.difference)
+    row["p"] = _cell(math.nan if found is None else found.p_value)
+    row["p_holm"] = _cell(arm.p_adjusted)
+    add("improvement", None if found is None else found.improvement)
+    add("late_end_of_phase", arm.late)
+    add("area_slope", arm.area_slope)
+    add("recovery", arm.recovery)
+    row["share_recovered"] = _cell(arm.share_recovered)
+    for name, index in (("pi", arm.index), ("pi_self", arm.self_index)):
+        for summary in ("late_mean", "slope"):
+            add(f"{name}_{summary}", index.get(summary))
+    for metric in END_METRICS:
+        row[metric] = _cell(arm.ends[metric].mean)
+        row[f"{metric}_missing"] = arm.ends[metric].num_missing
+    row["gradient_steps"] = _cell(arm.gradient_steps)
+    row["uses_task_boundary"] = "yes" if facts.uses_task_boundary else "no"
+    row["resets_optimizer"] = facts.resets_optimizer
+    row["overhead"] = "unknown" if math.isnan(arm.overhead) else repr(arm.overhead)
+    return row
+
+
+def _cell(value: float) -> str:
+    return "" if math.isnan(value) else repr(float(value))
+
+
+def arms_table(study: Study) -> Table:
+    """What makes an arm: settings that differ from the baseline, and seeds."""
+    rows: list[tuple[str, ...]] = []
+    for arm in study.arms:
+        settings: Sequence[str] = [f"{key}={value}" for key, value in arm.settings.items()]
+        shown = ", ".join(settings[:12]) + (", …" if len(settings) > 12 else "")
+        worlds = ", ".join(
+            str(seed) if seed == world else f"{seed} (world {world})"
+            for world, seed in study.runs[arm.name]
+        )
+        name = arm.name if arm.fresh_of is None else f"{arm.name} (fresh copy of {arm.fresh_of})"
+        rows.append((name, arm.directory, shown or "baseline settings", worlds))
+    return Table(
+        "Arms",
+        ("arm", "run directories", f"settings that differ from {study.baseline}", "seeds"),
+        tuple(rows),
+        "",
+    )
+
+
+def console_table(results: Path) -> RichTable:
+    """The few columns of results.csv that fit on a terminal."""
+    header, rows = read_cells(results)
+    table = RichTable(box=None, pad_edge=False, header_style="", padding=(0, 2, 0, 0))
+    titles = ("arm", "seeds", "failed", "lifetime return", "difference", "p (Holm)", "overhead")
+    for title in titles:
+        table.add_column(title, justify="left" if title == "arm" else "right", no_wrap=True)
+    for cells in rows:
+        row = dict(zip(header, cells, strict=True))
+        score, difference = (
+            interval_text(Interval(*(number(row[f"{name}{end}"]) for end in _ENDS), 0))
+            for name in ("lifetime_iqm", "difference")
+        )
+        overhead = math.nan if row["overhead"] == "unknown" else float(row["overhead"])
+        table.add_row(
+            *(row["arm"], row["seeds"], row["failed"], score, difference),
+            *(p_text(number(row["p_holm"])), percent_text(overhead, sign=True)),
+        )
+    return table

@@ -1,0 +1,62 @@
+"""Checks of settings that many methods share."""
+
+from __future__ import annotations
+
+import math
+
+NETWORKS = ("policy", "value", "actor", "critic_1", "critic_2")
+ACTORS = ("policy", "actor")
+CRITICS = ("critic_1", "critic_2")
+
+
+def check_networks(kind: str, networks: str | list[str]) -> str | list[str]:
+    """Check which networks a method is to act on.
+
+    Args:
+        kind: Id of the method.
+        networks: `all`; `actors`, which is the policy of whatever agent; or a list of names, in
+            which `critics` stands for both critics of an off-policy agent.
+
+    Returns:
+        `all`, `actors`, or the names with `critics` spelt out.
+
+    Raises:
+        ValueError: A name does not exist, or the list is empty.
+    """
+    if networks in ("all", "actors"):
+        return networks
+    given = [networks] if isinstance(networks, str) else list(networks)
+    names = [name for word in given for name in (CRITICS if word == "critics" else (word,))]
+    if not names or any(name not in NETWORKS for name in names):
+        raise ValueError(
+            f"method.{kind}.networks is {networks!r}; give all, actors, or a list of "
+            f"{', '.join(NETWORKS)} or critics"
+        )
+    return names
+
+
+def acts_on(networks: str | list[str], name: str) -> bool:
+    """Whether a checked `networks` setting covers the network of some name."""
+    if networks == "all":
+        return True
+    return name in (ACTORS if networks == "actors" else networks)
+
+
+def check_number(
+    where: str,
+    value: float,
+    low: float = -math.inf,
+    high: float = math.inf,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> None:
+    """Raise ValueError unless a setting lies between two bounds, which may be excluded."""
+    if (value > low if open_low else value >= low) and (
+        value < high if open_high else value <= high
+    ):
+        return
+    lower = f"{'above' if open_low else 'at least'} {low:g}" if low > -math.inf else ""
+    upper = f"{'below' if open_high else 'at most'} {high:g}" if high < math.inf else ""
+    raise ValueError(
+        f"{where} is {value}; give a value {' and '.join(filter(None, (lower, upper)))}"
+    )
