@@ -203,6 +203,9 @@ class SAC(Agent):
         if not self.clock.complete_iteration():
             return {}
         self._check_finite()
+        recent = self.replay.last(self.config.batch_size)
+        for name, update in self.updates.items():
+            update.network.torso.record_statistics(*self._inputs_of(name, recent))
         self.iteration = self.clock.iteration
         means = (self._sums / num_summed).float()
         self._sums.zero_()

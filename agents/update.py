@@ -135,7 +135,7 @@ class Update:
         Raises:
             NumericalFailure: It is NaN or infinite.
         """
-        if not math.isfinite(loss if isinstance(loss, float) else loss.item()):
+        if not math.isfinite(loss.item() if isinstance(loss, Tensor) else loss):
             raise NumericalFailure(self.name, "loss")
 
     def apply(self, activations: Mapping[str, Tensor]) -> None:

@@ -15,7 +15,7 @@ from envs.meta_world_tasks import ACTION_DIM, OBSERVATION_DIM
 class Block:
     """The arrays through which rows and batch exchange numbers, N rows each.
 
-    ``action`` is written by the batch, everything else by the rows.
+    ``action`` is written by the batch, clipped to [-1, 1]; everything else by the rows.
     """
 
     action: np.ndarray

@@ -38,7 +38,7 @@ def fisher_diagonal(
     squared = [torch.zeros_like(parameter) for parameter in parameters]
     for index in range(len(inputs)):
         row = slice(index, index + 1)
-        outputs = module(inputs[row], None if context is None else context[row])
+        outputs = module(inputs[row]) if context is None else module(inputs[row], context[row])
         scalar = _scalar(module, outputs, generator)
         gradients = torch.autograd.grad(scalar, parameters, allow_unused=True)
         for total, gradient in zip(squared, gradients, strict=True):

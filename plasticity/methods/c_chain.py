@@ -150,8 +150,8 @@ class CChain(Method):
         """Weighted change of the outputs since the weights before the previous update, ()."""
         if not self.active or not self.calls:
             return None
-        inputs = self._inputs.draw(self._inputs.minibatch_size, self.target.generator)
-        module = self.target.module
+        drawn = self._inputs.draw(self._inputs.minibatch_size, self.target.generator)
+        inputs, module = tuple(part for part in drawn if part is not None), self.target.module
         with torch.no_grad():
             before = _outputs(functional_call(module, self._views, inputs))
         change = functional.mse_loss(_outputs(module(*inputs)), before)

@@ -26,6 +26,7 @@ def make(
     learning_rate=1e-3,
     threads=1,
     total_steps=0,
+    network=None,
     **settings,
 ):
     settings = {
@@ -40,7 +41,7 @@ def make(
         observation_dim=observation,
         action_dim=action,
         num_envs=num_envs,
-        network=mlp.Config(hidden_sizes=list(hidden)),
+        network=network or mlp.Config(hidden_sizes=list(hidden)),
         optimizer=adam.Config(learning_rate=learning_rate),
         methods=methods or {},
         context=ContextSpec(context_dim, discrete=context_dim > 0),

@@ -25,6 +25,7 @@ from agents import sac_losses as losses
 from agents.base import Transition
 from agents.sac_steps import UncheckedUpdate
 from agents.update import NumericalFailure
+from networks import k_winners
 from plasticity.methods import continual_backprop
 
 # Squashed Gaussian -------------------------------------------------------------------------
@@ -551,3 +552,11 @@ def test_learns_to_point_at_the_observation():
         agent.observe(Transition(observation, action, *outcome))
         agent.update()
     assert error() < 0.2 * before
+
+
+def test_duty_cycles_are_counted_once_per_iteration():
+    agent = make(network=k_winners.Config(hidden_sizes=[32, 32]))
+    learn(agent, np.random.default_rng(0), 1)
+    for network in agent.networks().values():
+        seen = [int(v) for name, v in network.named_buffers() if name.endswith("seen")]
+        assert seen == [agent.config.batch_size] * 2

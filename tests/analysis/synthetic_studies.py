@@ -60,7 +60,7 @@ def add_run(
         env={**ENV, "switch_interval": interval, "world_seed": seed, **(env or {})},
         method=METHODS.get(arm, {}) if method is None else method,
         agent={"kind": "ppo", "rollout_length": 50, "num_epochs": 2, "minibatch_size": 20},
-        optimizer={"kind": "adam", "weight_decay": 0.001 if arm == "l2" else 0.0},
+        optimizer={"kind": "adam", "weight_decay": 0.001 if "l2" in arm else 0.0},
         # Stands for the method that starts everything anew at switches.
         boundary="oracle" if arm.startswith("fresh_") else "none",
         total_steps=total,

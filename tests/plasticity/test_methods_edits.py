@@ -146,9 +146,7 @@ def test_shrink_perturb_draws_from_each_layers_own_law_and_spares_the_rest():
     with torch.no_grad():
         network.log_std.fill_(0.7)
         network.torso.layers[0].norm.weight.fill_(1.5)
-    method = shrink_perturb.build(
-        shrink_perturb.Config(shrink=0.0, noise=1.0), target_of(network)
-    )
+    method = shrink_perturb.build(shrink_perturb.Config(shrink=0.0, noise=1.0), target_of(network))
     before = parameters_of(network)
     method.on_task_change(1, sgd(network))
     after = parameters_of(network)

@@ -224,7 +224,7 @@ def test_c_chain_coefficient():
 
 def test_c_chain_penalises_the_last_update():
     network = policy()
-    method, inputs = churning(network, initial_coefficient=2.0)
+    method, _ = churning(network, initial_coefficient=2.0)
     assert method.penalty(LOSS) is None  # nothing has been updated yet
     method.after_backward()
     assert method.penalty(LOSS).item() == 0.0  # the same weights

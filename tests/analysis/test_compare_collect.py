@@ -1,0 +1,262 @@
+"""Which runs may stand in one table, and what is measured of each."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import yaml
+from synthetic_studies import add_group, add_run, run_place
+
+import evaluate
+from analysis.compare.arms import CannotCompare, group_arms
+from analysis.compare.collecting import collect
+from analysis.compare.flags import method_flags
+from analysis.compare.members import find_members
+from analysis.compare.recovery import recoveries, trailing_means
+from analysis.continual import (
+    Episodes,
+    lifetime_average,
+    recovery,
+    regime_areas,
+    trailing_returns,
+)
+from analysis.run_files import NotARun, read_episodes
+
+LEVELS = {"standard": 100.0, "l2": 120.0, "redo": 140.0}
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    root = tmp_path_factory.mktemp("study")
+    add_group(root, LEVELS)
+    return root
+
+
+@pytest.fixture
+def root(template, tmp_path):
+    shutil.copytree(template, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def change(path, **env):
+    config = yaml.safe_load((path / "config.yaml").read_text())
+    total = env.pop("total_steps", config["total_steps"])
+    config["env"].update(env)
+    config["total_steps"] = total
+    (path / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+def refused(capsys, *words):
+    """One sentence on stderr and exit code 2."""
+    out = "never_written"
+    code = evaluate.main(["compare", *map(str, words), "--out", out])
+    error = capsys.readouterr().err
+    assert code == evaluate.EXIT_CONFIGURATION
+    assert error.startswith("error: ")
+    assert len(error.strip().splitlines()) == 1, error
+    return error
+
+
+def test_runs_become_arms_and_seeds(root):
+    study = collect([root / "runs"])
+    assert [arm.name for arm in study.arms] == ["standard", "l2", "redo"]
+    assert list(study.runs["l2"]) == [(0, 0), (1, 1), (2, 2)]
+    assert study.baseline == "standard"
+    by_name = {arm.name: arm for arm in study.arms}
+    assert by_name["l2"].settings == {"optimizer.weight_decay": "0.001"}
+    assert by_name["redo"].resets_optimizer == "entries"
+    assert by_name["standard"].resets_optimizer == "no"
+    assert by_name["redo"].directory == "study/slippery_ant/ppo-mlp-redo"
+    assert study.about["end"] == 4_000
+    assert not study.about["partial"]
+
+
+def test_scores_are_those_of_the_pure_functions(root):
+    study = collect([root / "runs"])
+    path = run_place(root, "l2", 2)
+    episodes = read_episodes(path)
+    values = study.runs["l2"][2, 2].values
+    assert values["lifetime"] == lifetime_average(episodes.returns, episodes.lengths)
+    np.testing.assert_array_equal(values["regime/area"], regime_areas(episodes, 4))
+    # The last eighth of 25 episodes of 40 steps: 3 of them, and a fifth of the one before; the
+    # very last is cut by a switch, except in the last regime.
+    shares = np.array([22, 23, 24, 25]) / 25
+    weights = np.array([5, 40, 40, 40])
+    last = 10 * np.sin(14.0) + 120 * shares - 60
+    expected = (weights @ last) / weights.sum()
+    assert values["regime/end_of_phase"][3] == pytest.approx(expected)
+    expected = (weights[:3] @ (last + 60)[:3]) / weights[:3].sum()
+    assert values["regime/end_of_phase"][0] == pytest.approx(expected)
+    # The last eighth of 20 rows: those at 90, 95 and 100 %; ranks in per cent of 20 units.
+    assert values["end/action_std"] == pytest.approx(1 - 0.3 * 0.95 + 0.02 * 2)
+    assert values["end/stable_rank"] == pytest.approx(5 * (20 - 9 * 0.95 - 0.1 * 2))
+    # 20 iterations of 200 transitions, 2 epochs, 10 minibatches each.
+    assert study.runs["l2"][2, 2].gradient_steps == 20 * 2 * 10
+
+
+def test_curves_have_bins_that_hold_enough_episodes(root):
+    study = collect([root / "runs"])
+    curve = study.matrix("standard", "curve/return")
+    assert curve.shape == (3, 97 // 5)  # 97 complete episodes
+    assert np.isfinite(curve).all()
+    assert study.matrix("standard", "curve/dormant_fraction").shape == (3, 20)
+
+
+def test_fast_recovery_equals_the_slow_one():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(3, 60, 900)
+    ends = np.cumsum(lengths) // 4 * 4 + 60
+    regimes = np.minimum(ends // 8_000, 2)
+    returns = np.cumsum(rng.normal(0.05, 1.0, 900))
+    cut = rng.random(900) < 0.02
+    episodes = Episodes.from_rows(returns, lengths, ends, regimes, cut, num_envs=4)
+    boundaries = np.array([0.0, 8_000, 16_000, 28_000])
+    for regime in range(3):
+        one = episodes.complete(regime)
+        slow = trailing_returns(one, boundaries[regime], 300.0)
+        fast = trailing_means(one, boundaries[regime], 300.0)
+        assert len(slow[0]) > 20
+        np.testing.assert_allclose(fast, slow, rtol=1e-12)
+    thresholds = np.array([5.0, np.nan, returns.max() + 1])
+    drops, times = recoveries(episodes, boundaries, thresholds)
+    for regime in (0, 2):
+        expected = recovery(episodes, boundaries, regime, thresholds[regime])
+        np.testing.assert_allclose(drops[regime], expected.drop)
+        share = expected.time / np.diff(boundaries)[regime]
+        np.testing.assert_allclose(times[regime], np.inf if np.isnan(share) else share)
+    assert np.isnan(times[1])
+    assert np.isinf(times[2])
+
+
+@pytest.mark.parametrize(
+    ("setting", "values"),
+    [
+        ("switch_interval", (1000, 500)),
+        ("max_episode_steps", (20, 30)),
+        ("reward_version", ("absent", "v1")),
+        ("schedule", ("abrupt", "cyclic")),
+        ("total_steps", (4000, 5000)),
+    ],
+)
+def test_unlike_runs_are_refused_by_the_name_of_the_difference(root, capsys, setting, values):
+    change(run_place(root, "redo", 1), **{setting: values[1]})
+    error = refused(capsys, root / "runs")
+    name = setting if setting == "total_steps" else f"env.{setting}"
+    assert f"{name} is " in error
+    assert all(str(value) in error for value in values)
+    assert "ppo-mlp-redo/seed_1" in error
+
+
+def test_world_seeds_and_logging_may_differ(root):
+    path = run_place(root, "redo", 1)
+    config = yaml.safe_load((path / "config.yaml").read_text())
+    config["log"] = {"log_every_iterations": 7}
+    (path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert len(collect([root / "runs"]).runs["redo"]) == 3
+
+
+def test_an_unfinished_run_is_refused_unless_partial(root, capsys):
+    shutil.rmtree(run_place(root, "l2", 1))
+    add_run(root, "l2", 1, until=2_500, status="unfinished")
+    error = refused(capsys, root / "runs")
+    assert "1 of 9 runs are not finished" in error
+    assert "ppo-mlp-l2/seed_1 at step 2,480 of 4,000" in error
+    study = collect([root / "runs"], partial=True)
+    assert study.about["partial"]
+    assert study.about["end"] == 2_480
+    areas = study.matrix("standard", "regime/area")
+    assert areas.shape == (3, 3)
+    assert np.isfinite(areas).all()
+
+
+def test_a_missing_seed_is_refused_unless_partial(root, capsys):
+    shutil.rmtree(run_place(root, "l2", 2))
+    assert "arm l2 lacks seed 2" in refused(capsys, root / "runs")
+    study = collect([root / "runs"], partial=True)
+    assert {arm: list(runs) for arm, runs in study.runs.items()} == {
+        arm: [(0, 0), (1, 1)] for arm in LEVELS
+    }
+    assert study.about["partial"]
+
+
+def test_wrong_names_are_refused(root, capsys, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "holds no run" in refused(capsys, tmp_path / "empty")
+    assert "holds no run" in refused(capsys, tmp_path / "missing")
+    error = refused(capsys, root / "runs", "--baseline", "standart")
+    assert "did you mean 'standard'" in error
+    assert "standard, l2, redo" in error or "l2, redo, standard" in error
+    shutil.rmtree(run_place(root, "standard", 0).parent)
+    assert "there is no arm 'standard'" in refused(capsys, root / "runs")
+    assert collect([root / "runs"], baseline="redo").baseline == "redo"
+    assert "no runs are named" in refused(capsys)
+
+
+def test_damaged_files_are_refused_by_name(root, capsys):
+    (run_place(root, "l2", 0) / "done.json").write_text("{")
+    assert "done.json is damaged" in refused(capsys, root / "runs")
+    (run_place(root, "l2", 0) / "done.json").write_text('{"status": "finished"}')
+    (run_place(root, "l2", 0) / "episodes.csv").write_text("env_steps\n1\n")
+    with pytest.raises(NotARun, match=r"episodes\.csv is damaged"):
+        collect([root / "runs"])
+
+
+def test_a_run_counts_once_however_often_it_is_named(root):
+    place = run_place(root, "l2", 0)
+    study = collect([root / "runs", place, place.parent / "." / place.name])
+    assert len(study.runs["l2"]) == 3
+
+
+def test_equal_settings_and_seeds_in_two_groups_are_refused(root):
+    add_run(root, "standard", 1, group="again")
+    with pytest.raises(CannotCompare, match="have the same settings and seeds"):
+        collect([root / "runs"])
+
+
+def test_arms_are_named_as_briefly_as_they_can_be_told_apart(tmp_path):
+    add_run(tmp_path, "standard-0a1b2c3d", 0)
+    add_run(tmp_path, "l2-0a1b2c3d", 0)
+    assert [arm.name for arm in group_arms(find_members([tmp_path]))] == ["l2", "standard"]
+    add_run(tmp_path, "standard-ffffffff", 0, boundary_extra=1)
+    names = [arm.name for arm in group_arms(find_members([tmp_path]))]
+    assert names == ["ppo-mlp-l2-0a1b2c3d"] + [
+        f"ppo-mlp-standard-{digits}" for digits in ("0a1b2c3d", "ffffffff")
+    ]
+
+
+def test_one_arm_is_its_own_baseline(tmp_path):
+    add_group(tmp_path, {"redo": 1.0})
+    assert collect([tmp_path]).baseline == "redo"
+
+
+def test_flags_are_asked_from_the_methods():
+    assert method_flags({"method": {}}) == (False, "no")
+    kept = {"kind": "redo", "optimizer_state": "keep"}
+    assert method_flags({"method": {"redo": kept}}) == (False, "no")
+    zeroed = {"kind": "redo", "optimizer_state": "zero_moments"}
+    assert method_flags({"method": {"a": kept, "b": zeroed}}) == (False, "entries")
+    with pytest.raises(ValueError, match="did you mean 'redo'"):
+        method_flags({"method": {"x": {"kind": "red"}}})
+
+
+def test_training_commands_of_sweeps_are_found(root):
+    folder = root / "runs" / "study"
+    (folder / "commands.txt").write_text("python train.py -m a=1\npython train.py -m a=1\n")
+    study = collect([folder])
+    assert study.about["training_commands"] == ["python train.py -m a=1"]
+    assert study.about["machines"] == [
+        "Test processor with 2 cores, Linux, Python 3.11.7, torch 2.13.0"
+    ]
+    assert study.about["commits"] == ["0123456789abcdef"]
+    json.dumps(study.about)
+
+
+def test_without_switches_ten_windows_stand_for_regimes(tmp_path):
+    add_group(tmp_path, {"standard": 50.0}, num_regimes=1, interval=4_000, episodes_per_regime=100)
+    study = collect([tmp_path])
+    assert study.about["windows"]
+    areas = study.matrix("standard", "regime/area")
+    assert areas.shape == (3, 10)
+    # Returns rise linearly by 50 over the run, 5 per window; the first window lacks nothing.
+    np.testing.assert_allclose(np.diff(areas, axis=1), 5.0, atol=1e-9)
