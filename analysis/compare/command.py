@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -75,5 +76,6 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
             temporary.write_bytes(data)
             os.replace(temporary, path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
             raise StorageError(f"cannot write {path}: {error.strerror or error}", path) from error

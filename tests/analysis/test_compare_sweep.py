@@ -1,0 +1,233 @@
+"""Sweeps: every trial is counted, bad words are refused, and a killed sweep ends the same."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import evaluate
+import train
+from configs import sweep as sweeping
+
+REPOSITORY = Path(train.__file__).parent
+SMALL = [
+    *("-m", "experiment=compare_smoke", "arm=standard,l2", "seed=0,1"),
+    *("total_steps=4096", "env.switch_interval=1024", "progress=false"),
+]
+
+
+@pytest.fixture
+def members(tmp_path, monkeypatch):
+    """Sweep without training: what each member does is decided by its seed."""
+    monkeypatch.chdir(tmp_path)
+    seen = []
+
+    def run(composed):
+        seed = composed.config.seed
+        seen.append((composed.config.seed, composed.config.num_threads))
+        folder = Path("runs") / composed.relative_directory
+        if seed == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            done = {"status": "finished", "summary": {"env_steps": 12_288, "final_return": 5.25}}
+            (folder / "done.json").write_text(json.dumps(done))
+            return train.EXIT_DONE
+        if seed == 1:
+            raise RuntimeError("a bug in one member")
+        if seed == 2:
+            folder.mkdir(parents=True, exist_ok=True)
+            done = {"status": "failed", "summary": {"env_steps": 77, "final_return": None}}
+            (folder / "done.json").write_text(json.dumps(done))
+            return train.EXIT_NUMERICAL
+        return train.EXIT_SIGNAL
+
+    monkeypatch.setattr(train, "run", run)
+    return seen
+
+
+def start(*words):
+    return train.main(["-m", "experiment=compare_smoke", "hydra/launcher=basic", *words])
+
+
+def test_every_member_runs_and_is_counted(members, capsys):
+    code = start("arm=standard", "seed=0,1,2,3")
+    assert sorted(members) == [(seed, 1) for seed in range(4)]  # one thread each
+    out = capsys.readouterr().out
+    assert code == train.EXIT_SIGNAL
+    summary = out[out.index("4 runs: ") :]
+    assert summary.startswith("4 runs: 1 done, 1 failed, 2 neither\n")
+    lines = [" ".join(line.split()) for line in summary.splitlines()[1:]]
+    place = "compare_smoke/slippery_ant/ppo-small-standard/seed_"
+    assert sorted(lines) == sorted(
+        [
+            f"done {place}0 12,288 steps, final return 5.2, 0 s",
+            f"exit code 1 {place}1, 0 s",
+            f"failed {place}2 77 steps, 0 s",
+            f"exit code 75 {place}3, 0 s",
+        ]
+    )
+    assert "next:" not in summary
+
+
+def test_a_failed_member_is_kept_and_the_next_command_named(members, capsys):
+    assert start("arm=standard", "seed=0,2") == train.EXIT_NUMERICAL
+    out = capsys.readouterr().out
+    assert "2 runs: 1 done, 1 failed, 0 neither" in out
+    assert out.strip().endswith(
+        "next: python evaluate.py compare runs/compare_smoke --out results/compare_smoke"
+    )
+
+
+def test_the_command_is_kept_beside_the_runs_once(members):
+    start("arm=standard", "seed=0")
+    start("arm=standard", "seed=0")
+    start("arm=standard", "seed=0,2")
+    assert Path("runs/compare_smoke/commands.txt").read_text().splitlines() == [
+        f"python train.py -m experiment=compare_smoke hydra/launcher=basic arm=standard seed={s}"
+        for s in ("0", "0,2")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["arm=standard,l3"], "there is no arm 'l3' (did you mean 'l2'?)"),
+        (["env=no_such_place"], "there is no env 'no_such_place'"),
+        (["seed"], "cannot read 'seed'"),
+    ],
+)
+def test_wrong_words_are_refused_before_anything_starts(members, capsys, words, said):
+    assert start(*words) == train.EXIT_CONFIGURATION
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.strip().splitlines()) == 1
+    assert members == []
+
+
+def test_a_wrong_setting_counts_as_one_wrong_member(members, capsys):
+    code = start("arm=standard", "seed=0", "env.switch_interval=1,3072")
+    assert code == train.EXIT_CONFIGURATION
+    captured = capsys.readouterr()
+    assert "env.switch_interval=1 is shorter than one rollout" in captured.err
+    assert "2 runs: 1 done, 0 failed, 1 neither" in captured.out
+
+
+def test_the_smoke_comparison_differs_in_nothing_but_the_arm(members, monkeypatch):
+    seen = {}
+
+    def run(composed):
+        seen[composed.relative_directory] = composed.config
+        return train.EXIT_DONE
+
+    monkeypatch.setattr(train, "run", run)
+    assert start() == train.EXIT_DONE
+    arms = ("standard", "l2", "redo")
+    assert sorted(seen) == sorted(
+        f"compare_smoke/slippery_ant/ppo-small-{arm}/seed_{seed}" for arm in arms for seed in (0, 1)
+    )
+    configs = {name.split("-")[-1].split("/")[0]: config for name, config in seen.items()}
+    assert {arm: list(configs[arm].method) for arm in arms} == {
+        "standard": [],
+        "l2": [],
+        "redo": ["redo"],
+    }
+    assert configs["l2"].optimizer.weight_decay == 1e-3
+    assert configs["standard"].agent == configs["l2"].agent == configs["redo"].agent
+
+
+# A real sweep, killed ------------------------------------------------------------------------
+
+
+def launch(folder, **options):
+    command = [sys.executable, str(REPOSITORY / "train.py"), *SMALL, "log.checkpoint_minutes=0"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        **options,
+    )
+
+
+def finish(folder):
+    process = launch(folder)
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    return out
+
+
+def wait_for(condition, process, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.02)
+
+
+def steps_saved(folder):
+    """Newest step of any checkpoint; listed by hand, since entries vanish under a glob."""
+    names = [
+        name
+        for place in folder.glob("runs/*/*/*/seed_*")
+        if (place / "checkpoints").is_dir()
+        for name in os.listdir(place / "checkpoints")
+    ]
+    return max((int(name[5:17]) for name in names if name.startswith("step-")), default=0)
+
+
+def timeless_report(folder, monkeypatch):
+    """All files of the report without what depends on the clock or on commits meanwhile."""
+    monkeypatch.chdir(folder)
+    words = ["compare", "runs/compare_smoke", "--out", "results/smoke"]
+    assert evaluate.main(words) == evaluate.EXIT_DONE
+    files = {p.name: p.read_bytes() for p in Path("results/smoke").rglob("*") if p.is_file()}
+    for name, column in (("results.csv", "overhead"), ("members.csv", "steps_per_second")):
+        rows = list(csv.DictReader(files[name].decode().splitlines()))
+        assert all(row.pop(column) for row in rows)
+        files[name] = json.dumps(rows).encode()
+    for name in ("report.md", "report.html", "about.json"):
+        text = re.sub(rb"[+-]\d+ % ?(?=\||</td></tr>)", b"", files[name])
+        files[name] = re.sub(rb'(commit: |")[0-9a-f]{40}[^"\n<]*', b"", text)
+    return files
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_gives_the_same_report_as_an_undisturbed_one(tmp_path, monkeypatch):
+    calm, rough = tmp_path / "calm", tmp_path / "rough"
+    calm.mkdir()
+    rough.mkdir()
+    assert "4 runs: 4 done" in finish(calm)
+    process = launch(rough)
+    wait_for(lambda: steps_saved(rough) >= 1_024, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    # Only the launcher dies: its workers must notice, save and let go of their runs.
+    process = launch(rough)
+    wait_for(lambda: len(list(rough.glob("runs/*/*/*/seed_*/done.json"))) >= 1, process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert len(list(rough.glob("runs/*/*/*/seed_*/done.json"))) < 4
+    out = finish(rough)
+    assert "4 runs: 4 done" in out
+    restarts = [
+        json.loads(path.read_text())["restarts"]
+        for path in rough.glob("runs/*/*/*/seed_*/done.json")
+    ]
+    assert sum(restarts) >= 1
+    expected = timeless_report(calm, monkeypatch)
+    found = timeless_report(rough, monkeypatch)
+    assert sorted(found) == sorted(expected)
+    for name, data in expected.items():
+        assert found[name] == data, name
+    again = finish(rough)
+    assert again.count("nothing to do") == 4
