@@ -46,6 +46,16 @@ EXIT_DONE, EXIT_FAILED, EXIT_CONFIGURATION, EXIT_NUMERICAL, EXIT_STORAGE, EXIT_S
 )
 
 MAX_FAILED_SAVES = 3
+# What may change within a run, with accept_change=true; anything else makes another run.
+RELEASED_KEYS = frozenset(
+    {
+        "total_steps",
+        "agent.device",
+        "log.log_every_iterations",
+        "log.ranks_every_iterations",
+        "log.all_ranks_every_iterations",
+    }
+)
 
 
 class Training:
@@ -77,15 +87,17 @@ class Training:
         if loaded is None and self.config.init_from is not None:
             donor = load_checkpoint(Path(self.config.init_from)).state
             self._transplant(donor)
+        self.probe = build_probe(self.config)
         self.recorder = Recorder(
             directory.path,
             self.agent,
             self.config.log,
-            build_probe(self.config),
+            self.probe,
             start_steps=0 if loaded is None else loaded.env_steps,
             restarts=directory.restarts,
             active_seconds=0.0 if loaded is None else _active_seconds(loaded.manifest),
         )
+        self._switched = False
         self.observation, self.context = self.envs.reset()[0], self.envs.context
         if loaded is not None:
             self._restore(loaded.state)
@@ -105,7 +117,6 @@ class Training:
     def run(self, interruption: Interruption, progress: Progress) -> bool:
         """Train until the end; False if a signal asked to stop before."""
         envs, agent, recorder = self.envs, self.agent, self.recorder
-        switched = False
         while envs.env_steps < self.config.total_steps:
             action = agent.act(self.observation, self.context, explore=True)
             observation, reward, terminated, truncated, info = envs.step(action)
@@ -124,22 +135,21 @@ class Training:
             )
             recorder.step(envs.env_steps, reward, terminated, truncated, info)
             self.observation, self.context = observation, info["context"]
-            if info["events"]:
-                switched = True
+            if any(event["event"] == "switch" for event in info["events"]):
+                self._switched = True
                 if self.config.boundary == "oracle":
                     agent.on_task_change(int(envs.regime.max()))
             if agent.update_is_due:
-                self._update(progress)
+                self._update(progress, info)
             progress.step(envs.env_steps)
             if interruption.requested is not None:
                 self.checkpoint(pinned=False)
                 return False
-            if agent.is_at_quiet_point and (switched or self._checkpoint_is_due()):
-                self._try_checkpoint(pinned=switched)
-                switched = False
+            if agent.is_at_quiet_point and (self._switched or self._checkpoint_is_due()):
+                self._try_checkpoint()
         return True
 
-    def _update(self, progress: Progress) -> None:
+    def _update(self, progress: Progress, info: Mapping[str, Any]) -> None:
         iteration = self.agent.iteration + 1
         if self.agent.begins_iteration:
             self.recorder.before_update(iteration)
@@ -148,7 +158,7 @@ class Training:
             self.recorder.write_events(self.envs.env_steps)
             return
         row = self.recorder.after_update(
-            self.envs.env_steps, iteration, statistics, self.envs.regime, self.envs.regime_value
+            self.envs.env_steps, iteration, statistics, info["regime"], info["regime_value"]
         )
         if row is not None:
             name = next(iter(self.agent.networks()))
@@ -169,7 +179,11 @@ class Training:
         return {
             "agent": self.agent.state_dict(),
             "env": self.envs.snapshot(),
-            "loop": {"observation": self.observation, "context": self.context},
+            "loop": {
+                "observation": self.observation,
+                "context": self.context,
+                "switched": self._switched,
+            },
             "recorder": self.recorder.state_dict(),
         }
 
@@ -185,11 +199,16 @@ class Training:
         self._last_checkpoint = time.monotonic()
         return path
 
-    def _try_checkpoint(self, pinned: bool) -> None:
-        """Save, but go on training when the disk refuses; the third refusal in a row is final."""
+    def _try_checkpoint(self) -> None:
+        """Save, but go on training when the disk refuses; the third refusal in a row is final.
+
+        The first checkpoint after a switch is pinned.
+        """
+        pinned, self._switched = self._switched, False
         try:
             self.checkpoint(pinned)
         except StorageError as error:
+            self._switched = pinned
             if self.store.failed_saves >= MAX_FAILED_SAVES:
                 raise
             self._last_checkpoint = time.monotonic()
@@ -200,6 +219,7 @@ class Training:
         self.envs.restore(state["env"])
         self.observation = np.asarray(state["loop"]["observation"])
         self.context = np.asarray(state["loop"]["context"])
+        self._switched = bool(state["loop"]["switched"])
         self.recorder.load_state_dict(state["recorder"])
 
     def crash_dump(self, extra: dict[str, Any]) -> Path:
@@ -214,6 +234,19 @@ class Training:
         self.recorder.close()
 
 
+def _rehearse(composed: Composed) -> None:
+    """Build everything once, so that a refusal leaves no directory behind and moves none aside.
+
+    Raises:
+        ConfigurationError: The parts do not fit together.
+    """
+    envs, info = build_environment(composed.config)
+    try:
+        build_agent(composed.config, info).close()
+    finally:
+        envs.close()
+
+
 def _active_seconds(manifest: Mapping[str, Any]) -> float:
     return float(manifest.get("metadata", {}).get("active_seconds", 0.0))
 
@@ -225,12 +258,15 @@ def run(composed: Composed) -> int:
     if config.run_dir is not None:
         root, relative = Path(config.run_dir).parent, Path(config.run_dir).name
     try:
+        if config.fresh or not (root / relative / "config.yaml").exists():
+            _rehearse(composed)
         directory = RunDirectory.open(
             root,
             relative,
             composed.plain,
             fresh=config.fresh,
             accept_change=config.accept_change,
+            released_keys=RELEASED_KEYS,
             ignored_keys=EXECUTION_KEYS,
         )
     except (ConfigurationChanged, RunLocked, ValueError) as error:
@@ -254,8 +290,12 @@ def _refuse(kind: str, error: Exception, code: int) -> int:
 
 def _run_in(composed: Composed, directory: RunDirectory) -> int:
     config = composed.config
-    if directory.is_finished:
-        status = (directory.done or {}).get("status")
+    try:
+        done = directory.done
+    except ValueError as error:  # a damaged file
+        return _refuse("configuration", error, EXIT_CONFIGURATION)
+    if done is not None:
+        status = done.get("status")
         print(f"{directory.path} is {status} already; nothing to do (fresh=true starts it anew)")
         return EXIT_DONE if status == "finished" else EXIT_NUMERICAL
     training = Training(composed, directory)
@@ -268,7 +308,12 @@ def _run_in(composed: Composed, directory: RunDirectory) -> int:
     )
     for line in training.agent.announcements():
         print(f"  {line}", flush=True)
-    changed = directory.write_environment({"num_threads": resolve_threads(config)})
+    facts = {
+        "num_threads": resolve_threads(config),
+        "probe_sha256": getattr(training.probe, "sha256", None),
+        "schedule_hash": getattr(training.envs, "schedule_hash", None),
+    }
+    changed = directory.write_environment(facts)
     for change in changed:
         print(f"not as at the start, results may differ in bits: {change}", file=sys.stderr)
     for change in directory.changes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
@@ -38,6 +38,8 @@ class LearnerThreads:
             result = first()
             return result, second() if future is None else future.result()
         finally:
+            if future is not None:
+                wait([future])  # when the first has failed, nothing may change any more
             torch.set_flush_denormal(False)
 
     def close(self) -> None:

@@ -41,6 +41,12 @@ def transplant_updates(
         update.restore_structure(donor["methods"])
         update.network.load_state_dict(clone(donor["network"]))
         if "optimizer" not in fresh_parts:
+            ours = type(update.optimizer).__name__
+            if donor["optimizer_kind"] != ours:
+                raise ValueError(
+                    f"the {name} network was trained with {donor['optimizer_kind']} and this run "
+                    f"uses {ours}, whose state is another; add optimizer to fresh_parts"
+                )
             load_optimizer_state(update.optimizer, donor["optimizer"])
         for identifier, method in update.methods.items():
             if identifier in donor["methods"]:

@@ -232,6 +232,7 @@ class Update:
         """Weights, optimizer and method state, cloned."""
         return {
             "network": clone(self.network.state_dict()),
+            "optimizer_kind": type(self.optimizer).__name__,
             "optimizer": optimizer_state(self.optimizer),
             "methods": {name: clone(m.state_dict()) for name, m in self.methods.items()},
             "num_steps": self.num_steps,

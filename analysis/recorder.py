@@ -128,6 +128,9 @@ class Recorder:
             self.episodes.write(row, {})
         for event in info["events"]:
             self.events.append(event)
+        for index in np.flatnonzero(info["unstable"]):
+            event = {"event": "simulator_reset", "env_index": int(index)}
+            self.events.append({"env_steps": env_steps, **event})
 
     def before_update(self, iteration: int) -> None:
         """Measure the networks before they change, if a row is due after this iteration."""

@@ -51,11 +51,18 @@ def compose_run(overrides: Sequence[str]) -> Composed:
         ConfigurationError: One sentence that says what is wrong and what to do.
     """
     check_overrides(overrides)
+    overrides = [word for word in overrides if not _chooses_nothing(word)]
     values, choices = _compose(overrides)
     config = load_run(values)
     plain = to_plain(config)
     directory = _relative_directory(config, plain, choices, overrides)
     return Composed(config, plain, directory, tuple(overrides))
+
+
+def _chooses_nothing(word: str) -> bool:
+    """Whether a word says `arm=null` or the like, which is the default anyway."""
+    key, _, value = word.partition("=")
+    return key in ("arm", "experiment") and value in ("null", "")
 
 
 def presets(group: str) -> list[str]:
@@ -132,6 +139,8 @@ def _unknown(key: str, overrides: Sequence[str]) -> str:
     except ConfigurationError:
         node = _compose([])[0]
     parts = key.split(".")
+    if parts[0] == "method" and len(parts) > 1 and parts[1] not in (node.get("method") or {}):
+        return f"{key} is set but {parts[1]} is not chosen; add it, as in method=[{parts[1]}]"
     for depth, part in enumerate(parts):
         if not isinstance(node, dict) or part not in node:
             names = list(node) if isinstance(node, dict) else []
@@ -153,13 +162,18 @@ def _relative_directory(
         words.append(f"experiment={experiment}")
     base = flat(to_plain(load_run(_compose([*words, f"seed={config.seed}"])[0])))
     differing = differences(base, flat(plain))
+    if config.group in presets("experiment") and config.group != experiment:
+        differing["experiment"] = str(experiment)  # not the experiment of that name
+    methods = list(config.method)
+    if method_words:
+        value = OverridesParser.create().parse_override(method_words[-1]).value()
+        methods = [str(name) for name in value] if isinstance(value, list) else [str(value)]
+        if arm:
+            differing["method order"] = methods
     suffix = ""
     if differing:
         canonical = json.dumps(differing, sort_keys=True, separators=(",", ":"))
         suffix = "-" + hashlib.sha256(canonical.encode()).hexdigest()[:8]
-    methods = list(config.method)
-    if method_words:
-        methods = method_words[-1].partition("=")[2].strip("[] ").split(",")
     named = ".".join([choices["optimizer"], *(name.strip() for name in methods if name.strip())])
     label = arm or named
     name = f"{choices['agent']}-{choices['network']}-{label}{suffix}"

@@ -137,6 +137,7 @@ EXECUTION_KEYS = frozenset(
         "log.figures",
         "log.plain_seconds",
         "log.tensorboard",
+        "env.num_workers",
     }
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -82,6 +83,8 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     if origin is typing.Literal and value in arguments:
         return value
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise ConfigurationError(f"{path} is {value}; it must be a finite number")
         return float(value)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int and is_number and float(value).is_integer():  # 2e6 is a float in YAML

@@ -6,7 +6,6 @@ in its own directory, so a sweep can be interrupted, continued and grown with th
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shlex
@@ -31,6 +30,7 @@ from configs.schema import ConfigurationError
 
 COMMANDS_FILE = "commands.txt"
 _RESULTS, _COMMAND = "NEOTENY_SWEEP_RESULTS", "NEOTENY_SWEEP_COMMAND"
+_LAUNCHER = "NEOTENY_SWEEP_PID"
 _FLAGS = ("-m", "--multirun")
 
 
@@ -57,6 +57,7 @@ def sweep(arguments: Sequence[str]) -> int:
         results = Path(folder) / "results.jsonl"
         results.touch()
         os.environ[_RESULTS] = str(results)
+        os.environ[_LAUNCHER] = str(os.getpid())
         os.environ[_COMMAND] = shlex.join(["python", "train.py", *arguments])
         broken = _launch(arguments)
         rows = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
@@ -127,7 +128,8 @@ def _job(_: DictConfig) -> None:
     """One member of the sweep, in its own process."""
     from train import EXIT_CONFIGURATION, EXIT_FAILED, run
 
-    _stop_with_parent()
+    if "joblib" in HydraConfig.get().launcher._target_:  # others have launchers of their own
+        _stop_with(int(os.environ[_LAUNCHER]))
     start = time.monotonic()
     words = [
         word
@@ -185,20 +187,18 @@ def _note_command(composed: Composed) -> None:
             stream.write(command + "\n")
 
 
-def _stop_with_parent() -> None:
-    """Ask this process to stop soon after the one that launched the sweep has died.
+def _stop_with(launcher: int) -> None:
+    """Ask this process to stop soon after the one that launched it has died.
 
     Otherwise an orphan would train on and lock its run while the sweep is started again.
     """
-    parent = os.getppid()
-    name = f"stop-with-{parent}"
-    if any(thread.name == name for thread in threading.enumerate()):
+    name = f"stop-with-{launcher}"
+    if os.getpid() == launcher or any(t.name == name for t in threading.enumerate()):
         return
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == launcher:
             time.sleep(0.5)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, name=name, daemon=True).start()

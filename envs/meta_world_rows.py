@@ -121,7 +121,7 @@ class Row:
         self._running = False
 
     def step(self) -> None:
-        """Take the block's action, clipped already; a row without a running episode stands still."""
+        """Take the block's action; a row without a running episode stands still."""
         block, index = self._block, self._index
         block.goal_index[index] = self._goal
         block.active[index] = self._running

@@ -89,6 +89,16 @@ class ScheduleConfig:
             at_least(name, getattr(self, name), 0)
         if self.ramp is not None:
             at_least("ramp", self.ramp, 1)
+        if self.fixed_friction != 1.0 and self.schedule != "fixed":
+            raise ValueError(
+                f"fixed_friction={self.fixed_friction} is not read by schedule={self.schedule}; "
+                "choose schedule=fixed, or leave it at 1."
+            )
+        if self.friction_values and "list" not in (self.schedule, self.source):
+            raise ValueError(
+                f"friction_values is not read by schedule={self.schedule} source={self.source}; "
+                "choose schedule=list, or leave it empty."
+            )
         for name in ("friction_low", "friction_high", "fixed_friction", "sinusoid_center"):
             checked_friction(getattr(self, name), name)
         if self.friction_low >= self.friction_high:

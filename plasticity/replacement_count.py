@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -99,6 +99,7 @@ class ReplacementCounter:
             "accumulator": self.accumulator,
             "replaced_total": self.replaced_total,
             "maturing": [list(entry) for entry in self._maturing],
+            "maturity_threshold": self.maturity_threshold,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -108,6 +109,16 @@ class ReplacementCounter:
         self.accumulator = float(state["accumulator"])
         self.replaced_total = int(state["replaced_total"])
         self._maturing = deque((int(call), int(count)) for call, count in state["maturing"])
+
+    def recount(self, born: Sequence[int]) -> None:
+        """Work out again who is eligible, for a state saved under another maturity threshold.
+
+        Args:
+            born: Call at which every unit was last renewed.
+        """
+        mature_at = sorted(call + self.maturity_threshold + 1 for call in born)
+        self.eligible = sum(call <= self.calls for call in mature_at)
+        self._maturing = deque((call, 1) for call in mature_at if call > self.calls)
 
 
 def expected_replacements(

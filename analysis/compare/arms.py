@@ -48,11 +48,15 @@ class Arm:
 
 def learning_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Flat settings that decide what is learned, seeds and logging left out."""
-    return {
+    settings = {
         key: value
         for key, value in flat(config).items()
         if key not in _NOT_LEARNING and not key.startswith("log.") and value != {}
     }
+    methods = list(config.get("method") or {})
+    if len(methods) > 1:
+        settings["method order"] = methods
+    return settings
 
 
 def refuse_unlike(members: Sequence[Member]) -> None:
@@ -98,9 +102,7 @@ def group_arms(members: Sequence[Member]) -> list[Arm]:
         repeated = [key for key, n in Counter(m.key for m in group).items() if n > 1]
         if repeated:
             paths = " and ".join(str(m.path) for m in group if m.key == repeated[0])
-            raise CannotCompare(
-                f"{paths} have the same settings and seeds; name only one of them"
-            )
+            raise CannotCompare(f"{paths} have the same settings and seeds; name only one of them")
         arms.append(Arm(name, tuple(sorted(group, key=lambda m: m.key)), target))
     return arms
 

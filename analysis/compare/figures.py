@@ -230,9 +230,7 @@ def _curves(
         axes.set_ylim(bottom=0.0)
 
 
-def _after_failures(
-    study: Study, scores: Scores, arm: str, matrix: Array, edges: Array
-) -> Array:
+def _after_failures(study: Study, scores: Scores, arm: str, matrix: Array, edges: Array) -> Array:
     """A failed run earns the untrained policy's return from its failure on."""
     filled = matrix.copy()
     for row, run in zip(filled, study.runs[arm].values(), strict=True):

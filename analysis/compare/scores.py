@@ -106,9 +106,7 @@ class _Scorer:
         names = [arm.name for arm in study.arms]
         first = np.concatenate([study.matrix(n, "regime/first_episodes")[:, 0] for n in names])
         self.untrained = mean_of_present(first).mean
-        self.lifetimes = {
-            name: self._filled(name, "lifetime", "completed")[:, 0] for name in names
-        }
+        self.lifetimes = {name: self._filled(name, "lifetime", "completed")[:, 0] for name in names}
         self.areas = {name: self._filled(name, "regime/area", "regime/completed") for name in names}
         self.phases = {
             name: self._filled(name, "regime/end_of_phase", "regime/phase_completed")
@@ -121,7 +119,9 @@ class _Scorer:
             study.matrix(arm, quantity), study.matrix(arm, shares), self.untrained
         )
 
-    def attempt(self, what: str, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    def attempt(
+        self, what: str, function: Callable[..., Any], *arguments: Any, **named: Any
+    ) -> Any:
         """Result, or None with a note: a number that cannot be computed is not a number."""
         try:
             return function(*arguments, **named)

@@ -17,7 +17,6 @@ from analysis.run_files import number, read_cells
 from analysis.statistics import Interval
 
 DASH = "–"
-_ENDS = ("", "_low", "_high")
 
 
 @dataclass(frozen=True)
@@ -250,7 +249,11 @@ def console_table(results: Path) -> RichTable:
     for cells in rows:
         row = dict(zip(header, cells, strict=True))
         score, difference = (
-            interval_text(Interval(*(number(row[f"{name}{end}"]) for end in _ENDS), 0))
+            interval_text(
+                Interval(
+                    number(row[name]), number(row[f"{name}_low"]), number(row[f"{name}_high"]), 0
+                )
+            )
             for name in ("lifetime_iqm", "difference")
         )
         overhead = math.nan if row["overhead"] == "unknown" else float(row["overhead"])

@@ -264,7 +264,10 @@ class ContinualBackprop(Recycler):
         """Restore statistics and counters of every group."""
         for name, statistics in self.statistics.items():
             statistics.load_state_dict(states[name])
-            self.counters[name].load_state_dict(states[name]["counter"])
+            counter, saved = self.counters[name], states[name]["counter"]
+            counter.load_state_dict(saved)
+            if saved["maturity_threshold"] != counter.maturity_threshold:
+                counter.recount(statistics.born.tolist())
 
 
 def build(config: Config, target: Target) -> ContinualBackprop:

@@ -70,7 +70,11 @@ def add_run(
     )
     add_switches(
         path,
-        *((k * interval, k, FRICTIONS[k % 10]) for k in range(1, num_regimes) if k * interval < end),
+        *(
+            (k * interval, k, FRICTIONS[k % 10])
+            for k in range(1, num_regimes)
+            if k * interval < end
+        ),
     )
     step = interval // episodes_per_regime
     rows = []

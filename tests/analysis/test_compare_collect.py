@@ -225,6 +225,17 @@ def test_arms_are_named_as_briefly_as_they_can_be_told_apart(tmp_path):
     ]
 
 
+def test_the_order_of_methods_makes_an_arm(tmp_path):
+    kinds = {"redo": {"kind": "redo"}, "second": {"kind": "redo", "period": 7}}
+    add_run(tmp_path, "redo.second", 0, method=kinds)
+    add_run(tmp_path, "second.redo", 0, method=dict(reversed(kinds.items())))
+    for path in tmp_path.glob("**/config.yaml"):
+        config = yaml.safe_load(path.read_text())
+        if "second.redo" in str(path):
+            assert list(config["method"]) == ["second", "redo"]
+    assert len(group_arms(find_members([tmp_path]))) == 2
+
+
 def test_one_arm_is_its_own_baseline(tmp_path):
     add_group(tmp_path, {"redo": 1.0})
     assert collect([tmp_path]).baseline == "redo"

@@ -14,7 +14,6 @@ import pytest
 
 import evaluate
 import train
-from configs import sweep as sweeping
 
 REPOSITORY = Path(train.__file__).parent
 SMALL = [
@@ -62,14 +61,14 @@ def test_every_member_runs_and_is_counted(members, capsys):
     assert code == train.EXIT_SIGNAL
     summary = out[out.index("4 runs: ") :]
     assert summary.startswith("4 runs: 1 done, 1 failed, 2 neither\n")
-    lines = [" ".join(line.split()) for line in summary.splitlines()[1:]]
+    lines = [" ".join(line.split()).rpartition(", ")[0] for line in summary.splitlines()[1:]]
     place = "compare_smoke/slippery_ant/ppo-small-standard/seed_"
     assert sorted(lines) == sorted(
         [
-            f"done {place}0 12,288 steps, final return 5.2, 0 s",
-            f"exit code 1 {place}1, 0 s",
-            f"failed {place}2 77 steps, 0 s",
-            f"exit code 75 {place}3, 0 s",
+            f"done {place}0 12,288 steps, final return 5.2",
+            f"exit code 1 {place}1",
+            f"failed {place}2 77 steps",
+            f"exit code 75 {place}3",
         ]
     )
     assert "next:" not in summary
@@ -139,6 +138,23 @@ def test_the_smoke_comparison_differs_in_nothing_but_the_arm(members, monkeypatc
     }
     assert configs["l2"].optimizer.weight_decay == 1e-3
     assert configs["standard"].agent == configs["l2"].agent == configs["redo"].agent
+
+
+def test_an_arm_decides_over_the_methods_of_an_experiment(members, monkeypatch):
+    seen = {}
+
+    def run(composed):
+        seen[composed.relative_directory.split("/")[2]] = composed.config
+        return train.EXIT_DONE
+
+    monkeypatch.setattr(train, "run", run)
+    words = ["-m", "experiment=slippery_ant_smoke", "seed=0", "arm=standard,l2"]
+    assert train.main([*words, "hydra/launcher=basic"]) == train.EXIT_DONE
+    assert {name: list(config.method) for name, config in seen.items()} == {
+        "ppo-small-standard": [],
+        "ppo-small-l2": [],
+    }
+    assert seen["ppo-small-l2"].optimizer.weight_decay == 1e-3
 
 
 # A real sweep, killed ------------------------------------------------------------------------

@@ -56,6 +56,9 @@ def test_settings_that_differ_never_share_a_directory():
         ["experiment=quickstart"],
         ["experiment=quickstart", "group=default"],
         ["experiment=parity", "arm=standard"],
+        ["group=parity", "arm=standard"],
+        ["arm=ns_adam", "method=[redo,continual_backprop]"],
+        ["arm=ns_adam", "method=[continual_backprop,redo]"],
     ]
     names = [directory(*line) for line in lines]
     for (first, a), (second, b) in itertools.combinations(zip(lines, names, strict=True), 2):
@@ -95,6 +98,14 @@ def test_published_arms():
     assert (redo.dormancy_threshold, redo.period, redo.optimizer_state) == (0.1, 100, "keep")
 
 
+@pytest.mark.parametrize("experiment", ["quickstart", "slippery_ant_smoke", "parity"])
+@pytest.mark.parametrize("arm", ["standard", "l2", "redo"])
+def test_an_experiment_never_changes_what_an_arm_is(experiment, arm):
+    plain = compose_run([f"arm={arm}"]).config
+    inside = compose_run([f"experiment={experiment}", f"arm={arm}"]).config
+    assert (inside.optimizer, inside.method) == (plain.optimizer, plain.method)
+
+
 def test_parity_preset():
     config = compose_run(["experiment=parity", "arm=continual_backprop_published"]).config
     assert (config.env.num_envs, config.agent.rollout_length) == (1, 2048)
@@ -112,7 +123,9 @@ def test_parity_preset():
         (["env=slipery_ant"], "no env 'slipery_ant' .did you mean 'slippery_ant'"),
         (["method=[redoo]"], "no method 'redoo' .did you mean 'redo'"),
         (["method=[redo,redo]"], "names redo twice"),
-        (["method.redo.period=5"], r"no setting method\.redo"),
+        (["method.redo.period=5"], r"redo is not chosen; add it, as in method=\[redo\]"),
+        (["agent.clip_range=nan"], "must be a finite number"),
+        (["env.fixed_friction=0.1"], "not read by schedule=abrupt"),
         (["agent.discount=high"], "agent.discount is 'high'; it must be a number"),
         (["agent.discount=1.5"], r"agent.discount is 1.5; give a value in \[0, 1\]"),
         (["agent.minibatch_size=1"], "give at least 2"),

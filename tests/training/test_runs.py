@@ -284,11 +284,11 @@ def test_two_processes_never_share_a_run(tmp_path):
 def test_a_nan_in_a_weight_fails_the_run_loudly(tmp_path, monkeypatch, capsys):
     original = train.Training._update
 
-    def poison(self, progress):
+    def poison(self, progress, info):
         if self.agent.iteration == 2:
             with torch.no_grad():
                 self.agent.networks()["value"].value.weight[0, 0] = float("nan")
-        original(self, progress)
+        original(self, progress, info)
 
     monkeypatch.setattr(train.Training, "_update", poison)
     assert run(tmp_path, "num_threads=1") == train.EXIT_NUMERICAL
@@ -304,8 +304,8 @@ def test_a_nan_in_a_weight_fails_the_run_loudly(tmp_path, monkeypatch, capsys):
 def test_a_simulator_blow_up_fails_the_run_loudly(tmp_path, monkeypatch, capsys):
     original = train.Training._update
 
-    def explode(self, progress):
-        original(self, progress)
+    def explode(self, progress, info):
+        original(self, progress, info)
         if self.agent.iteration == 2:
             self.envs.simulations.data[1].qvel[0] = 1e11
 
@@ -329,3 +329,49 @@ def test_fresh_moves_the_old_run_aside(undisturbed, tmp_path):
     assert run(tmp_path / "copy", "num_threads=1", "fresh=true") == train.EXIT_DONE
     folders = {path.parent.name for path in (tmp_path / "copy").glob("*/*/*/*/config.yaml")}
     assert folders == {"seed_0", "seed_0.old-1"}
+
+
+def test_units_stay_mature_under_another_threshold(undisturbed, tmp_path):
+    """A transplanted method counts again who is old enough by its own threshold."""
+    donor = run_directory(undisturbed) / "checkpoints" / "step-000000008192"
+    threshold = 150
+    words = [f"init_from={donor}", f"method.continual_backprop.maturity_threshold={threshold}"]
+    assert run(tmp_path, "num_threads=1", *words) == train.EXIT_DONE
+    lines = (run_directory(tmp_path) / "events.jsonl").read_text().splitlines()
+    ages = [e["age"] for e in map(json.loads, lines) if e["event"] == "unit_reset"]
+    assert len(ages) > 20
+    assert min(ages) > threshold
+
+
+def test_drifting_friction_pins_no_checkpoints(tmp_path):
+    words = ["env.schedule=sinusoidal", "env.update_every=512", "env.sinusoid_period=4096"]
+    assert run(tmp_path, "num_threads=1", "total_steps=4096", *words) == train.EXIT_DONE
+    assert len(checkpoint_names(tmp_path)) == 1
+    assert '"drift"' in (run_directory(tmp_path) / "events.jsonl").read_text()
+
+
+def test_a_refused_run_leaves_no_directory_and_moves_none(undisturbed, tmp_path):
+    assert run(tmp_path, "total_steps=100") == train.EXIT_CONFIGURATION
+    assert not list(tmp_path.iterdir())
+    before = final_state(undisturbed)
+    words = ["fresh=true", "agent.minibatch_size=48", f"run_dir={run_directory(undisturbed)}"]
+    assert run(undisturbed, *words) == train.EXIT_CONFIGURATION
+    assert final_state(undisturbed) == before
+
+
+def test_only_released_settings_may_change(undisturbed, tmp_path, capsys):
+    shutil.copytree(undisturbed, tmp_path / "copy")
+    directory = run_directory(tmp_path / "copy")
+    words = [f"run_dir={directory}", "accept_change=true", "network.hidden_sizes=[16,16]"]
+    before = (directory / "config.yaml").read_bytes()
+    assert run(tmp_path / "copy", *words) == train.EXIT_CONFIGURATION
+    assert "hidden_sizes" in capsys.readouterr().err
+    assert (directory / "config.yaml").read_bytes() == before
+    assert (directory / "done.json").exists()
+
+
+def test_a_donor_with_another_optimizer_is_refused(undisturbed, tmp_path, capsys):
+    donor = run_directory(undisturbed) / "checkpoints" / "step-000000008192"
+    words = [f"init_from={donor}", "method.continual_backprop.optimizer_state=per_unit_step"]
+    assert run(tmp_path, "num_threads=1", *words) == train.EXIT_CONFIGURATION
+    assert "add optimizer to fresh_parts" in capsys.readouterr().err
