@@ -5,22 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
-from configs.run import METHODS
+from agents.base import Agent
+from agents.parts import METHODS, NETWORKS, OPTIMIZERS, Parts
+from configs.run import AGENTS
 from configs.schema import load
-from networks.heads import GaussianPolicy
-from networks.initializers import Initializer
-from networks.mlp import Config, build
-from networks.streams import Streams
+from networks.registry import Registry
 from networks.torso import ContextSpec
-from plasticity.method import Method, Target
 
 _STRENGTH = ("no", "entries", "all")
+# What the worlds would say; only the settings decide what a method does.
+_OBSERVATION_DIM, _ACTION_DIM, _CONTEXT_DIM = 6, 2, 4
+_MAX_REPLAY = 20_000
+
+
+class UnknownSettings(ValueError):
+    """Settings of a run that this version cannot build its agent from."""
 
 
 def method_flags(config: Mapping[str, Any]) -> tuple[bool, str]:
     """Whether the methods use announced task boundaries, and how they touch the optimizer.
+
+    Settings decide both, so the agent is built as the run built it, for a small world.
 
     Args:
         config: Settings of one run.
@@ -29,34 +34,57 @@ def method_flags(config: Mapping[str, Any]) -> tuple[bool, str]:
         Use of boundaries, and the strongest of `no`, `entries` and `all`.
 
     Raises:
-        ValueError: A method is unknown or its settings are.
+        UnknownSettings: The agent cannot be built; the message says why.
     """
-    uses, resets = False, "no"
-    for settings in (config.get("method") or {}).values():
-        method = _small(settings)
-        uses = uses or bool(method.uses_task_boundary)
-        resets = max(resets, method.resets_optimizer, key=_STRENGTH.index)
-    return uses, resets
-
-
-def _small(settings: Mapping[str, Any]) -> Method | type[Method]:
-    """The method on a tiny network, since settings decide what it does.
-
-    Deviation: a method that refuses so small a network answers for its class.
-    """
-    module = METHODS.get(str(settings.get("kind")))
-    config = load(module.Config, settings, f"method.{settings.get('kind')}")
-    streams = Streams(0, "table/")
-    torso = build(Config(hidden_sizes=[4, 4]), 3, ContextSpec(), streams)
-    network = GaussianPolicy(torso, 2, Initializer("lecun_uniform"), streams)
-    target = Target("policy", network, network.unit_groups(), torch.Generator())
+    if not config.get("method"):
+        return False, "no"
+    agent = _agent(config)
     try:
-        return module.build(config, target)
-    except ValueError:
-        (found,) = [
-            kind
-            for kind in vars(module).values()
-            if isinstance(kind, type) and issubclass(kind, Method)
-            if kind.__module__ == module.__name__
-        ][-1:]
-        return found
+        methods = [
+            method for update in agent.updates.values() for method in update.methods.values()
+        ]
+        uses = bool(agent.methods_that_need_boundaries())
+        resets = [method.resets_optimizer for method in methods]
+        return uses, max(["no", *resets], key=_STRENGTH.index)
+    finally:
+        agent.close()
+
+
+def _agent(config: Mapping[str, Any]) -> Agent:
+    """Build the agent, with a context only if it asks for one."""
+    reasons = []
+    for context in (ContextSpec(), ContextSpec(_CONTEXT_DIM, discrete=True)):
+        try:
+            return _built(config, context)
+        except ValueError as error:
+            reasons.append(" ".join(str(error).split()))
+    raise UnknownSettings(
+        f"nobody can say what the methods {', '.join(config['method'])} of these runs do, since "
+        f"this version cannot build their agent: {reasons[0]}"
+    )
+
+
+def _built(config: Mapping[str, Any], context: ContextSpec) -> Agent:
+    settings = dict(config["agent"])
+    if "replay_size" in settings:  # its memory is not needed here
+        settings["replay_size"] = min(int(settings["replay_size"]), _MAX_REPLAY)
+        settings["keep_last_n"] = min(int(settings.get("keep_last_n", 1)), _MAX_REPLAY)
+    parts = Parts(
+        observation_dim=_OBSERVATION_DIM,
+        action_dim=_ACTION_DIM,
+        num_envs=int(config["env"].get("num_envs", 1)),
+        network=_typed(NETWORKS, config["network"], "network"),
+        optimizer=_typed(OPTIMIZERS, config["optimizer"], "optimizer"),
+        methods={
+            name: _typed(METHODS, method, f"method.{name}")
+            for name, method in config["method"].items()
+        },
+        context=context,
+        total_steps=int(config["total_steps"]),
+    )
+    agent = _typed(AGENTS, settings, "agent")
+    return AGENTS.get(str(settings["kind"])).build(agent, parts)
+
+
+def _typed(registry: Registry, settings: Mapping[str, Any], where: str) -> Any:
+    return load(registry.get(str(settings.get("kind"))).Config, settings, where)

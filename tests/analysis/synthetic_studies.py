@@ -13,7 +13,16 @@ ENV = {
     "max_episode_steps": 20,
 }
 FRICTIONS = (0.5, 0.08, 1.1, 0.3, 2.0, 0.02, 0.9, 0.6, 0.2, 1.5)
-METHODS = {name: {name: {"kind": name}} for name in ("redo", "continual_backprop")}
+METHODS = {
+    "redo": {"redo": {"kind": "redo", "period": 10}},
+    "continual_backprop": {
+        "continual_backprop": {
+            "kind": "continual_backprop",
+            "maturity_threshold": 20,
+            "replacement_rate": 0.01,
+        }
+    },
+}
 ENVIRONMENT = {
     "commit": "0123456789abcdef",
     "cpu": {"cores": 2, "model": "Test processor"},

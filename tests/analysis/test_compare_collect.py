@@ -11,7 +11,7 @@ from synthetic_studies import add_group, add_run, run_place
 import evaluate
 from analysis.compare.arms import CannotCompare, group_arms
 from analysis.compare.collecting import collect
-from analysis.compare.flags import method_flags
+from analysis.compare.flags import UnknownSettings, method_flags
 from analysis.compare.members import find_members
 from analysis.compare.recovery import recoveries, trailing_means
 from analysis.continual import (
@@ -22,6 +22,7 @@ from analysis.continual import (
     trailing_returns,
 )
 from analysis.run_files import NotARun, read_episodes
+from configs.compose import compose_run
 
 LEVELS = {"standard": 100.0, "l2": 120.0, "redo": 140.0}
 
@@ -241,14 +242,37 @@ def test_one_arm_is_its_own_baseline(tmp_path):
     assert collect([tmp_path]).baseline == "redo"
 
 
-def test_flags_are_asked_from_the_methods():
-    assert method_flags({"method": {}}) == (False, "no")
-    kept = {"kind": "redo", "optimizer_state": "keep"}
-    assert method_flags({"method": {"redo": kept}}) == (False, "no")
-    zeroed = {"kind": "redo", "optimizer_state": "zero_moments"}
-    assert method_flags({"method": {"a": kept, "b": zeroed}}) == (False, "entries")
-    with pytest.raises(ValueError, match="did you mean 'redo'"):
-        method_flags({"method": {"x": {"kind": "red"}}})
+def settings_with(agent="ppo", network="mlp", **methods):
+    words = [f"agent={agent}", f"network={network}", "env.num_envs=4", "boundary=oracle"]
+    config = compose_run(words).plain
+    return {**config, "method": {name: {"kind": name} | m for name, m in methods.items()}}
+
+
+@pytest.mark.parametrize("agent", ["ppo", "sac"])
+def test_flags_are_asked_from_the_methods(agent):
+    assert method_flags(settings_with(agent)) == (False, "no")
+    kept, zeroed = ({"optimizer_state": policy} for policy in ("keep", "zero_moments"))
+    assert method_flags(settings_with(agent, redo=kept)) == (False, "no")
+    both = settings_with(agent, continual_backprop=kept, redo=zeroed)
+    assert method_flags(both) == (False, "entries")
+    periodic = {"period": 100_000}
+    assert method_flags(settings_with(agent, reset=periodic)) == (False, "all")
+    at_switches = {"period": 0, "at_task_change": True}
+    assert method_flags(settings_with(agent, reset=at_switches)) == (True, "all")
+
+
+def test_flags_of_networks_that_need_a_context():
+    zeroed = {"optimizer_state": "zero_moments"}
+    assert method_flags(settings_with(network="dendrites", redo=zeroed)) == (False, "entries")
+
+
+def test_settings_that_this_version_does_not_know_are_refused():
+    with pytest.raises(UnknownSettings, match=r"methods redo .*did you mean"):
+        method_flags(settings_with(redo={"dormancy_treshold": 0.1}))
+    config = settings_with(redo={})
+    config["method"]["redo"]["kind"] = "red"
+    with pytest.raises(UnknownSettings, match="did you mean 'redo'"):
+        method_flags(config)
 
 
 def test_training_commands_of_sweeps_are_found(root):
