@@ -32,6 +32,7 @@ COMMANDS_FILE = "commands.txt"
 _RESULTS, _COMMAND = "NEOTENY_SWEEP_RESULTS", "NEOTENY_SWEEP_COMMAND"
 _LAUNCHER = "NEOTENY_SWEEP_PID"
 _FLAGS = ("-m", "--multirun")
+_STOPPED = "one of its processes died, see above"
 
 
 def is_multirun(arguments: Sequence[str]) -> bool:
@@ -61,6 +62,9 @@ def sweep(arguments: Sequence[str]) -> int:
         os.environ[_COMMAND] = shlex.join(["python", "train.py", *arguments])
         broken = _launch(arguments)
         rows = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
+    if broken == _STOPPED and not rows:  # Hydra refused before the first member
+        print("configuration: the sweep cannot start, see above", file=sys.stderr)
+        return EXIT_CONFIGURATION
     _summarize(rows)
     codes = [int(row["code"]) for row in rows]
     if broken is not None:
@@ -92,7 +96,7 @@ def _launch(arguments: Sequence[str]) -> str | None:
     except KeyboardInterrupt:
         return "interrupted"
     except SystemExit as stop:  # Hydra has printed why
-        return None if stop.code in (0, None) else "a process died or a setting is wrong, see above"
+        return None if stop.code in (0, None) else _STOPPED
     finally:
         sys.argv = original
     return None

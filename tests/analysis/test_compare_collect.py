@@ -253,7 +253,7 @@ def test_flags_are_asked_from_the_methods(agent):
     assert method_flags(settings_with(agent)) == (False, "no")
     kept, zeroed = ({"optimizer_state": policy} for policy in ("keep", "zero_moments"))
     assert method_flags(settings_with(agent, redo=kept)) == (False, "no")
-    both = settings_with(agent, continual_backprop=kept, redo=zeroed)
+    both = settings_with(agent, l2_init={}, redo=zeroed)
     assert method_flags(both) == (False, "entries")
     periodic = {"period": 100_000}
     assert method_flags(settings_with(agent, reset=periodic)) == (False, "all")

@@ -109,6 +109,14 @@ def test_wrong_words_are_refused_before_anything_starts(members, capsys, words, 
     assert members == []
 
 
+def test_a_setting_that_no_member_has_stops_before_anything_starts(members, capsys):
+    assert start("arm=standard", "seed=0,1", "agent.discuont=0.9") == train.EXIT_CONFIGURATION
+    error = capsys.readouterr().err
+    assert "discuont" in error
+    assert "the sweep cannot start" in error
+    assert members == []
+
+
 def test_a_wrong_setting_counts_as_one_wrong_member(members, capsys):
     code = start("arm=standard", "seed=0", "env.switch_interval=1,3072")
     assert code == train.EXIT_CONFIGURATION
