@@ -68,7 +68,9 @@ def refused(capsys, code, *words):
 def test_training_ends_with_figures_and_a_final_return(trained):
     done = json.loads((trained / "done.json").read_text())
     assert done["summary"]["figures"] == ["run.png", "run.svg"]
-    assert done["summary"]["final_return"] == pytest.approx(final_return(trained))
+    # No episode may have ended late in so short a run: then there is no final return, not 0.
+    measured, expected = done["summary"]["final_return"], final_return(trained)
+    assert measured is None if np.isnan(expected) else measured == pytest.approx(expected)
 
 
 def test_figures_show_what_the_recorder_wrote(trained):

@@ -269,7 +269,7 @@ class Colour(IntEnum):
         torch.nn.Linear(1, 1),
         lambda: None,
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_anything_else_is_refused_by_the_name_of_its_path(value: Any) -> None:
     with pytest.raises(StateError, match=r"state\['outer'\]\['1'\]\['inner'\]"):
