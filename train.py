@@ -363,9 +363,10 @@ def _finish(training: Training, directory: RunDirectory) -> int:
     summary["final_return"] = final_return(directory.path)
     directory.finish("finished", summary)
     print(summary_table(directory.path))
+    look = "run" if hasattr(training.config.env, "fixed_friction") else "figures"
     print(
         f"finished {steps:,} steps in {seconds:,.0f} s; final return {summary['final_return']:.1f}"
-        f"\nnext: python evaluate.py run {directory.path}"
+        f"\nnext: python evaluate.py {look} {directory.path}"
     )
     return EXIT_DONE
 

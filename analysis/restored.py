@@ -61,6 +61,11 @@ def restore(run_dir: Path, checkpoint: Path | None = None) -> Restored:
     loaded = store.load_latest() if checkpoint is None else load_checkpoint(checkpoint)
     if loaded is None:
         raise CheckpointError(f"{run_dir} has no checkpoint yet; train it first")
+    if not hasattr(config.env, "fixed_friction"):
+        raise NotARun(
+            f"{run_dir} was trained on env.kind={config.env.kind}, which has no friction to "
+            "choose; its training curves are drawn by: python evaluate.py figures"
+        )
     envs, info = fixed_worlds(config, config.env.num_envs)
     agent = build_agent(config, info)
     restored = Restored(

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 import evaluate
 import train
@@ -261,3 +262,12 @@ def test_an_episode_is_filmed(run):
     assert frames[0].shape == (360, 480, 3)
     assert frames[0].std() > 20  # a scene, not one colour
     assert not np.array_equal(frames[0], frames[-1])
+
+
+def test_a_world_without_friction_is_refused_in_one_sentence(trained, tmp_path, capsys):
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    config["env"] = {"kind": "meta_world", "benchmark": "mt10"}
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config))
+    assert evaluate.main(["run", str(tmp_path / "run")]) == evaluate.EXIT_CONFIGURATION
+    assert "has no friction to choose" in capsys.readouterr().err
