@@ -204,7 +204,8 @@ class LocomotionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             observation (N, obs): where an episode ended, already the next episode's first.
             reward (N,), terminated (N,), truncated (N,).
             info, dense arrays that describe the transition just taken: ``next_observation`` (N,
-            obs) its true successor, ``context`` and ``next_context`` (N, 0), ``regime`` and
+            obs) its true successor, ``context`` (N, 0) of the returned observation and
+            ``next_context`` (N, 0) of the successor, ``regime`` and
             ``friction`` (also ``regime_value``) (N,) that held, ``switch_truncated`` (N,) cut by a
             new world and by nothing else, ``unstable`` (N,), ``episode_return`` and
             ``episode_length`` (N,) valid where the episode ended, ``episode_start_regime`` (N,),
