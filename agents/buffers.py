@@ -15,10 +15,24 @@ class Rollout:
 
     Arrays are float32, shaped (length, num_envs, ...). `observation[t]`, `action[t]` and the
     standard normal `noise[t]` behind it are written when the agent acts, the rest when it observes.
+
+    Args:
+        length: Vector steps.
+        num_envs: Environments.
+        observation_dim: Size of an observation.
+        action_dim: Size of an action.
+        context_dim: Size of the context, 0 for none.
+        with_log_std: Keep the log standard deviation of every action too, as `log_std`.
     """
 
     def __init__(
-        self, length: int, num_envs: int, observation_dim: int, action_dim: int, context_dim: int
+        self,
+        length: int,
+        num_envs: int,
+        observation_dim: int,
+        action_dim: int,
+        context_dim: int,
+        with_log_std: bool = False,
     ) -> None:
         def zeros(*shape: int) -> np.ndarray:
             return np.zeros((length, num_envs, *shape), dtype=np.float32)
@@ -31,6 +45,7 @@ class Rollout:
         self.context = zeros(context_dim)
         self.action = zeros(action_dim)
         self.noise = zeros(action_dim)
+        self.log_std = zeros(action_dim) if with_log_std else None
         self.reward = zeros()
         self.terminated = np.zeros((length, num_envs), dtype=bool)
         self.truncated = np.zeros((length, num_envs), dtype=bool)
@@ -44,6 +59,16 @@ class Rollout:
     def num_transitions(self) -> int:
         """Capacity in transitions."""
         return self.length * self.num_envs
+
+    def tasks(self) -> np.ndarray:
+        """Index of every transition's task in its one-hot context, (length, num_envs).
+
+        The size of the context where a row is all zero; 0 everywhere without a context.
+        """
+        if not self.context.shape[-1]:
+            return np.zeros(self.context.shape[:-1], dtype=np.int64)
+        index, dim = self.context.argmax(axis=-1), self.context.shape[-1]
+        return np.where(self.context.max(axis=-1) > 0.0, index, dim)
 
     def last(self, size: int) -> tuple[Tensor, Tensor | None]:
         """Observations (size, obs) and context (size, C) of the last rows of a full rollout."""

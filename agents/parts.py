@@ -36,6 +36,10 @@ class Parts:
         seed: Seed of all agent streams.
         total_steps: Planned environment steps.
         num_threads: 1 or 2 learner threads; the results are the same.
+        max_episode_steps: Steps after which episodes are cut, 0 where it is not known.
+        life: How often everything has begun anew; every life has random streams of its own.
+        num_tasks: Tasks that are stepped side by side, each by equally many environments; 1 where
+            all environments have the same task, or a regime that no task names.
     """
 
     observation_dim: int
@@ -48,11 +52,15 @@ class Parts:
     seed: int = 0
     total_steps: int = 0
     num_threads: int = 1
+    max_episode_steps: int = 0
+    life: int = 0
+    num_tasks: int = 1
 
     @property
     def streams(self) -> Streams:
         """Named random streams of the agent."""
-        return Streams(self.seed, "agent/")
+        streams = Streams(self.seed, "agent/")
+        return streams.child(f"life_{self.life}") if self.life else streams
 
     def torso(self, name: str, input_dim: int) -> Torso:
         """Build the torso of one network from its own streams."""

@@ -4,15 +4,20 @@ Source: Schulman et al. 2017, arXiv 1707.06347; settings of Dohare et al. 2024 f
 rollouts of 2,048 transitions, 10 epochs of 16 minibatches of 128, learning rate 1e-4, no entropy
 bonus, no gradient clipping, no value clipping, LeCun-uniform networks of 256-256 ReLU units.
 
+On many tasks at once advantages can be standardised per task, and a linear fit per task can take
+the place of the value network. Source: multi-task PPO of Meta-World+, McLean et al. 2025, arXiv
+2505.11289.
+
 Deviation: episodes cut by the time limit or by a switch of the world bootstrap from their final
 observation; `timeouts_terminal=true` restores the published treatment as terminal states.
+Actions are stored and scored as they were drawn; clipping them is left to the environment.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,17 +25,25 @@ import torch
 from torch import Tensor
 
 from agents.base import Agent, Transition
+from agents.baselines import Baseline, LinearBaseline, NetworkBaseline
 from agents.buffers import Rollout
 from agents.distributions import gaussian_entropy, standard_log_probability
 from agents.learner_threads import LearnerThreads
 from agents.normalization import RunningNormalizer
 from agents.parts import Parts
+from agents.ppo_config import Config as Config
+from agents.ppo_config import check_together
 from agents.ppo_steps import AutogradSteps, FusedSteps, Losses, Minibatch, Steps
-from agents.returns import generalized_advantages, normalized
+from agents.returns import (
+    generalized_advantages,
+    normalized,
+    normalized_in_minibatches,
+    normalized_per_task,
+)
 from agents.transplants import check_parts, transplant_updates
 from agents.update import Update, forget_parameters
 from networks.fused import FusedPerceptron
-from networks.heads import GaussianPolicy, Network, ValueFunction
+from networks.heads import GaussianPolicy, Network, StateGaussianPolicy, ValueFunction
 from plasticity.method import InputSource
 
 STATISTICS = (
@@ -44,65 +57,17 @@ STATISTICS = (
 )
 
 
-@dataclass(frozen=True)
-class Config:
-    """Settings of PPO.
+class PPO(Agent):
+    """The agent.
 
     Attributes:
-        kind: Name of this file.
-        rollout_length: Vector steps between updates; times the number of environments gives the
-            transitions of a rollout.
-        num_epochs: Passes over a rollout.
-        minibatch_size: Transitions per gradient step; must divide a rollout.
-        discount: In [0, 1].
-        gae_lambda: In [0, 1].
-        clip_range: Ratio is clipped to [1 - clip_range, 1 + clip_range].
-        value_coefficient: Factor of the value loss.
-        entropy_coefficient: Factor of the entropy bonus.
-        normalize_advantage: Standardise advantages once per rollout.
-        normalize_observation: Standardise observations by running moments.
-        timeouts_terminal: Treat truncation as termination, as published (biases values).
-        max_grad_norm: Clip each network's gradient norm, None for no clipping.
-        fast_path: Use the hand-written backward pass where the networks allow it; results then
-            differ from autograd's by floating-point reordering only.
+        policy: Gaussian policy; its standard deviation is a parameter or depends on the state.
+        value: Value network, None where the baseline is linear.
+        rollout: Transitions since the last update.
     """
 
-    kind: str = "ppo"
-    rollout_length: int = 128
-    num_epochs: int = 10
-    minibatch_size: int = 128
-    discount: float = 0.99
-    gae_lambda: float = 0.95
-    clip_range: float = 0.2
-    value_coefficient: float = 1.0
-    entropy_coefficient: float = 0.0
-    normalize_advantage: bool = True
-    normalize_observation: bool = False
-    timeouts_terminal: bool = False
-    max_grad_norm: float | None = None
-    fast_path: bool = True
-
-    def __post_init__(self) -> None:
-        for name in ("rollout_length", "num_epochs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"agent.{name} is {getattr(self, name)}; give at least 1")
-        if self.minibatch_size < 2:
-            raise ValueError(f"agent.minibatch_size is {self.minibatch_size}; give at least 2")
-        for name in ("discount", "gae_lambda"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"agent.{name} is {getattr(self, name)}; give a value in [0, 1]")
-        if self.clip_range <= 0.0:
-            raise ValueError(f"agent.clip_range is {self.clip_range}; give a value above 0")
-        if self.max_grad_norm is not None and self.max_grad_norm <= 0.0:
-            raise ValueError(
-                f"agent.max_grad_norm is {self.max_grad_norm}; give a value above 0, or null"
-            )
-
-
-class PPO(Agent):
-    """The agent."""
-
     def __init__(self, config: Config, parts: Parts) -> None:
+        check_together(config, parts)
         self.config = config
         self.rollout = Rollout(
             config.rollout_length,
@@ -110,23 +75,9 @@ class PPO(Agent):
             parts.observation_dim,
             parts.action_dim,
             parts.context.dim,
+            with_log_std=config.state_dependent_std,
         )
-        num_transitions = self.rollout.num_transitions
-        if num_transitions % config.minibatch_size:
-            raise ValueError(
-                f"agent.minibatch_size={config.minibatch_size} does not divide a rollout of "
-                f"{config.rollout_length} x {parts.num_envs} = {num_transitions} transitions"
-            )
-        head, streams = parts.head_initializer, parts.streams
-        self.policy = GaussianPolicy(
-            parts.torso("policy", parts.observation_dim),
-            parts.action_dim,
-            head,
-            streams.child("policy"),
-        )
-        self.value = ValueFunction(
-            parts.torso("value", parts.observation_dim), head, streams.child("value")
-        )
+        self._build_networks(config, parts)
         parts.prepare(self.networks())
         rate = config.num_epochs / config.minibatch_size
         inputs = InputSource(self.rollout.sample, config.minibatch_size)
@@ -138,30 +89,46 @@ class PPO(Agent):
             RunningNormalizer(parts.observation_dim) if config.normalize_observation else None
         )
         self.iteration = 0
-        self._action_noise = streams.torch("action_noise")
-        self._shuffle = streams.torch("shuffle")
+        self._action_noise = parts.streams.torch("action_noise")
+        self._shuffle = parts.streams.torch("shuffle")
         self._threads = LearnerThreads(parts.num_threads)
         self._minibatches = [
             slice(start, start + config.minibatch_size)
-            for start in range(0, num_transitions, config.minibatch_size)
+            for start in range(0, self.rollout.num_transitions, config.minibatch_size)
         ]
         losses = Losses(config.clip_range, config.value_coefficient, config.entropy_coefficient)
-        fast = config.fast_path and FusedSteps.supports(self.updates)
-        self._fast_policy = FusedPerceptron(self.policy, parts.num_envs) if fast else None
-        self._steps: Steps = (
-            FusedSteps(self.policy, self.value, self.updates, losses, config.minibatch_size)
-            if fast
-            else AutogradSteps(self.policy, self.value, self.updates, losses)
+        self._fast_policy: FusedPerceptron | None = None
+        self._steps: Steps = AutogradSteps(self.policy, self.value, self.updates, losses)
+        is_plain = config.fast_path and FusedSteps.supports(self.updates)
+        if is_plain and isinstance(self.policy, GaussianPolicy):
+            self._fast_policy = FusedPerceptron(self.policy, parts.num_envs)
+            self._steps = FusedSteps(
+                self.policy, self.value, self.updates, losses, config.minibatch_size
+            )
+
+    def _build_networks(self, config: Config, parts: Parts) -> None:
+        head, streams = parts.head_initializer, parts.streams
+        torso, stream = parts.torso("policy", parts.observation_dim), streams.child("policy")
+        self.policy: GaussianPolicy | StateGaussianPolicy = (
+            StateGaussianPolicy(
+                torso, parts.action_dim, head, stream, config.log_std_min, config.log_std_max
+            )
+            if config.state_dependent_std
+            else GaussianPolicy(torso, parts.action_dim, head, stream)
         )
+        self.value: ValueFunction | None = None
+        self._baseline: Baseline = LinearBaseline(config.discount)
+        if config.baseline == "network":
+            torso = parts.torso("value", parts.observation_dim)
+            self.value = ValueFunction(torso, head, streams.child("value"))
+            self._baseline = NetworkBaseline(self.value)
 
     # Interaction ---------------------------------------------------------------------------
 
     def act(self, observation: np.ndarray, context: np.ndarray, explore: bool) -> np.ndarray:
         """Sample actions, or return the mean; see `Agent.act`."""
         if not explore:
-            inputs, gate = self.network_inputs("policy", observation, None, context)
-            with torch.inference_mode():
-                return self.policy(inputs, gate).numpy()
+            return self._moments(observation, context)[0].numpy()
         row, t = self.rollout, self.rollout.position
         if self.normalizer is not None:
             self.normalizer.update(observation)
@@ -171,15 +138,29 @@ class PPO(Agent):
         with torch.inference_mode():
             inputs = torch.from_numpy(row.observation[t])
             if self._fast_policy is not None:
-                mean = self._fast_policy.forward(inputs)
+                mean, log_std = self._fast_policy.forward(inputs), self._free_log_std
             else:
                 gate = torch.from_numpy(row.context[t]) if row.context.shape[-1] else None
-                mean = self.policy(inputs, gate)
+                mean, log_std = self.policy.moments(inputs, gate)
             noise = torch.from_numpy(row.noise[t])
             noise.normal_(generator=self._action_noise)
             action = torch.from_numpy(row.action[t])
-            torch.addcmul(mean, noise, self.policy.log_std.exp(), out=action)
+            torch.addcmul(mean, noise, log_std.exp(), out=action)
+            if row.log_std is not None:
+                row.log_std[t] = log_std.numpy()
         return row.action[t].copy()
+
+    @torch.inference_mode()
+    def sample(self, observation: np.ndarray, context: np.ndarray) -> np.ndarray:
+        """Sample actions for somebody who only watches; see `Agent.sample`."""
+        mean, log_std = self._moments(observation, context)
+        noise = torch.randn(mean.shape, generator=self._watching_noise)
+        return (mean + noise * log_std.exp()).numpy()
+
+    @torch.inference_mode()
+    def _moments(self, observation: np.ndarray, context: np.ndarray) -> tuple[Tensor, Tensor]:
+        inputs, gate = self.network_inputs("policy", observation, None, context)
+        return self.policy.moments(inputs, gate)
 
     def observe(self, transition: Transition) -> None:
         """Store the outcome of the last exploring `act`."""
@@ -192,6 +173,12 @@ class PPO(Agent):
             successor if self.normalizer is None else self.normalizer(successor)
         )
         row.position = t + 1
+
+    @property
+    def _free_log_std(self) -> Tensor:
+        """The log standard deviation as a parameter, (act,)."""
+        assert isinstance(self.policy, GaussianPolicy)
+        return self.policy.log_std
 
     # Learning ------------------------------------------------------------------------------
 
@@ -219,40 +206,50 @@ class PPO(Agent):
         return {**statistics, **policy_statistics, **value_statistics}
 
     def _learn_policy(self, batch: Minibatch, orders: Sequence[Tensor]) -> dict[str, Tensor]:
-        losses, log_ratios = [], []
+        losses, log_ratios, last = [], [], batch
         for order in orders:
-            shuffled, log_ratios = batch.rows(order), []
+            shuffled, log_ratios = self._shuffled(batch, order), []
             for rows in self._minibatches:
-                loss, log_ratio = self._steps.policy(shuffled.rows(rows))
+                last = shuffled.rows(rows)
+                loss, log_ratio = self._steps.policy(last)
                 losses.append(loss)
                 log_ratios.append(log_ratio)
         log_ratio = torch.cat(log_ratios)  # of the last epoch
-        log_std = self.policy.log_std.detach()
+        with torch.no_grad():
+            log_std = self.policy.moments(last.observation, last.context)[1].detach()
         return {
             "policy_loss": torch.tensor(losses).mean(),
             "approx_kl": (torch.expm1(log_ratio) - log_ratio).mean(),
             "clip_fraction": (torch.expm1(log_ratio).abs() > self.config.clip_range).float().mean(),
-            "entropy": gaussian_entropy(log_std),
+            "entropy": gaussian_entropy(log_std).mean(),
             "action_std": log_std.exp().mean(),
         }
 
     def _learn_value(self, batch: Minibatch, orders: Sequence[Tensor]) -> dict[str, Tensor]:
+        if self.value is None:
+            return {}
         losses = []
         for order in orders:
             shuffled = batch.rows(order)
             losses += [self._steps.value(shuffled.rows(rows)) for rows in self._minibatches]
         return {"value_loss": torch.tensor(losses).mean()}
 
+    def _shuffled(self, batch: Minibatch, order: Tensor) -> Minibatch:
+        shuffled, size = batch.rows(order), self.config.minibatch_size
+        if self.config.normalize_advantage != "minibatch":
+            return shuffled
+        return replace(shuffled, advantage=normalized_in_minibatches(shuffled.advantage, size))
+
     def _prepare(self) -> tuple[Minibatch, dict[str, Tensor]]:
         """Values, advantages and targets of a full rollout, and what is logged about them."""
         config, row = self.config, self.rollout
-        values, next_values = self._values()
-        terminated = row.terminated | row.truncated if config.timeouts_terminal else row.terminated
+        values, next_values = self._baseline.values(row)
+        timeouts_terminal = config.timeouts_terminal or self._baseline.ends_at_timeouts
         advantages = generalized_advantages(
             row.reward.astype(np.float64),
             values,
             next_values,
-            terminated,
+            row.terminated | row.truncated if timeouts_terminal else row.terminated,
             row.truncated,
             config.discount,
             config.gae_lambda,
@@ -260,10 +257,13 @@ class PPO(Agent):
         targets = advantages + values
         spread = targets.var()
         explained = 1.0 - (targets - values).var() / spread if spread > 0.0 else np.nan
-        if config.normalize_advantage:
+        if config.normalize_advantage == "rollout":
             advantages = normalized(advantages)
+        elif config.normalize_advantage == "per_task":
+            advantages = normalized_per_task(advantages, row.tasks())
 
-        log_probability = standard_log_probability(torch.from_numpy(row.noise), self.policy.log_std)
+        log_std = self._free_log_std if row.log_std is None else torch.from_numpy(row.log_std)
+        log_probability = standard_log_probability(torch.from_numpy(row.noise), log_std)
 
         def flat(array: np.ndarray) -> Tensor:
             return torch.from_numpy(array.reshape(row.num_transitions, *array.shape[2:])).float()
@@ -278,38 +278,12 @@ class PPO(Agent):
         )
         return batch, {"explained_variance": torch.tensor(explained)}
 
-    def _values(self) -> tuple[np.ndarray, np.ndarray]:
-        """V(o_t) and V(true successor of o_t), both (T, N) float64.
-
-        Inside an episode the successor is the next observation of the rollout; only boundaries
-        and the last row need another look at the network.
-        """
-        row = self.rollout
-        boundary = row.terminated | row.truncated
-        boundary[-1] = True
-        ends = np.flatnonzero(boundary)
-        stacked = np.concatenate(
-            (
-                row.observation.reshape(row.num_transitions, -1),
-                row.next_observation.reshape(row.num_transitions, -1)[ends],
-            )
-        )
-        context = row.context.reshape(row.num_transitions, -1)
-        gates = np.concatenate((context, context[ends])) if context.shape[1] else None
-        values = self.value(
-            torch.from_numpy(stacked), None if gates is None else torch.from_numpy(gates)
-        )
-        values = values.numpy().astype(np.float64)
-        current = values[: row.num_transitions].reshape(row.length, row.num_envs)
-        successor = np.concatenate((current[1:], current[-1:]))
-        successor.reshape(-1)[ends] = values[row.num_transitions :]
-        return current, successor
-
     # Introspection -------------------------------------------------------------------------
 
     def networks(self) -> dict[str, Network]:
-        """Policy and value network."""
-        return {"policy": self.policy, "value": self.value}
+        """Policy and, unless the baseline is linear, value network."""
+        value = {} if self.value is None else {"value": self.value}
+        return {"policy": self.policy, **value}
 
     def network_inputs(
         self,
@@ -340,7 +314,7 @@ class PPO(Agent):
 
     def statistic_names(self) -> tuple[str, ...]:
         """Keys of what `update` returns."""
-        return STATISTICS
+        return tuple(key for key in STATISTICS if key != "value_loss" or self.value is not None)
 
     # State ---------------------------------------------------------------------------------
 
@@ -370,7 +344,8 @@ class PPO(Agent):
 
     def organs(self) -> tuple[str, ...]:
         """Parts that a transplant can leave new."""
-        return ("policy", "value", "optimizer", "log_std")
+        own = ("log_std",) if isinstance(self.policy, GaussianPolicy) else ()
+        return (*self.networks(), "optimizer", *own)
 
     def transplant(self, state: Mapping[str, Any], fresh_parts: Collection[str]) -> None:
         """Go on from another run's networks with some organs new.
@@ -379,14 +354,17 @@ class PPO(Agent):
         own and belongs to neither. Random streams and counters stay those of the new run.
         """
         check_parts(fresh_parts, self.organs())
-        initial_log_std = self.policy.log_std.detach().clone()
+        is_organ = "log_std" in self.organs()
+        initial = self._free_log_std.detach().clone() if is_organ else None
         transplant_updates(self.updates, state["updates"], fresh_parts)
-        with torch.no_grad():
-            if "log_std" in fresh_parts:
-                self.policy.log_std.copy_(initial_log_std)
-                forget_parameters(self.updates["policy"].optimizer, [self.policy.log_std])
-            elif "policy" in fresh_parts:
-                self.policy.log_std.copy_(state["updates"]["policy"]["network"]["log_std"])
+        if initial is not None:
+            free = self._free_log_std
+            with torch.no_grad():
+                if "log_std" in fresh_parts:
+                    free.copy_(initial)
+                    forget_parameters(self.updates["policy"].optimizer, [free])
+                elif "policy" in fresh_parts:
+                    free.copy_(state["updates"]["policy"]["network"]["log_std"])
         if self.normalizer is not None and "normalizer" in state:
             self.normalizer.load_state_dict(state["normalizer"])
 

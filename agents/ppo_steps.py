@@ -16,7 +16,7 @@ from torch import Tensor
 from agents.distributions import gaussian_entropy, gaussian_log_probability
 from agents.update import Update
 from networks.fused import FusedPerceptron
-from networks.heads import GaussianPolicy, ValueFunction
+from networks.heads import GaussianPolicy, StateGaussianPolicy, ValueFunction
 
 
 def policy_loss(log_ratio: Tensor, advantages: Tensor, clip_range: float) -> Tensor:
@@ -89,8 +89,8 @@ class AutogradSteps:
 
     def __init__(
         self,
-        policy: GaussianPolicy,
-        value: ValueFunction,
+        policy: GaussianPolicy | StateGaussianPolicy,
+        value: ValueFunction | None,
         updates: dict[str, Update],
         losses: Losses,
     ) -> None:
@@ -101,20 +101,20 @@ class AutogradSteps:
         """Step the policy; returns the loss and the log-ratios (B,)."""
         update, losses = self._updates["policy"], self._losses
         with update.recording():
-            mean = self._policy(batch.observation, batch.context)
-        log_std = self._policy.log_std
+            mean, log_std = self._policy.moments(batch.observation, batch.context)
         log_probability = gaussian_log_probability(batch.action, mean, log_std)
         log_ratio = log_probability - batch.log_probability
         loss = policy_loss(log_ratio, batch.advantage, losses.clip_range)
         if losses.entropy_coefficient:
-            loss = loss - losses.entropy_coefficient * gaussian_entropy(log_std)
+            loss = loss - losses.entropy_coefficient * gaussian_entropy(log_std).mean()
         return float(update.step(loss)), log_ratio.detach()
 
     def value(self, batch: Minibatch) -> float:
         """Step the value network; returns the loss."""
-        update = self._updates["value"]
+        update, network = self._updates["value"], self._value
+        assert network is not None
         with update.recording():
-            values = self._value(batch.observation, batch.context)
+            values = network(batch.observation, batch.context)
         loss = self._losses.value_coefficient * value_loss(values, batch.target)
         return float(update.step(loss))
 
@@ -130,7 +130,7 @@ class FusedSteps:
     def __init__(
         self,
         policy: GaussianPolicy,
-        value: ValueFunction,
+        value: ValueFunction | None,
         updates: dict[str, Update],
         losses: Losses,
         minibatch_size: int,
@@ -138,7 +138,7 @@ class FusedSteps:
         self._log_std = policy.log_std
         self._updates, self._losses = updates, losses
         self._policy = FusedPerceptron(policy, minibatch_size)
-        self._value = FusedPerceptron(value, minibatch_size)
+        self._value = None if value is None else FusedPerceptron(value, minibatch_size)
         self._mean_grad = torch.empty(minibatch_size, policy.log_std.numel())
         self._value_grad = torch.empty(minibatch_size, 1)
 
@@ -186,6 +186,7 @@ class FusedSteps:
     def value(self, batch: Minibatch) -> float:
         """Step the value network; returns the loss."""
         coefficient, update = self._losses.value_coefficient, self._updates["value"]
+        assert self._value is not None
         error = self._value.forward(batch.observation).numpy()[:, 0] - batch.target.numpy()
         loss = coefficient * float(error @ error) / len(error)
         update.check_loss(loss)

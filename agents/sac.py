@@ -23,13 +23,14 @@ from agents.base import Agent, Transition
 from agents.learner_threads import LearnerThreads
 from agents.parts import Parts
 from agents.replay import Batch, Columns, Replay
-from agents.sac_config import Config, check_together
+from agents.sac_config import Config, check_together, resolved, roundings
 from agents.sac_losses import squashed_sample
 from agents.sac_steps import CRITICS, STATISTICS, SACSteps, Settings, Temperature, UncheckedUpdate
 from agents.transplants import check_parts, transplant_updates
 from agents.update import Update, clone
 from agents.update_clock import UpdateClock
 from networks.heads import Network, QFunction, SquashedGaussianPolicy
+from networks.initializers import Initializer
 from plasticity.method import InputSource
 
 CHECK_PERIOD = 100  # gradient steps between looks at all weights
@@ -47,8 +48,10 @@ class SAC(Agent):
     """
 
     def __init__(self, config: Config, parts: Parts) -> None:
+        asked, config = config, resolved(config, parts)
         check_together(config, parts)
         self.config, self.num_envs = config, parts.num_envs
+        self._roundings = roundings(asked, config)
         self.device = torch.device(config.device)
         self.action_dim = parts.action_dim
         self._build_networks(config, parts)
@@ -68,21 +71,21 @@ class SAC(Agent):
         self._sums = torch.zeros(len(STATISTICS), dtype=torch.float64, device=self.device)
 
     def _build_networks(self, config: Config, parts: Parts) -> None:
-        head, streams, pair_dim = (
-            parts.head_initializer,
-            parts.streams,
-            parts.observation_dim + parts.action_dim,
-        )
+        streams, pair_dim = parts.streams, parts.observation_dim + parts.action_dim
         self.actor = SquashedGaussianPolicy(
             parts.torso("actor", parts.observation_dim),
             parts.action_dim,
-            head,
+            _head_law(config.actor_head_bound, parts),
             streams.child("actor"),
             config.log_std_min,
             config.log_std_max,
         ).to(self.device)
         self.critic_1, self.critic_2 = (
-            QFunction(parts.torso(name, pair_dim), head, streams.child(name)).to(self.device)
+            QFunction(
+                parts.torso(name, pair_dim),
+                _head_law(config.critic_head_bound, parts),
+                streams.child(name),
+            ).to(self.device)
             for name in CRITICS
         )
         parts.prepare(self.networks())
@@ -94,14 +97,16 @@ class SAC(Agent):
             parts.context.dim if config.temperature_per_task else 0,
             config.temperature_learning_rate,
             self.device,
+            config.temperature_epsilon,
         )
+        joint = config.critic_clipping == "joint"
         learning = replace(parts, total_steps=max(0, parts.total_steps - config.warmup_steps))
         updates: dict[str, Update] = {
             name: learning.update(
                 name,
                 network,
                 config.updates_per_env_step,
-                config.max_grad_norm,
+                None if joint and name in CRITICS else config.max_grad_norm,
                 InputSource(functools.partial(self._sample_inputs, name), config.batch_size),
             )
             for name, network in self.networks().items()
@@ -121,6 +126,7 @@ class SAC(Agent):
                 config.tau,
                 -float(parts.action_dim) if entropy == "auto" else float(entropy),
                 config.timeouts_terminal,
+                config.max_grad_norm if joint else None,
             ),
             self._threads,
         )
@@ -277,6 +283,10 @@ class SAC(Agent):
         """True between iterations."""
         return self.begins_iteration and not self.update_is_due
 
+    def announcements(self) -> list[str]:
+        """What was rounded, and what the methods will do."""
+        return [*self._roundings, *super().announcements()]
+
     def statistic_names(self) -> tuple[str, ...]:
         """Keys of what `update` returns."""
         return STATISTICS
@@ -346,6 +356,11 @@ class SAC(Agent):
     def close(self) -> None:
         """End the learner thread."""
         self._threads.close()
+
+
+def _head_law(bound: float | None, parts: Parts) -> Initializer:
+    """Law of an agent's own heads, or of the network configuration for None."""
+    return parts.head_initializer if bound is None else Initializer("uniform", bound)
 
 
 def build(config: Config, parts: Parts) -> SAC:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -19,13 +20,14 @@ class Config:
         discount: In [0, 1].
         tau: Weight of the new in the Polyak average of the target critics, in (0, 1].
         batch_size: Transitions per gradient step.
-        replay_size: Transitions kept.
+        replay_size: Transitions kept; also rounded where `batch_size` is.
         warmup_steps: Environment steps of uniform random actions before the first gradient step.
         updates_per_env_step: Gradient steps per environment step after the warm-up; fractions
             add up over vector steps.
         target_entropy: Entropy that the policy is to keep, in nats; `auto` is -(action size).
         initial_temperature: Weight of the entropy at the start, > 0.
         temperature_learning_rate: Of the temperature's own Adam; 0 keeps it constant.
+        temperature_epsilon: Added to the denominator of the same Adam, > 0.
         temperature_per_task: Learn one temperature per task; needs a one-hot context.
         log_std_min: Lower clip of the policy's log standard deviation.
         log_std_max: Upper clip.
@@ -34,9 +36,17 @@ class Config:
         keep_last_n: Transitions kept by `keep_last_n`, rounded down to whole vector steps.
         task_balanced_batches: `off` draws uniformly; `shared` draws vector steps and takes the
             rows of all environments, `independent` draws equally many rows of every
-            environment. Balanced over tasks where every environment has its own.
+            environment. Balanced over tasks where every environment has its own. `auto` is
+            `shared` where several tasks are stepped side by side and `off` elsewhere; it rounds
+            `batch_size` up and `replay_size` down to whole vector steps, where the others refuse.
         timeouts_terminal: Treat truncation as termination (biases values).
-        max_grad_norm: Clip each network's gradient norm, None for no clipping.
+        max_grad_norm: Clip the gradient norm to this, None for no clipping. The temperature is
+            never clipped.
+        critic_clipping: `separate` clips each critic by its own norm, `joint` both by the norm of
+            their gradients together.
+        actor_head_bound: Draw the weights of the actor's heads from U(-bound, bound), biases 0;
+            None takes the law `network.head_initializer`.
+        critic_head_bound: The same for the critics' heads.
         steps_per_iteration: Environment steps whose gradient steps make one iteration, the unit
             of all log periods; 2,048 are one rollout of the reference PPO.
         device: `cpu` or `cuda`: where networks, replay and updates live.
@@ -52,14 +62,18 @@ class Config:
     target_entropy: float | Literal["auto"] = "auto"
     initial_temperature: float = 1.0
     temperature_learning_rate: float = 3e-4
+    temperature_epsilon: float = 1e-8
     temperature_per_task: bool = False
     log_std_min: float = -20.0
     log_std_max: float = 2.0
     buffer_on_switch: Literal["keep", "clear", "keep_last_n"] = "keep"
     keep_last_n: int = 100_000
-    task_balanced_batches: Literal["off", "shared", "independent"] = "off"
+    task_balanced_batches: Literal["auto", "off", "shared", "independent"] = "auto"
     timeouts_terminal: bool = False
     max_grad_norm: float | None = None
+    critic_clipping: Literal["separate", "joint"] = "separate"
+    actor_head_bound: float | None = None
+    critic_head_bound: float | None = None
     steps_per_iteration: int = 2_048
     device: Literal["cpu", "cuda"] = "cpu"
 
@@ -71,7 +85,7 @@ class Config:
         for name in ("batch_size", "replay_size", "keep_last_n", "steps_per_iteration"):
             if getattr(self, name) < 1:
                 raise ValueError(f"agent.{name} is {getattr(self, name)}; give at least 1")
-        for name in ("updates_per_env_step", "initial_temperature"):
+        for name in ("updates_per_env_step", "initial_temperature", "temperature_epsilon"):
             if not getattr(self, name) > 0.0:
                 raise ValueError(f"agent.{name} is {getattr(self, name)}; give a value above 0")
         for name in ("warmup_steps", "temperature_learning_rate"):
@@ -87,10 +101,49 @@ class Config:
                 f"agent.replay_size is {self.replay_size}; give at least "
                 f"agent.batch_size={self.batch_size}"
             )
-        if self.max_grad_norm is not None and not self.max_grad_norm > 0.0:
+        for name in ("max_grad_norm", "actor_head_bound", "critic_head_bound"):
+            value = getattr(self, name)
+            if value is not None and not value > 0.0:
+                raise ValueError(f"agent.{name} is {value}; give a value above 0, or null")
+        if self.critic_clipping == "joint" and self.max_grad_norm is None:
             raise ValueError(
-                f"agent.max_grad_norm is {self.max_grad_norm}; give a value above 0, or null"
+                "agent.critic_clipping=joint clips to agent.max_grad_norm, which is null; give it "
+                "a value above 0"
             )
+
+
+def resolved(config: Config, parts: Parts) -> Config:
+    """Replace `task_balanced_batches=auto` by what it means in this run, and round the sizes.
+
+    Raises:
+        ValueError: The replay would be too small for one minibatch of whole vector steps.
+    """
+    if config.task_balanced_batches != "auto":
+        return config
+    if parts.num_tasks <= 1:
+        return replace(config, task_balanced_batches="off")
+    width = parts.num_envs
+    batch_size = math.ceil(config.batch_size / width) * width
+    replay_size = config.replay_size // width * width
+    if replay_size < batch_size:
+        raise ValueError(
+            f"agent.replay_size={config.replay_size} is too small for a minibatch of "
+            f"{batch_size} transitions, whole vector steps of {width} environments; give at least "
+            f"{batch_size}"
+        )
+    return replace(
+        config, task_balanced_batches="shared", batch_size=batch_size, replay_size=replay_size
+    )
+
+
+def roundings(asked: Config, used: Config) -> list[str]:
+    """What `resolved` has rounded, one line each."""
+    return [
+        f"agent.{name}={getattr(asked, name):,} is rounded to {getattr(used, name):,}, whole "
+        "vector steps of all environments (agent.task_balanced_batches=auto)"
+        for name in ("batch_size", "replay_size")
+        if getattr(asked, name) != getattr(used, name)
+    ]
 
 
 def check_together(config: Config, parts: Parts) -> None:

@@ -56,17 +56,25 @@ class Temperature(nn.Module):
         num_tasks: 0 for a single temperature; otherwise the size of the one-hot context.
         learning_rate: Of its own Adam; 0 keeps the temperature where it starts.
         device: Where it lives.
+        epsilon: Added to the denominator of Adam.
     """
 
     def __init__(
-        self, initial: float, num_tasks: int, learning_rate: float, device: torch.device
+        self,
+        initial: float,
+        num_tasks: int,
+        learning_rate: float,
+        device: torch.device,
+        epsilon: float = 1e-8,
     ) -> None:
         super().__init__()
         self._initial = float(initial)
         values = torch.full((max(1, num_tasks),), self._initial, device=device).log()
         self.log_temperature = nn.Parameter(values)
         self.per_task = num_tasks > 0
-        self.optimizer = torch.optim.Adam([self.log_temperature], lr=learning_rate, fused=True)
+        self.optimizer = torch.optim.Adam(
+            [self.log_temperature], lr=learning_rate, eps=epsilon, fused=True
+        )
 
     def log_of(self, context: Tensor | None) -> Tensor:
         """Log temperature of every row's task (B,), or the single one ()."""
@@ -116,12 +124,18 @@ class Temperature(nn.Module):
 
 @dataclass(frozen=True)
 class Settings:
-    """What the steps need to know of the configuration."""
+    """What the steps need to know of the configuration.
+
+    Attributes:
+        critics_max_grad_norm: Clip both critics by the norm of their gradients together; None
+            leaves clipping to each one's own update.
+    """
 
     discount: float
     tau: float
     target_entropy: float
     timeouts_terminal: bool
+    critics_max_grad_norm: float | None = None
 
 
 class SACSteps:
@@ -169,10 +183,7 @@ class SACSteps:
             temperature = self._temperature.log_of(batch.context).exp()
             target = self.targets_of(batch, next_noise)
         inputs = torch.cat((batch.observation, batch.action), dim=1)
-        first, second = self._threads.run(
-            lambda: self._critic_step(0, inputs, batch.context, target),
-            lambda: self._critic_step(1, inputs, batch.context, target),
-        )
+        first, second = self._critic_steps(inputs, batch.context, target)
         with _flushed_denormals():
             actor_loss, log_probability = self._actor_step(batch, noise, temperature)
             temperature_loss = self._temperature.step(
@@ -207,18 +218,55 @@ class SACSteps:
             batch.reward, terminal, q_1, q_2, log_probability, temperature, settings.discount
         )
 
+    def _critic_steps(
+        self, inputs: Tensor, context: Tensor | None, target: Tensor
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Step both critics and their targets; returns the loss and the mean value of each."""
+        max_norm = self._settings.critics_max_grad_norm
+        if max_norm is None:
+            return self._threads.run(
+                lambda: self._critic_step(0, inputs, context, target),
+                lambda: self._critic_step(1, inputs, context, target),
+            )
+        updates = [self._updates[name] for name in CRITICS]
+
+        def prepare(index: int) -> tuple[tuple[Tensor, Tensor], list[nn.Parameter]]:
+            loss, mean = self._critic_loss(index, inputs, context, target)
+            return (loss.detach(), mean), updates[index].prepare(loss)
+
+        def finish(index: int) -> None:
+            updates[index].finish(updates[index].activations())
+            self._follow(index)
+
+        first, second = self._threads.run(lambda: prepare(0), lambda: prepare(1))
+        with _flushed_denormals():
+            nn.utils.clip_grad_norm_([*first[1], *second[1]], max_norm)
+        self._threads.run(lambda: finish(0), lambda: finish(1))
+        return first[0], second[0]
+
     def _critic_step(
         self, index: int, inputs: Tensor, context: Tensor | None, target: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Step one critic, then its target; returns the loss and the mean value."""
+        loss, mean = self._critic_loss(index, inputs, context, target)
+        loss = self._updates[CRITICS[index]].step(loss)
+        self._follow(index)
+        return loss, mean
+
+    def _critic_loss(
+        self, index: int, inputs: Tensor, context: Tensor | None, target: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Loss of one critic, with gradients, and its mean value."""
         update = self._updates[CRITICS[index]]
         with update.recording():
             q = update.network(inputs, context)
-        loss = update.step(losses.critic_loss(q, target))
+        return losses.critic_loss(q, target), q.detach().mean()
+
+    def _follow(self, index: int) -> None:
+        """Let one target follow its critic, whose step has just been made."""
         self._mirror_edits(index)
         with torch.no_grad():
             torch._foreach_lerp_(self._averages[index], self._values[index], self._settings.tau)
-        return loss, q.detach().mean()
 
     def mirror_edits(self) -> None:
         """Repeat in targets and temperature what methods have just done to their networks."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from networks.heads import Network
 from networks.units import Recording, Touched
@@ -33,6 +33,16 @@ class NumericalFailure(RuntimeError):
         self.quantity = quantity
 
 
+class StepObserver(Protocol):
+    """Somebody who measures gradient steps and changes nothing."""
+
+    def before_step(self) -> None:
+        """See complete gradients, not clipped yet, and the weights that they belong to."""
+
+    def after_step(self) -> None:
+        """See the weights after the optimizer, before methods edit them."""
+
+
 class Update:
     """Optimizer, methods and checks of one network.
 
@@ -46,6 +56,9 @@ class Update:
         optimizer: Its optimizer.
         methods: Methods in the order of the configuration, method id -> instance.
         max_grad_norm: Clip the global gradient norm to this, or None.
+
+    Attributes:
+        observer: Told of every gradient step while somebody measures, else None.
     """
 
     def __init__(
@@ -62,6 +75,7 @@ class Update:
         self.methods = dict(methods)
         self.max_grad_norm = max_grad_norm
         self.num_steps = 0
+        self.observer: StepObserver | None = None
         self._active = {key: method for key, method in methods.items() if method.active}
         wanted = any("activations" in method.needs for method in self._active.values())
         self._see_gradients = [m for m in self._active.values() if "gradients" in m.needs]
@@ -114,6 +128,19 @@ class Update:
         Raises:
             NumericalFailure: The loss is not finite. No parameter was changed.
         """
+        self.backward(loss)
+        self.apply(self.activations())
+        return loss.detach()
+
+    def backward(self, loss: Tensor) -> None:
+        """Make the first half of `step`: gradients of the loss and all penalties.
+
+        Args:
+            loss: As for `step`.
+
+        Raises:
+            NumericalFailure: The loss is not finite. No parameter was changed.
+        """
         self.check_loss(loss)
         total = loss
         for key in self._penalties:
@@ -126,8 +153,10 @@ class Update:
         if self._recording is not None:
             for method in self._see_gradients:
                 method.see_output_gradients(self._recording.gradients)
-        self.apply({} if self._recording is None else self._recording.activations)
-        return loss.detach()
+
+    def activations(self) -> Mapping[str, Tensor]:
+        """What `recording()` has recorded last, by unit-group name."""
+        return {} if self._recording is None else self._recording.activations
 
     def check_loss(self, loss: Tensor | float) -> None:
         """Refuse a loss that is not finite.
@@ -146,9 +175,39 @@ class Update:
         """
         for method in self._active.values():
             method.after_backward()
+        if self.observer is not None:
+            self.observer.before_step()
         if self.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
+        self.finish(activations)
+
+    def prepare(self, loss: Tensor) -> list[nn.Parameter]:
+        """Make all of `step` that comes before clipping, for networks that are clipped together.
+
+        Call `clip_grad_norm_` with the parameters of all of them, then `finish` for each.
+
+        Args:
+            loss: As for `step`.
+
+        Returns:
+            The parameters of the network.
+        """
+        self.backward(loss)
+        for method in self._active.values():
+            method.after_backward()
+        if self.observer is not None:
+            self.observer.before_step()
+        return self._parameters
+
+    def finish(self, activations: Mapping[str, Tensor]) -> None:
+        """Make all of `step` that comes after clipping.
+
+        Args:
+            activations: Unit-group name -> (B, units) of the training pass.
+        """
         self.optimizer.step()
+        if self.observer is not None:
+            self.observer.after_step()
         self.num_steps += 1
         self._target_edits = []
         for method in self._active.values():

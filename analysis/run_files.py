@@ -177,7 +177,7 @@ def read_regimes(run_dir: Path) -> tuple[Regime, ...]:
     """
     starts: dict[int, int] = {0: 0}
     values: dict[int, list[float]] = {0: _first_value(Path(run_dir))}
-    for index, env_steps, value in _world_events(Path(run_dir) / "events.jsonl"):
+    for index, env_steps, value in world_events(Path(run_dir) / "events.jsonl"):
         starts.setdefault(index, env_steps)
         values.setdefault(index, []).extend(value)
     ordered = sorted(starts)
@@ -204,8 +204,15 @@ def _first_value(run_dir: Path) -> list[float]:
     return [float(value) for value in values[episodes.get("regime", values) == 0][:1]]
 
 
-def _world_events(path: Path) -> list[tuple[int, int, list[float]]]:
-    """(regime, env_steps, [value] or []) of every change of the world, in file order."""
+def world_events(path: Path) -> list[tuple[int, int, list[float]]]:
+    """(regime, env_steps, [value] or []) of every change of the world, in file order.
+
+    Args:
+        path: events.jsonl of a run; without the file there are no events.
+
+    Raises:
+        NotARun: A line is damaged.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

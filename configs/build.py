@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
 from agents.base import Agent
+from agents.fresh import FreshAtTaskChange
 from agents.parts import Parts
 from configs.run import AGENTS, ENVIRONMENTS, RunConfig
 from configs.schema import ConfigurationError
@@ -55,9 +57,16 @@ def build_agent(config: RunConfig, info: Any, num_threads: int = 1) -> Agent:
         seed=config.seed,
         total_steps=config.total_steps,
         num_threads=num_threads,
+        max_episode_steps=getattr(info, "max_episode_steps", 0),
+        num_tasks=info.num_tasks,
     )
     try:
-        agent = AGENTS.get(config.agent.kind).build(config.agent, parts)
+        build = AGENTS.get(config.agent.kind).build
+        agent = (
+            FreshAtTaskChange(lambda life: build(config.agent, replace(parts, life=life)))
+            if config.fresh_at_switch
+            else build(config.agent, parts)
+        )
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
     known = set(agent.networks())

@@ -21,7 +21,7 @@ from configs.schema import ConfigurationError, flat, to_plain, unknown_key
 from networks.registry import suggestion
 
 CONFIG_FOLDER = Path(__file__).resolve().parent
-GROUPS = ("agent", "env", "network", "optimizer", "method", "arm", "experiment")
+GROUPS = ("agent", "env", "context", "network", "optimizer", "method", "arm", "experiment")
 
 
 @dataclass(frozen=True)

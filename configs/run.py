@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from configs.schema import ConfigurationError, load
+from configs.schema import ConfigurationError, later, load
 from networks.registry import Registry
 
 AGENTS = Registry("agents", "agent")
@@ -85,6 +85,8 @@ class RunConfig:
         num_threads: Threads for simulation and learning; `auto` uses up to 2 cores for a single
             run and 1 in a sweep. The results do not depend on it.
         boundary: `oracle` announces world changes to methods that need it; `none` never does.
+        fresh_at_switch: Begin anew with everything at every world change: the fresh-network
+            oracle. Needs boundary=oracle.
         init_from: Checkpoint to start from, with `fresh_parts` new.
         fresh_parts: Organs that stay newly built.
         fresh: Move an existing run directory aside and start anew.
@@ -105,6 +107,7 @@ class RunConfig:
     run_dir: str | None = None
     num_threads: int | Literal["auto"] = "auto"
     boundary: Literal["none", "oracle"] = "none"
+    fresh_at_switch: bool = later(False)
     init_from: str | None = None
     fresh_parts: list[str] = field(default_factory=list)
     fresh: bool = False

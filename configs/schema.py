@@ -122,10 +122,22 @@ def _describe(hint: Any) -> str:
     return names.get(hint, "a group of settings")
 
 
+def later(default: Any) -> Any:
+    """Field of a setting that came after the first runs.
+
+    At its default it is left out of config.yaml, so that runs from before it can go on.
+    """
+    return dataclasses.field(default=default, metadata={"later": True})
+
+
 def to_plain(value: Any) -> Any:
     """Turn dataclasses into plain nested values, as written to config.yaml."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {
+            f.name: to_plain(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if not (f.metadata.get("later") and getattr(value, f.name) == f.default)
+        }
     if isinstance(value, Mapping):
         return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -18,10 +18,13 @@ class EnvInfo:
         action_dim: Length of one action.
         action_low: What the simulator clamps controls to, shape (action_dim,).
         action_high: Upper end of the same interval, shape (action_dim,).
-        context_dim: Length of ``info["context"]``; 0 where nothing is announced.
+        context_dim: Length of ``info["context"]``, or of its first part (see
+            ``gate_context_dim``); 0 where nothing is announced.
         max_episode_steps: Steps after which an episode is truncated.
         regime_label: What changes between regimes, used as an axis label.
         step_seconds: Simulated seconds per environment step.
+        num_tasks: Tasks that are stepped side by side, each by equally many environments; 1 where
+            all environments have the same task, or share a regime that changes.
     """
 
     name: str
@@ -34,6 +37,10 @@ class EnvInfo:
     max_episode_steps: int
     regime_label: str
     step_seconds: float
+    context_discrete: bool = True
+    gate_context_dim: int = 0
+    gate_context_discrete: bool = True
+    num_tasks: int = 1
 
 
 class SimulatorError(RuntimeError):

@@ -42,9 +42,10 @@ CONSTANT = frozenset(
         "_np_random_seed",
         "_ezpickle_args",
         "_ezpickle_kwargs",
+        "_views",
     }
 )
-"""Attributes that the constructor sets for good. The two pads are live views of MuJoCo's memory."""
+"""Attributes that are set for good. The two pads are live views of MuJoCo's memory."""
 
 
 @dataclass(frozen=True)

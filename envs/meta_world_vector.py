@@ -81,6 +81,7 @@ class MetaWorldVec(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             max_episode_steps=self.settings.horizon,
             regime_label="task",
             step_seconds=STEP_SECONDS,
+            num_tasks=len(self.settings.active_tasks),
         )
 
     # What holds for the next transition -----------------------------------------------------

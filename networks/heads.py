@@ -19,6 +19,7 @@ __all__ = [
     "Network",
     "QFunction",
     "SquashedGaussianPolicy",
+    "StateGaussianPolicy",
     "ValueFunction",
     "readout",
 ]
@@ -67,6 +68,10 @@ class GaussianPolicy(Network):
         """Map observations (B, obs) to action means (B, act)."""
         return self.mean(self.torso(observation, context), context)
 
+    def moments(self, observation: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Means (B, act) and the log standard deviations (act,) that all observations share."""
+        return self(observation, context), self.log_std
+
 
 class ValueFunction(Network):
     """State value."""
@@ -85,8 +90,8 @@ class ValueFunction(Network):
         return self.value(self.torso(observation, context), context).squeeze(-1)
 
 
-class SquashedGaussianPolicy(Network):
-    """Diagonal Gaussian whose samples are squashed by tanh; both moments depend on the state.
+class StateGaussianPolicy(Network):
+    """Diagonal Gaussian both of whose moments depend on the state.
 
     Args:
         torso: Hidden layers.
@@ -95,8 +100,6 @@ class SquashedGaussianPolicy(Network):
         streams: Random streams of the heads.
         log_std_min: The log standard deviation is clipped to at least this.
         log_std_max: And to at most this.
-
-    Source: Haarnoja et al. 2018, arXiv 1812.05905.
     """
 
     def __init__(
@@ -119,10 +122,21 @@ class SquashedGaussianPolicy(Network):
         return (self.mean, self.log_std)
 
     def forward(self, observation: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Map observations (B, obs) to means and log standard deviations before squashing."""
+        """Map observations (B, obs) to means and log standard deviations, both (B, act)."""
         features = self.torso(observation, context)
         log_std = self.log_std(features, context).clamp(self.log_std_min, self.log_std_max)
         return self.mean(features, context), log_std
+
+    def moments(self, observation: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The same, under the name that a `GaussianPolicy` has for it."""
+        return self(observation, context)
+
+
+class SquashedGaussianPolicy(StateGaussianPolicy):
+    """The same Gaussian, whose samples the agent squashes by tanh; moments are those before it.
+
+    Source: Haarnoja et al. 2018, arXiv 1812.05905.
+    """
 
 
 class QFunction(ValueFunction):

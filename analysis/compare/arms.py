@@ -96,7 +96,11 @@ def group_arms(members: Sequence[Member]) -> list[Arm]:
         groups.setdefault(settings, []).append(member)
     ordered = sorted(groups.values(), key=lambda group: str(group[0].path))
     names = _names([group[0].identity for group in ordered])
-    fresh = _fresh_of([group[0].identity for group in ordered], names)
+    by_names = _fresh_of([group[0].identity for group in ordered], names)
+    fresh = [
+        _same_but_fresh(group[0].config, ordered, names) or named
+        for group, named in zip(ordered, by_names, strict=True)
+    ]
     arms = []
     for name, group, target in zip(names, ordered, fresh, strict=True):
         repeated = [key for key, n in Counter(m.key for m in group).items() if n > 1]
@@ -131,6 +135,25 @@ def _names(identities: Sequence[Mapping[str, Any]]) -> list[str]:
         seen[name] += 1
         numbered.append(f"{name}-{seen[name]}")
     return numbered
+
+
+def _same_but_fresh(
+    config: Mapping[str, Any], groups: Sequence[Sequence[Member]], names: Sequence[str]
+) -> str | None:
+    """Name of the arm with the same settings that does not begin anew at every switch."""
+    if not config.get("fresh_at_switch"):
+        return None
+    wanted = _without_freshness(config)
+    for group, name in zip(groups, names, strict=True):
+        other = group[0].config
+        if not other.get("fresh_at_switch") and _without_freshness(other) == wanted:
+            return name
+    return None
+
+
+def _without_freshness(config: Mapping[str, Any]) -> dict[str, Any]:
+    settings = learning_settings(config)
+    return {k: v for k, v in settings.items() if k not in ("fresh_at_switch", "boundary")}
 
 
 def _fresh_of(identities: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str | None]:

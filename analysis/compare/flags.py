@@ -36,6 +36,8 @@ def method_flags(config: Mapping[str, Any]) -> tuple[bool, str]:
     Raises:
         UnknownSettings: The agent cannot be built; the message says why.
     """
+    if config.get("fresh_at_switch"):  # whatever the methods do, it begins anew with the rest
+        return True, "all"
     if not config.get("method"):
         return False, "no"
     agent = _agent(config)

@@ -15,13 +15,13 @@ from analysis.continual.episodes import Array, Episodes
 from analysis.run_columns import Columns
 from analysis.run_files import (
     NotARun,
-    _world_events,
     last_step,
     number,
     read_cells,
     read_config,
     read_episodes,
     read_table,
+    world_events,
 )
 from analysis.runs import describe_run, find_runs
 
@@ -174,7 +174,7 @@ def _series(path: Path) -> tuple[dict[str, Series], float, int, float]:
 def _regimes(path: Path, first_value: float) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """Starts and values of the worlds that a run has reached."""
     starts, values = {0: 0}, {0: first_value}
-    for index, env_steps, value in _world_events(path / "events.jsonl"):
+    for index, env_steps, value in world_events(path / "events.jsonl"):
         starts.setdefault(index, env_steps)
         values.setdefault(index, value[0] if value else math.nan)
     ordered = sorted(starts)

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from plasticity.optimizers import adam
 from plasticity.optimizers.direct_adam import DirectAdam
@@ -62,3 +63,52 @@ def test_a_parameter_without_gradient_or_state_starts_afresh():
 def test_the_optimizer_preset_builds_it():
     network = nn.Linear(3, 2)
     assert isinstance(adam.build(adam.Config(), network), DirectAdam)
+
+
+def test_step_counters_are_joined_again_after_the_state_was_loaded():
+    network, optimizer = make(DirectAdam)
+    advance(network, optimizer, 3)
+    saved = copy.deepcopy(optimizer.state_dict())
+    advance(network, optimizer, 2)
+    optimizer.load_state_dict(saved)
+    advance(network, optimizer, 1)
+    assert [float(state["step"]) for state in optimizer.state.values()] == [4.0] * 4
+    assert saved["state"][0]["step"] == 3  # what was saved is not part of the live state
+
+
+def test_the_counter_of_one_parameter_can_be_set_alone():
+    network, optimizer = make(DirectAdam)
+    advance(network, optimizer, 3)
+    optimizer.state[network[0].weight]["step"].zero_()
+    advance(network, optimizer, 1)
+    assert [float(optimizer.state[p]["step"]) for p in network.parameters()] == [1, 4, 4, 4]
+
+
+def test_groups_count_apart():
+    network, _ = make(DirectAdam)
+    groups = [{"params": [network[0].weight]}, {"params": [network[2].weight], "lr": 0.0}]
+    optimizer = DirectAdam(groups, lr=1e-2)
+    before = network[2].weight.detach().clone()
+    advance(network, optimizer, 2)
+    network[2].weight.grad = None
+    optimizer.step()
+    assert optimizer.state[network[0].weight]["step"] == 3
+    assert optimizer.state[network[2].weight]["step"] == 2
+    assert torch.equal(network[2].weight, before)
+
+
+def test_hooks_on_steps_are_called():
+    network, optimizer = make(DirectAdam)
+    advance(network, optimizer, 1)
+    calls = []
+    before = optimizer.register_step_pre_hook(lambda *_: calls.append("before"))
+    after = optimizer.register_step_post_hook(lambda *_: calls.append("after"))
+    everywhere = register_optimizer_step_post_hook(lambda *_: calls.append("everywhere"))
+    advance(network, optimizer, 1)
+    for handle in (before, after):
+        handle.remove()
+    advance(network, optimizer, 1)
+    everywhere.remove()
+    advance(network, optimizer, 1)
+    assert calls == ["before", "after", "everywhere", "everywhere"]
+    assert optimizer.state[network[0].weight]["step"] == 4

@@ -1,0 +1,123 @@
+"""Settings of PPO, and whether they fit the run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from agents.parts import Parts
+
+Normalization = Literal["rollout", "minibatch", "per_task", "off"]
+Baseline = Literal["network", "linear"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of PPO.
+
+    Attributes:
+        kind: Name of the agent's file.
+        rollout_length: Vector steps between updates; times the number of environments gives the
+            transitions of a rollout.
+        num_epochs: Passes over a rollout.
+        minibatch_size: Transitions per gradient step; must divide a rollout.
+        discount: In [0, 1].
+        gae_lambda: In [0, 1].
+        clip_range: Ratio is clipped to [1 - clip_range, 1 + clip_range].
+        value_coefficient: Factor of the value loss; the linear baseline has none.
+        entropy_coefficient: Factor of the entropy bonus.
+        normalize_advantage: Over what advantages are standardised: `rollout` (all transitions,
+            once), `minibatch` (each by itself), `per_task` (the transitions of each task, once;
+            needs a one-hot context), or `off`. true and false mean `rollout` and `off`.
+        normalize_observation: Standardise observations by running moments.
+        timeouts_terminal: Treat truncation as termination, as published (biases values). The
+            linear baseline always does: it knows the time.
+        max_grad_norm: Clip each network's gradient norm, None for no clipping.
+        fast_path: Use the hand-written backward pass where the networks allow it; results then
+            differ from autograd's by floating-point reordering only.
+        baseline: What is subtracted from returns: `network` learns a value function, `linear` fits
+            one linear function of observation and time per task to every rollout, which must
+            consist of whole episodes of equal length. There is no value network then.
+        state_dependent_std: The standard deviation is an output of the policy network instead of a
+            free parameter.
+        log_std_min: Lower clip of a state-dependent log standard deviation.
+        log_std_max: Upper clip of it.
+    """
+
+    kind: str = "ppo"
+    rollout_length: int = 128
+    num_epochs: int = 10
+    minibatch_size: int = 128
+    discount: float = 0.99
+    gae_lambda: float = 0.95
+    clip_range: float = 0.2
+    value_coefficient: float = 1.0
+    entropy_coefficient: float = 0.0
+    normalize_advantage: bool | Normalization = "rollout"
+    normalize_observation: bool = False
+    timeouts_terminal: bool = False
+    max_grad_norm: float | None = None
+    fast_path: bool = True
+    baseline: Baseline = "network"
+    state_dependent_std: bool = False
+    log_std_min: float = -20.0
+    log_std_max: float = 2.0
+
+    def __post_init__(self) -> None:
+        for name in ("rollout_length", "num_epochs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"agent.{name} is {getattr(self, name)}; give at least 1")
+        if self.minibatch_size < 2:
+            raise ValueError(f"agent.minibatch_size is {self.minibatch_size}; give at least 2")
+        for name in ("discount", "gae_lambda"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"agent.{name} is {getattr(self, name)}; give a value in [0, 1]")
+        if self.clip_range <= 0.0:
+            raise ValueError(f"agent.clip_range is {self.clip_range}; give a value above 0")
+        if self.max_grad_norm is not None and self.max_grad_norm <= 0.0:
+            raise ValueError(
+                f"agent.max_grad_norm is {self.max_grad_norm}; give a value above 0, or null"
+            )
+        if self.log_std_min >= self.log_std_max:
+            raise ValueError(
+                f"agent.log_std_min={self.log_std_min} must lie below "
+                f"agent.log_std_max={self.log_std_max}"
+            )
+        if isinstance(self.normalize_advantage, bool):  # one spelling, so that equal runs compare
+            spelt = "rollout" if self.normalize_advantage else "off"
+            object.__setattr__(self, "normalize_advantage", spelt)
+        for name, allowed in (("normalize_advantage", Normalization), ("baseline", Baseline)):
+            if getattr(self, name) not in get_args(allowed):
+                raise ValueError(
+                    f"agent.{name} is {getattr(self, name)!r}; choose one of "
+                    f"{', '.join(get_args(allowed))}"
+                )
+
+
+def check_together(config: Config, parts: Parts) -> None:
+    """Check the settings against the environment.
+
+    Raises:
+        ValueError: A rollout cannot be cut into minibatches or into episodes, or tasks are to be
+            told apart that the environment does not announce.
+    """
+    num_transitions = config.rollout_length * parts.num_envs
+    if num_transitions % config.minibatch_size:
+        raise ValueError(
+            f"agent.minibatch_size={config.minibatch_size} does not divide a rollout of "
+            f"{config.rollout_length} x {parts.num_envs} = {num_transitions} transitions"
+        )
+    if config.normalize_advantage == "per_task" and not (
+        parts.context.discrete and parts.context.dim
+    ):
+        raise ValueError(
+            "agent.normalize_advantage=per_task needs a one-hot context that names the task; this "
+            "environment announces none, so use rollout, minibatch or off"
+        )
+    horizon = parts.max_episode_steps
+    if config.baseline == "linear" and horizon and config.rollout_length % horizon:
+        raise ValueError(
+            f"agent.baseline=linear needs rollouts of whole episodes: make agent.rollout_length="
+            f"{config.rollout_length} a multiple of the {horizon} steps of an episode, or use "
+            "agent.baseline=network"
+        )

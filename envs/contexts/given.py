@@ -1,0 +1,256 @@
+"""Contexts that are given: the truth about the world, or a control made of it.
+
+Source: Iyer et al. 2022, Frontiers in Neurorobotics 16:846219, for one-hot tasks; the friction
+features and all controls are ours.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from envs.base import EnvInfo
+from envs.contexts import controls, sources
+from envs.contexts.controls import Control, own_stream
+from envs.contexts.layer import Step
+from envs.contexts.sources import Source
+from envs.probe import probe_frictions
+from envs.schedules import at_least, one_of
+from envs.snapshots import Snapshot, require_equal
+
+SOURCES = ("auto", "task", "friction", "regime", "none")
+INPUTS = ("same", "source")
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is told about the world.
+
+    Attributes:
+        kind: Name of this file.
+        source: task (what the environment announces by itself; nothing where it announces
+            nothing), friction, regime (one-hot number of the world), none, or auto: the task where
+            one is announced, the friction otherwise.
+        features: Of the friction: rbf (eight bumps and a 1) or log (its standardised logarithm
+            and a 1).
+        num_regimes: Columns of the regime; null counts the worlds of the run.
+        control: none (the truth), zero, constant, shuffled or delayed.
+        delay: Steps of control=delayed.
+        input: What the input of networks and agents see: same (as the gates of hidden layers), or
+            source (the truth, while gates alone see what the control makes of it).
+    """
+
+    kind: str = "given"
+    source: str = "task"
+    features: str = "rbf"
+    num_regimes: int | None = None
+    control: str = "none"
+    delay: int = 0
+    input: str = "same"
+
+    def __post_init__(self) -> None:
+        one_of("context.source", self.source, SOURCES)
+        one_of("context.features", self.features, sources.FEATURES)
+        one_of("context.control", self.control, controls.CONTROLS)
+        one_of("context.input", self.input, INPUTS)
+        if self.num_regimes is not None:
+            at_least("context.num_regimes", self.num_regimes, 1)
+        if (self.control == "delayed") != (self.delay > 0):
+            raise ValueError(
+                f"context.delay is {self.delay} with context.control={self.control}; give a delay "
+                "of at least 1 with control=delayed, and 0 without"
+            )
+        if self.control != "none" and self.source == "none":
+            raise ValueError(
+                f"context.control={self.control} has nothing to act on with context.source=none; "
+                "choose source=auto, task, friction or regime"
+            )
+        if self.input == "source" and self.control == "none":
+            raise ValueError(
+                "context.input=source separates the input from what a control makes of it, but "
+                "context.control is none; leave input=same"
+            )
+
+
+class Given:
+    """Provider of the truth, or of what a control makes of it.
+
+    Args:
+        source: What is true.
+        control: What is made of it.
+        truth_to_input: Show the truth first, for the input, and the control behind it, for gates.
+        label: Identity of the settings, part of every snapshot.
+    """
+
+    def __init__(
+        self, source: Source, control: Control, truth_to_input: bool, label: str, num_envs: int
+    ) -> None:
+        self._source, self._control, self._label = source, control, label
+        self._truth_to_input = truth_to_input
+        self.dim, self.discrete = source.dim, source.discrete
+        self.gate_dim = source.dim if truth_to_input else 0
+        self.gate_discrete = source.discrete
+        self._truth = np.zeros((num_envs, source.dim), dtype=np.float32)
+
+    def observe(self, step: Step) -> None:
+        """Go on to the successors."""
+        self._truth = self._source.successor(step.envs, step.info, step.ended)
+        self._control.advance(self._truth)
+
+    def start(self, rows: np.ndarray, envs: Any) -> None:
+        """Begin episodes in the worlds that hold now."""
+        truth = self._truth.copy()
+        truth[rows] = self._source.current(envs)[rows]
+        self._truth = truth
+        self._control.start(rows, truth)
+
+    def context(self, envs: Any) -> np.ndarray:
+        """The truth, the control, or both side by side, (N, dim + gate_dim) float32."""
+        shown = self._control.show(self._truth)
+        parts = (self._truth, shown) if self._truth_to_input else (shown,)
+        return np.concatenate(parts, axis=1)
+
+    def snapshot(self) -> Snapshot:
+        """State of the control; the truth follows from the environments."""
+        return {"label": self._label, **self._control.snapshot()}
+
+    def restore(self, snapshot: Snapshot, envs: Any) -> None:
+        """Take over a state.
+
+        Raises:
+            ValueError: It is of other settings.
+        """
+        require_equal(snapshot, "label", self._label)
+        self._truth = self._source.current(envs)
+        self._control.restore(snapshot)
+
+
+def provide(
+    config: Config, envs: Any, info: EnvInfo, settings: Any, total_steps: int, seed: int
+) -> Given | None:
+    """Build the provider of a run.
+
+    Args:
+        config: What is told.
+        envs: The environments.
+        info: Their description.
+        settings: Their configuration.
+        total_steps: Length of the run.
+        seed: Seed of the controls' own stream.
+
+    Returns:
+        The provider, or None where the environments announce the right context by themselves.
+
+    Raises:
+        ValueError: These environments have no such truth, or no truth that a control could act on.
+    """
+    name = resolved_source(config, info, settings)
+    if name == "none" and config.control != "none":
+        raise ValueError(
+            f"context.control={config.control} needs a context to act on, but {info.name} "
+            "announces none; choose context.source=friction or regime where there are frictions, "
+            "or an environment with several tasks"
+        )
+    if config.control == "none" and (name == "task" or info.context_dim == 0 and name == "none"):
+        return None
+    source = _source(name, config, info, settings, total_steps)
+    control = _control(config, source, info, seed)
+    label = f"{name}/{config.features if name == 'friction' else ''}/{config.control}"
+    return Given(source, control, config.input == "source", label, envs.num_envs)
+
+
+def resolved_source(config: Config, info: EnvInfo, settings: Any) -> str:
+    """The source in force: task, friction, regime or none.
+
+    Raises:
+        ValueError: These environments have no such truth.
+    """
+    has_friction = hasattr(settings, "friction_low")
+    announced = "task" if info.context_dim else "none"
+    if config.source == "auto":
+        return "friction" if announced == "none" and has_friction else announced
+    if config.source in ("friction", "regime") and not has_friction:
+        raise ValueError(
+            f"context.source={config.source} is of walking robots whose friction changes, but "
+            f"{info.name} has none; choose context=task or context=none"
+        )
+    return announced if config.source == "task" else config.source
+
+
+def _source(
+    name: str, config: Config, info: EnvInfo, settings: Any, total_steps: int
+) -> Source:
+    if name == "friction":
+        return sources.Friction(settings.friction_low, settings.friction_high, config.features)
+    if name == "regime":
+        cyclic = settings.schedule == "cyclic"
+        counted = config.num_regimes or _num_regimes(settings, total_steps)
+        return sources.Regime(counted, cyclic and config.num_regimes is None)
+    if name == "none":
+        return sources.Nothing()
+    return sources.Announced(info.context_dim, info.context_discrete)
+
+
+def _num_regimes(settings: Any, total_steps: int) -> int:
+    """Worlds that a run of this length can meet."""
+    if settings.schedule == "fixed":
+        return 1
+    if settings.schedule == "cyclic":
+        return len(settings.cyclic_values)
+    return max(1, math.ceil(total_steps / settings.switch_interval))
+
+
+def _control(config: Config, source: Source, info: EnvInfo, seed: int) -> Control:
+    if config.control == "shuffled":
+        stream = own_stream(seed, "shuffled")
+        if source.discrete:
+            return controls.ShuffledIds(info.num_envs, source.dim, stream)
+        return controls.PlayedBack(info.num_envs, source.dim, info.max_episode_steps, stream)
+    if config.control == "delayed":
+        return controls.Delayed(info.num_envs, source.dim, config.delay)
+    kinds = {"none": controls.Truth, "zero": controls.Zero, "constant": controls.Constant}
+    return kinds[config.control]()
+
+
+def probe_contexts(
+    config: Config, info: EnvInfo, settings: Any, probe: Any, total_steps: int, seed: int
+) -> np.ndarray | None:
+    """Contexts of a fixed sample set, as a network would be shown them.
+
+    Shuffled contexts are drawn evenly from those of the set, by a stream of their own; regimes
+    are unknown there and zeros.
+
+    Args:
+        config: What is told.
+        info: Description of the environments without their layer.
+        settings: Their configuration.
+        probe: The samples, with `contexts` where there are tasks.
+        total_steps: Length of the run.
+        seed: Seed of the run.
+
+    Returns:
+        (num_samples, C) float32; None where the probe's own contexts are the right ones.
+    """
+    name = resolved_source(config, info, settings)
+    if config.control == "none" and name == "task":
+        return None
+    count = len(probe.observations)
+    if name == "task":
+        truth = np.asarray(probe.contexts, dtype=np.float32)
+    elif name == "friction":
+        source = _source(name, config, info, settings, total_steps)
+        assert isinstance(source, sources.Friction)
+        frictions = probe_frictions()
+        truth = source.encode(np.repeat(frictions, count // len(frictions)))
+    else:
+        dim = _source(name, config, info, settings, total_steps).dim
+        truth = np.zeros((count, dim), dtype=np.float32)
+    shown = truth
+    if config.control == "shuffled":
+        shown = own_stream(seed, "probe").permutation(truth)
+    elif config.control in ("zero", "constant"):
+        shown = (controls.Zero if config.control == "zero" else controls.Constant)().show(truth)
+    return np.concatenate((truth, shown), axis=1) if config.input == "source" else shown
