@@ -15,6 +15,7 @@ for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from analysis.restored import Restored
 
 FILM_SECONDS = 20.0
+DEFAULT_FRICTIONS, DEFAULT_EPISODES = "0.02,0.2,2", 20
+_OPTIONS = ("frictions", "episodes", "seed", "goals", "rows_per_task")
 EXIT_DONE, EXIT_CONFIGURATION, EXIT_NUMERICAL, EXIT_STORAGE = 0, 2, 3, 4
 
 
@@ -35,15 +38,24 @@ class _Parser(argparse.ArgumentParser):
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure the newest intact checkpoint at fixed frictions; print a table, write JSON."""
+    """Measure the newest intact checkpoint: returns at fixed frictions, or success on tasks."""
     from analysis.evaluation import checked_frictions
 
-    frictions = checked_frictions(arguments.frictions)
+    frictions = checked_frictions(arguments.frictions or DEFAULT_FRICTIONS)
     run_dirs = _named_runs(arguments)
     films = arguments.video and _opengl_works()
     for run_dir in run_dirs:
-        _evaluate_run(run_dir, frictions, arguments, films)
+        _evaluate_run(*_run_and_checkpoint(run_dir, arguments), frictions, arguments, films)
     return EXIT_DONE
+
+
+def _run_and_checkpoint(named: Path, arguments: argparse.Namespace) -> tuple[Path, Path | None]:
+    """The run directory, and the checkpoint to take; the newest intact one if None."""
+    if not (named / "manifest.json").is_file() or (named / "config.yaml").exists():
+        return named, arguments.checkpoint
+    if arguments.checkpoint is not None:
+        raise UsageError(f"{named} is a checkpoint already; leave out --checkpoint")
+    return named.resolve().parents[1], named
 
 
 def _named_runs(arguments: argparse.Namespace) -> list[Path]:
@@ -75,22 +87,58 @@ def _opengl_works() -> bool:
 
 
 def _evaluate_run(
-    run_dir: Path, frictions: list[float], arguments: argparse.Namespace, films: bool
+    run_dir: Path,
+    checkpoint: Path | None,
+    frictions: list[float],
+    arguments: argparse.Namespace,
+    films: bool,
 ) -> None:
     import torch
+
+    from analysis.restored import has_tasks
+
+    torch.set_num_threads(1)
+    if has_tasks(run_dir):
+        from analysis.multitask.command import evaluate_tasks
+
+        _refuse_options(run_dir, arguments, ("frictions", "episodes", "seed"))
+        out, goals = arguments.out or run_dir, arguments.goals
+        evaluate_tasks(run_dir, checkpoint, out, goals, arguments.rows_per_task, films)
+    else:
+        _refuse_options(run_dir, arguments, ("goals", "rows_per_task"))
+        _evaluate_frictions(run_dir, checkpoint, frictions, arguments, films)
+
+
+def _refuse_options(run_dir: Path, arguments: argparse.Namespace, names: Sequence[str]) -> None:
+    given = [name for name in names if getattr(arguments, name) is not None]
+    if given:
+        allowed = [name for name in _OPTIONS if name not in names]
+        raise UsageError(
+            f"--{given[0].replace('_', '-')} has no meaning for {run_dir}; its kind of environment "
+            f"takes {', '.join('--' + name.replace('_', '-') for name in allowed)}"
+        )
+
+
+def _evaluate_frictions(
+    run_dir: Path,
+    checkpoint: Path | None,
+    frictions: list[float],
+    arguments: argparse.Namespace,
+    films: bool,
+) -> None:
     from rich.console import Console
 
     from analysis.evaluation import evaluate, results_table, write_results
     from analysis.restored import restore
 
-    torch.set_num_threads(1)
-    out, seed = arguments.out or run_dir, arguments.seed
-    restored = restore(run_dir, arguments.checkpoint)
+    out, seed = arguments.out or run_dir, arguments.seed or 0
+    episodes = arguments.episodes or DEFAULT_EPISODES
+    restored = restore(run_dir, checkpoint)
     try:
         for problem in restored.problems:
             print(f"checkpoint passed over: {problem}", file=sys.stderr)
         print(f"evaluating {run_dir} at step {restored.env_steps:,}", flush=True)
-        worlds = evaluate(restored.agent, restored.envs, frictions, arguments.episodes, seed)
+        worlds = evaluate(restored.agent, restored.envs, frictions, episodes, seed)
         Console(width=None if sys.stdout.isatty() else 100).print(results_table(worlds))
         about = {"run": str(run_dir), "seed": seed, **restored.about}
         print(f"wrote {write_results(out / 'evaluation.json', worlds, about)}", flush=True)
@@ -189,14 +237,20 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     added = command(run)
-    added.add_argument("run_dir", type=Path, nargs="?", metavar="RUN_DIR")
+    added.add_argument("run_dir", type=Path, nargs="?", metavar="RUN_DIR", help="or a checkpoint")
     added.add_argument("--experiment", metavar="NAME", help="all runs in runs/NAME instead")
     added.add_argument("--checkpoint", type=Path, help="instead of the newest intact one")
-    added.add_argument("--frictions", default="0.02,0.2,2", help="default: %(default)s")
-    added.add_argument("--episodes", type=_positive, default=20, help="default: %(default)s")
-    added.add_argument("--seed", type=_seed, default=0, help="of the start states")
-    added.add_argument("--video", action="store_true", help="film 20 s at every friction")
+    added.add_argument("--video", action="store_true", help="film every friction, or all tasks")
     added.add_argument("--out", type=Path, help="folder of the results instead of RUN_DIR")
+    walking = added.add_argument_group("walking robots")
+    walking.add_argument("--frictions", help=f"default: {DEFAULT_FRICTIONS}")
+    walking.add_argument("--episodes", type=_positive, help=f"default: {DEFAULT_EPISODES}")
+    walking.add_argument("--seed", type=_seed, help="of the start states")
+    tasks = added.add_argument_group("Meta-World")
+    goals = "visit the first N goals of every task only; not for result tables"
+    tasks.add_argument("--goals", "--num-goals", type=_positive, metavar="N", help=goals)
+    rows = "episodes of a task at a time; default: as configured"
+    tasks.add_argument("--rows-per-task", type=_positive, metavar="N", help=rows)
     added = command(compare)
     added.add_argument("runs", type=Path, nargs="*", metavar="RUN_OR_GROUP")
     added.add_argument("--out", type=Path, help="folder of the report, such as results/NAME")

@@ -22,9 +22,12 @@ import numpy as np
 import torch
 
 from agents.base import Transition
+from agents.baselines import UnequalEpisodes
 from agents.update import NumericalFailure
 from analysis.checkpoint import CheckpointError, CheckpointStore, load_checkpoint
+from analysis.ending import end_run
 from analysis.interruption import Interruption
+from analysis.multitask.training import TrainingEvaluation
 from analysis.progress import Progress
 from analysis.recorder import Recorder
 from analysis.run_directory import ConfigurationChanged, RunDirectory, RunLocked
@@ -87,7 +90,8 @@ class Training:
         if loaded is None and self.config.init_from is not None:
             donor = load_checkpoint(Path(self.config.init_from)).state
             self._transplant(donor)
-        self.probe = build_probe(self.config)
+        self.probe = build_probe(self.config, self.envs)
+        self.evaluation = TrainingEvaluation(self.config, directory.path, num_threads)
         self.recorder = Recorder(
             directory.path,
             self.agent,
@@ -96,6 +100,7 @@ class Training:
             start_steps=0 if loaded is None else loaded.env_steps,
             restarts=directory.restarts,
             active_seconds=0.0 if loaded is None else _active_seconds(loaded.manifest),
+            evaluation_columns=self.evaluation.columns,
         )
         self._switched = False
         self.observation, self.context = self.envs.reset()[0], self.envs.context
@@ -117,7 +122,7 @@ class Training:
     def run(self, interruption: Interruption, progress: Progress) -> bool:
         """Train until the end; False if a signal asked to stop before."""
         envs, agent, recorder = self.envs, self.agent, self.recorder
-        while envs.env_steps < self.config.total_steps:
+        while self._evaluated(interruption) and envs.env_steps < self.config.total_steps:
             action = agent.act(self.observation, self.context, explore=True)
             observation, reward, terminated, truncated, info = envs.step(action)
             agent.observe(
@@ -143,11 +148,25 @@ class Training:
                 self._update(progress, info)
             progress.step(envs.env_steps)
             if interruption.requested is not None:
-                self.checkpoint(pinned=False)
-                return False
+                break
             if agent.is_at_quiet_point and (self._switched or self._checkpoint_is_due()):
                 self._try_checkpoint()
+        if interruption.requested is not None:
+            self.checkpoint(pinned=False)
+            return False
         return True
+
+    def _evaluated(self, interruption: Interruption) -> bool:
+        """Evaluate if the clock says so; False if a signal cut it short, so that it stays due."""
+        return self.evaluation.quick_if_due(
+            self.agent, self.envs.env_steps, self.recorder, interruption.is_requested
+        )
+
+    def conclude(self, interruption: Interruption) -> dict[str, float] | None:
+        """Save the last checkpoint and evaluate it if configured; None if a signal stopped that."""
+        checkpoint = self.checkpoint(pinned=False)
+        steps, stop = self.envs.env_steps, interruption.is_requested
+        return self.evaluation.final(self.agent, steps, self.recorder, checkpoint.name, stop)
 
     def _update(self, progress: Progress, info: Mapping[str, Any]) -> None:
         iteration = self.agent.iteration + 1
@@ -183,6 +202,7 @@ class Training:
                 "observation": self.observation,
                 "context": self.context,
                 "switched": self._switched,
+                **self.evaluation.state_dict(),
             },
             "recorder": self.recorder.state_dict(),
         }
@@ -220,6 +240,7 @@ class Training:
         self.observation = np.asarray(state["loop"]["observation"])
         self.context = np.asarray(state["loop"]["context"])
         self._switched = bool(state["loop"]["switched"])
+        self.evaluation.load_state_dict(state["loop"])
         self.recorder.load_state_dict(state["recorder"])
 
     def crash_dump(self, extra: dict[str, Any]) -> Path:
@@ -231,6 +252,7 @@ class Training:
         """Release threads and files."""
         self.agent.close()
         self.envs.close()
+        self.evaluation.close()
         self.recorder.close()
 
 
@@ -275,7 +297,7 @@ def run(composed: Composed) -> int:
         return _refuse("storage", error, EXIT_STORAGE)
     try:
         return _run_in(composed, directory)
-    except (ConfigurationError, CheckpointError) as error:
+    except (ConfigurationError, CheckpointError, UnequalEpisodes) as error:
         return _refuse("configuration", error, EXIT_CONFIGURATION)
     except StorageError as error:
         return _refuse("storage", error, EXIT_STORAGE)
@@ -323,11 +345,15 @@ def _run_in(composed: Composed, directory: RunDirectory) -> int:
         with Interruption() as interruption:
             finished = training.run(interruption, progress)
             progress.close()
-            if not finished:
+            evaluation = training.conclude(interruption) if finished else None
+            if evaluation is None:
                 print(f"stopped at step {training.envs.env_steps:,}; the same command goes on")
                 return EXIT_SIGNAL
-            training.checkpoint(pinned=False)
-        return _finish(training, directory)
+        steps, seconds = training.envs.env_steps, training.recorder.active_seconds
+        training.recorder.finish(steps)
+        training.recorder.close()
+        end_run(directory, config, steps, seconds, evaluation)
+        return EXIT_DONE
     except SimulatorError as error:
         return _fail(training, directory, error, {k: np.asarray(v) for k, v in error.dump.items()})
     except NumericalFailure as error:
@@ -347,28 +373,6 @@ def _fail(
     directory.finish("failed", {"env_steps": steps, "reason": str(error), "crash": path.name})
     print(f"numerical failure at step {steps:,}: {error}; see {path}", file=sys.stderr)
     return EXIT_NUMERICAL
-
-
-def _finish(training: Training, directory: RunDirectory) -> int:
-    """Draw the figures, write done.json and say what comes next."""
-    steps, seconds = training.envs.env_steps, training.recorder.active_seconds
-    training.recorder.close()
-    summary: dict[str, Any] = {"env_steps": steps}
-    if training.config.log.figures:
-        from analysis.plots import draw_run
-
-        summary["figures"] = [path.name for path in draw_run(directory.path)]
-    from analysis.summary import final_return, summary_table
-
-    summary["final_return"] = final_return(directory.path)
-    directory.finish("finished", summary)
-    print(summary_table(directory.path))
-    look = "run" if hasattr(training.config.env, "fixed_friction") else "figures"
-    print(
-        f"finished {steps:,} steps in {seconds:,.0f} s; final return {summary['final_return']:.1f}"
-        f"\nnext: python evaluate.py {look} {directory.path}"
-    )
-    return EXIT_DONE
 
 
 def main(arguments: list[str]) -> int:

@@ -79,6 +79,7 @@ class LinearBaseline:
 
     Args:
         discount: In [0, 1].
+        num_tasks: Tasks that the one-hot context tells apart; 0 makes one fit for everything.
 
     Source: Duan et al. 2016, arXiv 1604.06778, supplement 2; fit and prediction on the same
     rollout, once per task, as the reference MTPPO of Meta-World+ (McLean et al. 2025, arXiv
@@ -89,8 +90,8 @@ class LinearBaseline:
 
     ends_at_timeouts = True
 
-    def __init__(self, discount: float) -> None:
-        self._discount = discount
+    def __init__(self, discount: float, num_tasks: int) -> None:
+        self._discount, self._num_tasks = discount, num_tasks
 
     def values(self, row: Rollout) -> tuple[np.ndarray, np.ndarray]:
         """Predicted returns and, for the successors, the same one step later; (T, N) float64.
@@ -103,7 +104,7 @@ class LinearBaseline:
         returns = discounted_returns(row.reward.astype(np.float64), boundary, self._discount)
         inputs = np.concatenate((row.observation, row.context), axis=-1)
         time = np.broadcast_to(np.arange(row.length)[:, None] % length, returns.shape)
-        tasks, values = row.tasks(), np.empty_like(returns)
+        tasks, values = row.tasks(self._num_tasks), np.empty_like(returns)
         for task in np.unique(tasks):
             rows = tasks == task
             features = linear_features(inputs[rows], time[rows])

@@ -60,15 +60,17 @@ class Rollout:
         """Capacity in transitions."""
         return self.length * self.num_envs
 
-    def tasks(self) -> np.ndarray:
-        """Index of every transition's task in its one-hot context, (length, num_envs).
+    def tasks(self, num_tasks: int) -> np.ndarray:
+        """Index of every transition's task, (length, num_envs).
 
-        The size of the context where a row is all zero; 0 everywhere without a context.
+        Args:
+            num_tasks: How many leading entries of the context are the one-hot task; 0 makes all
+                transitions of task 0. A row of zeros there is of task `num_tasks`.
         """
-        if not self.context.shape[-1]:
-            return np.zeros(self.context.shape[:-1], dtype=np.int64)
-        index, dim = self.context.argmax(axis=-1), self.context.shape[-1]
-        return np.where(self.context.max(axis=-1) > 0.0, index, dim)
+        names = self.context[..., :num_tasks]
+        if not num_tasks:
+            return np.zeros(names.shape[:-1], dtype=np.int64)
+        return np.where(names.max(axis=-1) > 0.0, names.argmax(axis=-1), num_tasks)
 
     def last(self, size: int) -> tuple[Tensor, Tensor | None]:
         """Observations (size, obs) and context (size, C) of the last rows of a full rollout."""

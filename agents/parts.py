@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agents.update import Update
@@ -62,10 +62,19 @@ class Parts:
         streams = Streams(self.seed, "agent/")
         return streams.child(f"life_{self.life}") if self.life else streams
 
-    def torso(self, name: str, input_dim: int) -> Torso:
-        """Build the torso of one network from its own streams."""
-        module = NETWORKS.get(self.network.kind)
-        return module.build(self.network, input_dim, self.context, self.streams.child(name))
+    def torso(self, name: str, input_dim: int, num_outputs: int = 0) -> Torso:
+        """Build the torso of one network from its own streams.
+
+        Args:
+            name: Name of the network within the agent.
+            input_dim: Inputs without the context.
+            num_outputs: Outputs of all heads together, for networks whose width depends on them.
+        """
+        network = self.network
+        if hasattr(network, "num_outputs"):
+            network = replace(network, num_outputs=num_outputs)
+        module = NETWORKS.get(network.kind)
+        return module.build(network, input_dim, self.context, self.streams.child(name))
 
     @property
     def head_initializer(self) -> Initializer:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,11 +28,12 @@ from agents.baselines import Baseline, LinearBaseline, NetworkBaseline
 from agents.buffers import Rollout
 from agents.distributions import gaussian_entropy, standard_log_probability
 from agents.learner_threads import LearnerThreads
+from agents.minibatches import Minibatch, Shuffler
 from agents.normalization import RunningNormalizer
 from agents.parts import Parts
 from agents.ppo_config import Config as Config
 from agents.ppo_config import check_together
-from agents.ppo_steps import AutogradSteps, FusedSteps, Losses, Minibatch, Steps
+from agents.ppo_steps import AutogradSteps, FusedSteps, Losses, Steps
 from agents.returns import (
     generalized_advantages,
     normalized,
@@ -44,6 +44,7 @@ from agents.transplants import check_parts, transplant_updates
 from agents.update import Update, forget_parameters
 from networks.fused import FusedPerceptron
 from networks.heads import GaussianPolicy, Network, StateGaussianPolicy, ValueFunction
+from networks.initializers import Initializer
 from plasticity.method import InputSource
 
 STATISTICS = (
@@ -69,12 +70,13 @@ class PPO(Agent):
     def __init__(self, config: Config, parts: Parts) -> None:
         check_together(config, parts)
         self.config = config
+        self._num_tasks = parts.context.dim if parts.context.discrete else 0
         self.rollout = Rollout(
             config.rollout_length,
             parts.num_envs,
             parts.observation_dim,
             parts.action_dim,
-            parts.context.dim,
+            parts.context.width,
             with_log_std=config.state_dependent_std,
         )
         self._build_networks(config, parts)
@@ -92,10 +94,7 @@ class PPO(Agent):
         self._action_noise = parts.streams.torch("action_noise")
         self._shuffle = parts.streams.torch("shuffle")
         self._threads = LearnerThreads(parts.num_threads)
-        self._minibatches = [
-            slice(start, start + config.minibatch_size)
-            for start in range(0, self.rollout.num_transitions, config.minibatch_size)
-        ]
+        self._shufflers = {name: Shuffler(config.minibatch_size) for name in self.updates}
         losses = Losses(config.clip_range, config.value_coefficient, config.entropy_coefficient)
         self._fast_policy: FusedPerceptron | None = None
         self._steps: Steps = AutogradSteps(self.policy, self.value, self.updates, losses)
@@ -107,8 +106,10 @@ class PPO(Agent):
             )
 
     def _build_networks(self, config: Config, parts: Parts) -> None:
-        head, streams = parts.head_initializer, parts.streams
-        torso, stream = parts.torso("policy", parts.observation_dim), streams.child("policy")
+        head, streams = _head_law(config.policy_head_bound, parts), parts.streams
+        outputs = parts.action_dim * (2 if config.state_dependent_std else 1)
+        torso = parts.torso("policy", parts.observation_dim, outputs)
+        stream = streams.child("policy")
         self.policy: GaussianPolicy | StateGaussianPolicy = (
             StateGaussianPolicy(
                 torso, parts.action_dim, head, stream, config.log_std_min, config.log_std_max
@@ -117,9 +118,10 @@ class PPO(Agent):
             else GaussianPolicy(torso, parts.action_dim, head, stream)
         )
         self.value: ValueFunction | None = None
-        self._baseline: Baseline = LinearBaseline(config.discount)
+        self._baseline: Baseline = LinearBaseline(config.discount, self._num_tasks)
         if config.baseline == "network":
-            torso = parts.torso("value", parts.observation_dim)
+            torso = parts.torso("value", parts.observation_dim, 1)
+            head = _head_law(config.value_head_bound, parts)
             self.value = ValueFunction(torso, head, streams.child("value"))
             self._baseline = NetworkBaseline(self.value)
 
@@ -208,9 +210,8 @@ class PPO(Agent):
     def _learn_policy(self, batch: Minibatch, orders: Sequence[Tensor]) -> dict[str, Tensor]:
         losses, log_ratios, last = [], [], batch
         for order in orders:
-            shuffled, log_ratios = self._shuffled(batch, order), []
-            for rows in self._minibatches:
-                last = shuffled.rows(rows)
+            log_ratios = []
+            for last in self._shuffled("policy", batch, order):
                 loss, log_ratio = self._steps.policy(last)
                 losses.append(loss)
                 log_ratios.append(log_ratio)
@@ -230,15 +231,16 @@ class PPO(Agent):
             return {}
         losses = []
         for order in orders:
-            shuffled = batch.rows(order)
-            losses += [self._steps.value(shuffled.rows(rows)) for rows in self._minibatches]
+            losses += [self._steps.value(rows) for rows in self._shuffled("value", batch, order)]
         return {"value_loss": torch.tensor(losses).mean()}
 
-    def _shuffled(self, batch: Minibatch, order: Tensor) -> Minibatch:
-        shuffled, size = batch.rows(order), self.config.minibatch_size
-        if self.config.normalize_advantage != "minibatch":
-            return shuffled
-        return replace(shuffled, advantage=normalized_in_minibatches(shuffled.advantage, size))
+    def _shuffled(self, name: str, batch: Minibatch, order: Tensor) -> Sequence[Minibatch]:
+        """One epoch's minibatches for one network, valid until its next epoch."""
+        minibatches = self._shufflers[name].shuffle(batch, order)
+        if self.config.advantage_scope == "minibatch":
+            for rows in minibatches:
+                rows.advantage.copy_(normalized_in_minibatches(rows.advantage, len(rows.advantage)))
+        return minibatches
 
     def _prepare(self) -> tuple[Minibatch, dict[str, Tensor]]:
         """Values, advantages and targets of a full rollout, and what is logged about them."""
@@ -257,10 +259,10 @@ class PPO(Agent):
         targets = advantages + values
         spread = targets.var()
         explained = 1.0 - (targets - values).var() / spread if spread > 0.0 else np.nan
-        if config.normalize_advantage == "rollout":
+        if config.advantage_scope == "rollout":
             advantages = normalized(advantages)
-        elif config.normalize_advantage == "per_task":
-            advantages = normalized_per_task(advantages, row.tasks())
+        elif config.advantage_scope == "per_task":
+            advantages = normalized_per_task(advantages, row.tasks(self._num_tasks))
 
         log_std = self._free_log_std if row.log_std is None else torch.from_numpy(row.log_std)
         log_probability = standard_log_probability(torch.from_numpy(row.noise), log_std)
@@ -371,6 +373,11 @@ class PPO(Agent):
     def close(self) -> None:
         """End the learner thread."""
         self._threads.close()
+
+
+def _head_law(bound: float | None, parts: Parts) -> Initializer:
+    """Law of an agent's own heads, or of the network configuration for None."""
+    return parts.head_initializer if bound is None else Initializer("uniform", bound)
 
 
 def build(config: Config, parts: Parts) -> PPO:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from agents.parts import Parts
 
 Normalization = Literal["rollout", "minibatch", "per_task", "off"]
 Baseline = Literal["network", "linear"]
+
+
+# Of settings that came after the first runs: at their default they are not recorded.
+_LATER = {"later": True}
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,8 @@ class Config:
         entropy_coefficient: Factor of the entropy bonus.
         normalize_advantage: Over what advantages are standardised: `rollout` (all transitions,
             once), `minibatch` (each by itself), `per_task` (the transitions of each task, once;
-            needs a one-hot context), or `off`. true and false mean `rollout` and `off`.
+            needs a one-hot context), or `off`. `rollout` and `off` are kept as true and false,
+            their older names, so that older runs can go on.
         normalize_observation: Standardise observations by running moments.
         timeouts_terminal: Treat truncation as termination, as published (biases values). The
             linear baseline always does: it knows the time.
@@ -42,6 +47,9 @@ class Config:
             free parameter.
         log_std_min: Lower clip of a state-dependent log standard deviation.
         log_std_max: Upper clip of it.
+        policy_head_bound: Draw the weights of the policy's heads from U(-bound, bound), biases 0;
+            None takes the law `network.head_initializer`.
+        value_head_bound: The same for the value network's head.
     """
 
     kind: str = "ppo"
@@ -53,15 +61,17 @@ class Config:
     clip_range: float = 0.2
     value_coefficient: float = 1.0
     entropy_coefficient: float = 0.0
-    normalize_advantage: bool | Normalization = "rollout"
+    normalize_advantage: bool | Normalization = True
     normalize_observation: bool = False
     timeouts_terminal: bool = False
     max_grad_norm: float | None = None
     fast_path: bool = True
-    baseline: Baseline = "network"
-    state_dependent_std: bool = False
-    log_std_min: float = -20.0
-    log_std_max: float = 2.0
+    baseline: Baseline = field(default="network", metadata=_LATER)
+    state_dependent_std: bool = field(default=False, metadata=_LATER)
+    log_std_min: float = field(default=-20.0, metadata=_LATER)
+    log_std_max: float = field(default=2.0, metadata=_LATER)
+    policy_head_bound: float | None = field(default=None, metadata=_LATER)
+    value_head_bound: float | None = field(default=None, metadata=_LATER)
 
     def __post_init__(self) -> None:
         for name in ("rollout_length", "num_epochs"):
@@ -74,24 +84,32 @@ class Config:
                 raise ValueError(f"agent.{name} is {getattr(self, name)}; give a value in [0, 1]")
         if self.clip_range <= 0.0:
             raise ValueError(f"agent.clip_range is {self.clip_range}; give a value above 0")
-        if self.max_grad_norm is not None and self.max_grad_norm <= 0.0:
-            raise ValueError(
-                f"agent.max_grad_norm is {self.max_grad_norm}; give a value above 0, or null"
-            )
+        for name in ("max_grad_norm", "policy_head_bound", "value_head_bound"):
+            value = getattr(self, name)
+            if value is not None and value <= 0.0:
+                raise ValueError(f"agent.{name} is {value}; give a value above 0, or null")
         if self.log_std_min >= self.log_std_max:
             raise ValueError(
                 f"agent.log_std_min={self.log_std_min} must lie below "
                 f"agent.log_std_max={self.log_std_max}"
             )
-        if isinstance(self.normalize_advantage, bool):  # one spelling, so that equal runs compare
-            spelt = "rollout" if self.normalize_advantage else "off"
-            object.__setattr__(self, "normalize_advantage", spelt)
-        for name, allowed in (("normalize_advantage", Normalization), ("baseline", Baseline)):
-            if getattr(self, name) not in get_args(allowed):
-                raise ValueError(
-                    f"agent.{name} is {getattr(self, name)!r}; choose one of "
-                    f"{', '.join(get_args(allowed))}"
-                )
+        older = {"rollout": True, "off": False}.get(str(self.normalize_advantage))
+        if older is not None:
+            object.__setattr__(self, "normalize_advantage", older)
+        _check_choice("normalize_advantage", self.advantage_scope, get_args(Normalization))
+        _check_choice("baseline", self.baseline, get_args(Baseline))
+
+    @property
+    def advantage_scope(self) -> Normalization:
+        """What `normalize_advantage` says, by its newer names."""
+        if isinstance(self.normalize_advantage, bool):
+            return "rollout" if self.normalize_advantage else "off"
+        return self.normalize_advantage
+
+
+def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"agent.{name} is {value!r}; choose one of {', '.join(allowed)}")
 
 
 def check_together(config: Config, parts: Parts) -> None:
@@ -107,9 +125,7 @@ def check_together(config: Config, parts: Parts) -> None:
             f"agent.minibatch_size={config.minibatch_size} does not divide a rollout of "
             f"{config.rollout_length} x {parts.num_envs} = {num_transitions} transitions"
         )
-    if config.normalize_advantage == "per_task" and not (
-        parts.context.discrete and parts.context.dim
-    ):
+    if config.advantage_scope == "per_task" and not (parts.context.discrete and parts.context.dim):
         raise ValueError(
             "agent.normalize_advantage=per_task needs a one-hot context that names the task; this "
             "environment announces none, so use rollout, minibatch or off"

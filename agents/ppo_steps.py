@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from agents.distributions import gaussian_entropy, gaussian_log_probability
+from agents.minibatches import Minibatch
 from agents.update import Update
 from networks.fused import FusedPerceptron
 from networks.heads import GaussianPolicy, StateGaussianPolicy, ValueFunction
@@ -38,38 +39,6 @@ class Losses:
     clip_range: float
     value_coefficient: float
     entropy_coefficient: float
-
-
-@dataclass(frozen=True)
-class Minibatch:
-    """Transitions of one gradient step; one row each.
-
-    Attributes:
-        observation: (B, obs).
-        context: (B, C) or None.
-        action: (B, act).
-        log_probability: (B,) of the action when it was taken.
-        advantage: (B,).
-        target: (B,) value target.
-    """
-
-    observation: Tensor
-    context: Tensor | None
-    action: Tensor
-    log_probability: Tensor
-    advantage: Tensor
-    target: Tensor
-
-    def rows(self, rows: Tensor | slice) -> Minibatch:
-        """Take some rows: a gather for an index tensor, a view for a slice."""
-        return Minibatch(
-            self.observation[rows],
-            None if self.context is None else self.context[rows],
-            self.action[rows],
-            self.log_probability[rows],
-            self.advantage[rows],
-            self.target[rows],
-        )
 
 
 class Steps(Protocol):
@@ -139,7 +108,14 @@ class FusedSteps:
         self._updates, self._losses = updates, losses
         self._policy = FusedPerceptron(policy, minibatch_size)
         self._value = None if value is None else FusedPerceptron(value, minibatch_size)
-        self._mean_grad = torch.empty(minibatch_size, policy.log_std.numel())
+        num_actions = policy.log_std.numel()
+        # (actions, B) throughout, as the policy's head gives them: long rows are faster.
+        self._mean_grad = torch.empty(num_actions, minibatch_size)
+        self._z = self._mean_grad.numpy()
+        self._squared = np.empty_like(self._z)
+        self._log_std_array = self._log_std.detach().numpy()
+        self._minus_half = np.full(num_actions, -0.5, dtype=np.float32)
+        self._log_std_grad = torch.empty(num_actions)
         self._value_grad = torch.empty(minibatch_size, 1)
 
     @staticmethod
@@ -154,31 +130,37 @@ class FusedSteps:
     @torch.no_grad()
     def policy(self, batch: Minibatch) -> tuple[float, Tensor]:
         """Step the policy; returns the loss and the log-ratios (B,)."""
-        losses, update = self._losses, self._updates["policy"]
-        mean = self._policy.forward(batch.observation).numpy()
+        losses, update, arrays = self._losses, self._updates["policy"], batch.arrays
+        mean = self._policy.forward(batch.observation).t().numpy()
         # Arrays of a few hundred numbers: NumPy needs a third of the time that torch needs.
+        z, squared, log_std = self._z, self._squared, self._log_std_array
+        size, low, high = len(arrays.advantage), 1.0 - losses.clip_range, 1.0 + losses.clip_range
         with np.errstate(over="ignore", invalid="ignore"):
-            log_std = self._log_std.detach().numpy()
-            inverse_std = np.exp(-log_std)
-            z = (batch.action.numpy() - mean) * inverse_std
-            squared = z * z
-            constant = log_std.sum() + 0.5 * _LOG_TWO_PI * len(log_std)
-            log_ratio = -0.5 * squared.sum(1) - (constant + batch.log_probability.numpy())
-            ratio, advantage = np.exp(log_ratio), batch.advantage.numpy()
-            unclipped = ratio * advantage
-            low, high = 1.0 - losses.clip_range, 1.0 + losses.clip_range
-            clipped = np.minimum(np.maximum(ratio, low), high) * advantage
-            loss = -float(np.minimum(unclipped, clipped).sum()) / len(z)
+            inverse_std = np.exp(-log_std)[:, None]
+            np.subtract(arrays.action.T, mean, out=z)
+            z *= inverse_std
+            np.multiply(z, z, out=squared)
+            log_ratio = self._minus_half @ squared
+            log_ratio -= arrays.log_probability
+            log_ratio -= sum(log_std.tolist()) + 0.5 * _LOG_TWO_PI * len(log_std)
+            ratio = np.exp(log_ratio)
+            unclipped = ratio * arrays.advantage
+            clipped = np.minimum(np.maximum(ratio, low), high) * arrays.advantage
+            loss = -float(np.add.reduce(np.minimum(unclipped, clipped))) / size
             # Equal terms lie inside the clip range, where both have the same derivative.
-            weight = unclipped * (unclipped <= clipped) * (-1.0 / len(z))
-            log_std_grad = weight @ (squared - 1.0)
-            np.multiply(z * inverse_std, weight[:, None], out=self._mean_grad.numpy())
+            weight = unclipped * (unclipped <= clipped)
+            weight *= -1.0 / size
+            squared -= 1.0
+            log_std_grad = np.matmul(squared, weight, out=self._log_std_grad.numpy())
+            z *= inverse_std
+            z *= weight
         if losses.entropy_coefficient:
             loss -= losses.entropy_coefficient * float(gaussian_entropy(self._log_std))
             log_std_grad -= losses.entropy_coefficient
         update.check_loss(loss)
-        self._log_std.grad = torch.from_numpy(log_std_grad)
-        self._policy.backward(batch.observation, self._mean_grad)
+        if self._log_std.grad is not self._log_std_grad:
+            self._log_std.grad = self._log_std_grad
+        self._policy.backward(batch.observation, self._mean_grad.t())
         update.apply(self._policy.activations)
         return loss, torch.from_numpy(log_ratio)
 
@@ -187,7 +169,7 @@ class FusedSteps:
         """Step the value network; returns the loss."""
         coefficient, update = self._losses.value_coefficient, self._updates["value"]
         assert self._value is not None
-        error = self._value.forward(batch.observation).numpy()[:, 0] - batch.target.numpy()
+        error = self._value.forward(batch.observation).numpy()[:, 0] - batch.arrays.target
         loss = coefficient * float(error @ error) / len(error)
         update.check_loss(loss)
         np.multiply(error, 2.0 * coefficient / len(error), out=self._value_grad.numpy()[:, 0])

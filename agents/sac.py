@@ -57,7 +57,7 @@ class SAC(Agent):
         self._build_networks(config, parts)
         self.replay = Replay(
             config.replay_size,
-            Columns(parts.observation_dim, parts.action_dim, parts.context.dim),
+            Columns(parts.observation_dim, parts.action_dim, parts.context.width),
             self.device,
         )
         self._generators = {
@@ -73,7 +73,7 @@ class SAC(Agent):
     def _build_networks(self, config: Config, parts: Parts) -> None:
         streams, pair_dim = parts.streams, parts.observation_dim + parts.action_dim
         self.actor = SquashedGaussianPolicy(
-            parts.torso("actor", parts.observation_dim),
+            parts.torso("actor", parts.observation_dim, 2 * parts.action_dim),
             parts.action_dim,
             _head_law(config.actor_head_bound, parts),
             streams.child("actor"),
@@ -82,7 +82,7 @@ class SAC(Agent):
         ).to(self.device)
         self.critic_1, self.critic_2 = (
             QFunction(
-                parts.torso(name, pair_dim),
+                parts.torso(name, pair_dim, 1),
                 _head_law(config.critic_head_bound, parts),
                 streams.child(name),
             ).to(self.device)

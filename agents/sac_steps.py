@@ -81,7 +81,7 @@ class Temperature(nn.Module):
         if not self.per_task:
             return self.log_temperature[0]
         assert context is not None
-        return context @ self.log_temperature
+        return context[:, : len(self.log_temperature)] @ self.log_temperature
 
     def step(self, context: Tensor | None, log_probability: Tensor, target_entropy: float):
         """Make one gradient step; returns the loss."""

@@ -16,7 +16,7 @@ def joined_inputs(observation: np.ndarray, context: np.ndarray) -> np.ndarray:
 
 def spaces(parts: Parts) -> tuple[Box, Box]:
     """Observation and action space; all our worlds take controls in [-1, 1]."""
-    input_dim = parts.observation_dim + parts.context.dim
+    input_dim = parts.observation_dim + parts.context.width
     return (
         Box(-np.inf, np.inf, (input_dim,), np.float32),
         Box(-1.0, 1.0, (parts.action_dim,), np.float32),

@@ -20,6 +20,10 @@ class Interruption:
         self.requested: int | None = None
         self._previous: dict[signal.Signals, object] = {}
 
+    def is_requested(self) -> bool:
+        """Whether a signal has arrived."""
+        return self.requested is not None
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested is not None:
             os._exit(128 + number)

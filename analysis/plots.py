@@ -28,7 +28,7 @@ from analysis.run_files import (
 )
 from analysis.storage import StorageError, temporary_name
 
-__all__ = ["draw_run", "return_bins", "run_figure"]
+__all__ = ["draw_run", "return_bins", "run_figure", "save_figure"]
 
 # Source: Okabe and Ito, colours that colour-blind readers tell apart; yellow is too pale here.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -105,7 +105,7 @@ def draw_run(run_dir: Path | str) -> list[Path]:
     path = Path(run_dir)
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         figure = run_figure(path)
-        return [_save(figure, path / "figures" / f"run.{kind}") for kind in ("png", "svg")]
+        return [save_figure(figure, path / "figures" / f"run.{kind}") for kind in ("png", "svg")]
 
 
 def run_figure(run_dir: Path) -> Figure:
@@ -284,8 +284,12 @@ def _finish_panel(axes: Axes, letter: str, regimes: tuple[Regime, ...], total_st
     )
 
 
-def _save(figure: Figure, path: Path) -> Path:
-    """Replace an older file at once, so that a viewer never sees half a figure."""
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Replace an older file at once, so that a viewer never sees half a figure.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
     kind = path.suffix[1:]
     buffer = io.BytesIO()
     metadata = {"Date": None} if kind == "svg" else {"Software": None}

@@ -6,6 +6,8 @@ events.jsonl is deterministic; speed and other wall-clock facts go to timing.csv
 
 from __future__ import annotations
 
+import csv
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +20,9 @@ from torch import Tensor
 from agents.base import Agent
 from analysis import measure
 from analysis.episodes import EPISODE_COLUMNS, EpisodeAccount
+from analysis.learning_measures import LearningMeasures, feature_norms, norm_columns
 from analysis.logs import EventLog, ResumableCSV, TensorBoardWriter
+from analysis.trainability import TrainabilityMeasures
 from networks.units import UnitGroup
 
 WINDOW_SIZE = 1_000
@@ -38,6 +42,8 @@ class Periods(Protocol):
     def diagnostics(self) -> bool: ...
     @property
     def tensorboard(self) -> bool: ...
+    @property
+    def trainability_steps(self) -> int | None: ...
 
 
 class Probe(Protocol):
@@ -59,6 +65,7 @@ class Recorder:
             anew, because whatever they hold was never committed.
         restarts: How often this run was continued.
         active_seconds: Seconds that earlier processes spent on the run.
+        evaluation_columns: Names of everything that `evaluated` will be given.
     """
 
     def __init__(
@@ -70,11 +77,15 @@ class Recorder:
         start_steps: int = 0,
         restarts: int = 0,
         active_seconds: float = 0.0,
+        evaluation_columns: Sequence[str] = (),
     ) -> None:
         self._agent, self._periods, self._probe = agent, periods, probe
         self._restarts = restarts
-        self._groups = {name: network.unit_groups() for name, network in agent.networks().items()}
-        self.columns = self._columns()
+        self._groups = self._unit_groups()
+        self._learning, self._trainability = self._measures()
+        self.columns = _continued(
+            folder / "progress.csv", [*self._columns(), *evaluation_columns], start_steps
+        )
         if not start_steps:
             _remove_uncommitted(folder)
         self.progress = ResumableCSV(folder / "progress.csv", self.columns)
@@ -92,10 +103,26 @@ class Recorder:
         self._measured: dict[str, float] = {}
         self._reasons: dict[str, str] = {}
         self._failed_metrics: set[str] = set()
-        self._weights_before: dict[str, Tensor] = {}
+        self._env_steps = self._row_env_steps = start_steps
+        self._place = (float("nan"), float("nan"))  # regime and its value
         self._active_seconds = active_seconds
         self._clock = time.monotonic()
         self._row_clock, self._row_steps = self._clock, start_steps
+
+    def _unit_groups(self) -> dict[str, tuple[UnitGroup, ...]]:
+        return {name: network.unit_groups() for name, network in self._agent.networks().items()}
+
+    def _measures(self) -> tuple[LearningMeasures | None, TrainabilityMeasures | None]:
+        """What measures learning, where diagnostics are on."""
+        if not self._periods.diagnostics:
+            return None, None
+        inputs, period = None if self._probe is None else self._probe_inputs, None
+        if inputs is not None:
+            period = self._periods.trainability_steps
+        trainability = None
+        if inputs is not None and period is not None:
+            trainability = TrainabilityMeasures(period, inputs)
+        return LearningMeasures(self._agent, inputs), trainability
 
     def _columns(self) -> list[str]:
         """Declare every column before the first row, so that a resumed file never changes."""
@@ -107,10 +134,14 @@ class Recorder:
         for name, network in self._agent.networks().items():
             groups = self._groups[name]
             columns += measure.weight_columns(name, network)
-            columns.append(f"weights/{name}/all/weight_change")
             for sample_set in ("window", *(["probe"] if self._probe is not None else [])):
                 columns += measure.activity_columns(sample_set, name, groups)
                 columns += measure.rank_columns(sample_set, name, groups)
+                columns += norm_columns(sample_set, name, groups)
+        if self._learning is not None:
+            columns += self._learning.columns()
+        if self._trainability is not None:
+            columns += self._trainability.columns(self._agent.networks())
         return columns
 
     # Called by the loop ---------------------------------------------------------------------
@@ -124,6 +155,8 @@ class Recorder:
         info: Mapping[str, Any],
     ) -> None:
         """Take in one vector step; `env_steps` counts it."""
+        self._env_steps = env_steps
+        self._place = (float(np.mean(info["regime"])), float(np.mean(info["regime_value"])))
         for row in self._account.step(env_steps, reward, terminated, truncated, info):
             self.episodes.write(row, {})
         for event in info["events"]:
@@ -134,7 +167,8 @@ class Recorder:
 
     def before_update(self, iteration: int) -> None:
         """Measure the networks before they change, if a row is due after this iteration."""
-        if not self._periods.diagnostics or not self._row_is_due(iteration):
+        self._follow_networks()
+        if self._learning is None or not self._row_is_due(iteration):
             return
         self._measured = {}
         for name, network in self._agent.networks().items():
@@ -145,7 +179,15 @@ class Recorder:
             if self._probe is not None and self._is_due("all_ranks_every_iterations", iteration):
                 self._measure("probe", name, groups, self._probe_inputs(name), iteration)
             self._measured.update(measure.measure_weights(name, network))
-            self._weights_before[name] = measure.flat_weights(network)
+        self._learning.begin()
+        if self._trainability is not None and self._trainability.is_due(self._env_steps):
+            networks = self._agent.networks()
+            self._measured.update(self._trainability.measure(networks, self._reasons))
+
+    def _follow_networks(self) -> None:
+        """Look at the networks that the agent has now; an oracle begins anew with others."""
+        if self._learning is not None and self._learning.follow():
+            self._groups = self._unit_groups()
 
     def after_update(
         self,
@@ -159,40 +201,74 @@ class Recorder:
         for key, value in statistics.items():
             self._statistics.setdefault(key, []).append(float(value))
         self.write_events(env_steps)
+        self._place = (float(np.mean(regime)), float(np.mean(regime_value)))
+        is_due = self._row_is_due(iteration)
+        if is_due and self._learning is not None:
+            self._measured.update(self._learning.finish(self._reasons))
+        self._explain_gaps(env_steps)
+        return self._write_row(env_steps, iteration) if is_due else None
+
+    def finish(self, env_steps: int) -> None:
+        """Write the last row of a finished run, unless it ends with one anyway.
+
+        No update follows that could look at a window of new transitions, so those cells stay
+        empty, like all that compares before and after an iteration. The newest checkpoint must
+        have been saved before: a run that is made longer goes on without this row.
+        """
+        if env_steps <= self._row_env_steps:
+            return
+        self._follow_networks()
+        self.write_events(env_steps)
+        self._measured = {}
+        if self._learning is not None:
+            for name, network in self._agent.networks().items():
+                if self._probe is not None:
+                    self._measure("probe", name, self._groups[name], self._probe_inputs(name), 1)
+                self._measured.update(measure.measure_weights(name, network))
+            self._measured.update(self._learning.distances())
+        self._explain_gaps(env_steps)
+        self._write_row(env_steps, self._agent.iteration)
+
+    def _explain_gaps(self, env_steps: int) -> None:
+        """Note why metrics are NaN; said once, the cells say so every time."""
         for metric, reason in self._reasons.items():
-            if metric in self._failed_metrics:
-                continue  # said once; the cells say NaN every time
-            self._failed_metrics.add(metric)
-            event = {"event": "metric_failed", "metric": metric, "reason": reason}
-            self.events.append({"env_steps": env_steps, **event})
+            if metric not in self._failed_metrics:
+                self._failed_metrics.add(metric)
+                event = {"event": "metric_failed", "metric": metric, "reason": reason}
+                self.events.append({"env_steps": env_steps, **event})
         self._reasons = {}
-        if not self._row_is_due(iteration):
-            return None
+
+    def _write_row(self, env_steps: int, iteration: int) -> dict[str, float]:
         row: dict[str, float] = {
             "env_steps": env_steps,
             "iteration": iteration,
-            "regime": float(np.mean(regime)),
-            "regime_value": float(np.mean(regime_value)),
+            "regime": self._place[0],
+            "regime_value": self._place[1],
             **self._account.averages(),
             **{key: float(np.mean(values)) for key, values in self._statistics.items()},
             **self._agent.log_values(),
             **self._measured,
         }
-        for name, before in self._weights_before.items():
-            after = measure.flat_weights(self._agent.networks()[name])
-            row[f"weights/{name}/all/weight_change"] = float((after - before).abs().sum())
-        for key, value in row.items():
-            self._logger.record(key, value)
-        self._logger.dump(env_steps)
+        self._log(row)
         self._write_timing(env_steps)
         self._account.reset()
-        self._statistics, self._measured, self._weights_before = {}, {}, {}
+        self._statistics, self._measured = {}, {}
+        self._row_env_steps = env_steps
         return row
 
     def write_events(self, env_steps: int) -> None:
         """Append what methods did since the last call; due before every checkpoint."""
         for event in self._agent.pop_events():
             self.events.append({"env_steps": env_steps, **event})
+
+    def evaluated(self, env_steps: int, values: Mapping[str, float]) -> None:
+        """Write a row of its own for an evaluation; what training has measured is left alone."""
+        self._log({"env_steps": env_steps, "iteration": self._agent.iteration, **values})
+
+    def _log(self, row: Mapping[str, float]) -> None:
+        for key, value in row.items():
+            self._logger.record(key, value, exclude=None if key in self.columns else "csv")
+        self._logger.dump(int(row["env_steps"]))
 
     def note(self, event: Mapping[str, Any]) -> None:
         """Append one event; no wall-clock values in it."""
@@ -219,6 +295,7 @@ class Recorder:
         features = measure.unit_features(network, *inputs, groups)
         row, reasons = self._measured, self._reasons
         row.update(measure.measure_activity(sample_set, name, groups, features, reasons))
+        row.update(feature_norms(sample_set, name, groups, features, reasons))
         if self._is_due("all_ranks_every_iterations", iteration):
             ranked = groups
         elif self._is_due("ranks_every_iterations", iteration):
@@ -261,7 +338,10 @@ class Recorder:
             # Of an iteration under way; empty between two.
             "measured": dict(self._measured),
             "reasons": dict(self._reasons),
-            "weights_before": {name: w.clone() for name, w in self._weights_before.items()},
+            "learning": {} if self._learning is None else self._learning.state_dict(),
+            "trainability": {} if self._trainability is None else self._trainability.state_dict(),
+            "row_env_steps": self._row_env_steps,
+            "place": list(self._place),
             "progress": self.progress.state_dict(),
             "episodes": self.episodes.state_dict(),
             "events": self.events.state_dict(),
@@ -274,7 +354,14 @@ class Recorder:
         self._failed_metrics = set(state["failed_metrics"])
         self._measured = {key: float(value) for key, value in state["measured"].items()}
         self._reasons = dict(state["reasons"])
-        self._weights_before = dict(state["weights_before"])
+        self._groups = self._unit_groups()
+        if "row_env_steps" in state:  # checkpoints of earlier versions have nothing of what follows
+            self._row_env_steps = int(state["row_env_steps"])
+            self._place = (float(state["place"][0]), float(state["place"][1]))
+            if self._learning is not None:
+                self._learning.load_state_dict(state["learning"])
+            if self._trainability is not None:
+                self._trainability.load_state_dict(state["trainability"])
         self.progress.load_state_dict(state["progress"])
         self.episodes.load_state_dict(state["episodes"])
         self.events.load_state_dict(state["events"])
@@ -284,6 +371,23 @@ class Recorder:
         self._logger.close()
         for log in (self.episodes, self.timing, self.events):
             log.close()
+
+
+def _continued(path: Path, columns: list[str], start_steps: int) -> list[str]:
+    """Columns of a file that goes on: one begun by an earlier version keeps those it has."""
+    if not start_steps or not path.exists():
+        return columns
+    with path.open(newline="", encoding="utf-8") as stream:
+        found = next(csv.reader(stream), columns)
+    left_out = len(columns) - len(found)
+    if left_out <= 0 or not set(found) <= set(columns):
+        return columns
+    print(
+        f"{path} was begun by an earlier version; {left_out} diagnostics that came later are left "
+        "out of it",
+        file=sys.stderr,
+    )
+    return found
 
 
 def _remove_uncommitted(folder: Path) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from agents.base import Agent
-from analysis.checkpoint import CheckpointError, CheckpointStore, load_checkpoint
+from analysis.checkpoint import CheckpointError, CheckpointStore, LoadedCheckpoint, load_checkpoint
+from analysis.multitask.measuring import Evaluator
 from analysis.run_files import NotARun, read_config
 from configs.build import build_agent, build_environment, resolve_threads
-from configs.run import RunConfig, load_run
+from configs.run import RunConfig, can_visit_goals, load_run
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,50 @@ class Restored:
         self.envs.close()
 
 
+@dataclass(frozen=True)
+class RestoredOnTasks:
+    """An agent as it was at a checkpoint, with separate environments of its tasks.
+
+    Attributes:
+        config: Of its run.
+        agent: The agent.
+        evaluator: The environments.
+        env_steps: Environment steps that the agent has learned from.
+        checkpoint: Name of the checkpoint.
+        problems: One sentence per damaged checkpoint that was passed over.
+    """
+
+    config: RunConfig
+    agent: Agent
+    evaluator: Evaluator
+    env_steps: int
+    checkpoint: str
+    problems: tuple[str, ...]
+
+    def close(self) -> None:
+        """Release threads and environments."""
+        self.agent.close()
+        self.evaluator.close()
+
+
+def has_tasks(run_dir: Path) -> bool:
+    """Whether a run is measured on the goals of its tasks, not at frictions.
+
+    Raises:
+        NotARun: The path is not a run directory, or its kind of environment does not exist.
+    """
+    kind = str(read_config(run_dir)["env"].get("kind"))
+    try:
+        return can_visit_goals(kind)
+    except ValueError as error:
+        raise NotARun(f"{run_dir} has env.kind={kind}: {error}") from error
+
+
+def can_be_measured(config: RunConfig) -> bool:
+    """Whether `evaluate.py run` knows what to do with runs in such environments."""
+    return hasattr(config.env, "fixed_friction") or can_visit_goals(config.env.kind)
+
+
 def restore(run_dir: Path, checkpoint: Path | None = None) -> Restored:
     """Build environments and agent of a run and load a checkpoint.
 
@@ -53,33 +99,103 @@ def restore(run_dir: Path, checkpoint: Path | None = None) -> Restored:
 
     Raises:
         NotARun: The path is not a run directory, or its environment has no friction.
-        CheckpointError: There is no checkpoint, it is damaged, or it is of another agent.
+        CheckpointError: There is no checkpoint, it is damaged, or it is of another agent or world.
         ConfigurationError: The configuration is not one of this version.
     """
-    config = load_run(read_config(run_dir))
-    store = CheckpointStore(run_dir / "checkpoints")
-    loaded = store.load_latest() if checkpoint is None else load_checkpoint(checkpoint)
-    if loaded is None:
-        raise CheckpointError(f"{run_dir} has no checkpoint yet; train it first")
+    config, loaded, problems = _load(run_dir, checkpoint)
     if not hasattr(config.env, "fixed_friction"):
         raise NotARun(
             f"{run_dir} was trained on env.kind={config.env.kind}, which has no friction to "
             "choose; its training curves are drawn by: python evaluate.py figures"
         )
     envs, info = fixed_worlds(config, config.env.num_envs)
+    try:
+        _refuse_other_worlds(run_dir, loaded, {"environment": info.name})
+        agent = _revive(run_dir, config, info, loaded)
+    except (CheckpointError, ValueError):
+        envs.close()
+        raise
+    return Restored(config, agent, envs, loaded.env_steps, loaded.path.name, problems)
+
+
+def restore_on_tasks(
+    run_dir: Path, checkpoint: Path | None = None, rows_per_task: int | None = None
+) -> RestoredOnTasks:
+    """Build the agent of a run, separate environments of its tasks, and load a checkpoint.
+
+    Args:
+        run_dir: Run directory.
+        checkpoint: Directory of a checkpoint, None for the newest one that is intact.
+        rows_per_task: See `Evaluator`; None takes that of the run's own evaluations.
+
+    Raises:
+        NotARun: The path is not a run directory.
+        CheckpointError: There is no checkpoint, it is damaged, or it is of another agent, task
+            list, reward version, horizon or list of goals.
+        ConfigurationError: The configuration is not one of this version.
+    """
+    config, loaded, problems = _load(run_dir, checkpoint)
+    rows = config.log.evaluation_rows_per_task if rows_per_task is None else rows_per_task
+    evaluator = Evaluator(config, rows, resolve_threads(config))
+    try:
+        _refuse_other_worlds(run_dir, loaded, evaluator.identity)
+        info = replace(evaluator.info, num_envs=len(config.env.task_names) * config.env.copies)
+        agent = _revive(run_dir, config, info, loaded)
+    except (CheckpointError, ValueError):
+        evaluator.close()
+        raise
+    return RestoredOnTasks(config, agent, evaluator, loaded.env_steps, loaded.path.name, problems)
+
+
+def _load(
+    run_dir: Path, checkpoint: Path | None
+) -> tuple[RunConfig, LoadedCheckpoint, tuple[str, ...]]:
+    config = load_run(read_config(run_dir))
+    store = CheckpointStore(run_dir / "checkpoints")
+    loaded = store.load_latest() if checkpoint is None else load_checkpoint(checkpoint)
+    if loaded is None:
+        raise CheckpointError(f"{run_dir} has no checkpoint yet; train it first")
+    if "env" not in loaded.state or "agent" not in loaded.state:
+        raise CheckpointError(f"{loaded.path} holds no agent with its environments")
+    trained_on_tasks, walks = "tasks" in loaded.state["env"], hasattr(config.env, "fixed_friction")
+    if (walks and trained_on_tasks) or (can_visit_goals(config.env.kind) and not trained_on_tasks):
+        _refuse_other_worlds(run_dir, loaded, {"environment": f"env.kind={config.env.kind}"})
+    return config, loaded, tuple(store.problems)
+
+
+def _refuse_other_worlds(
+    run_dir: Path, loaded: LoadedCheckpoint, expected: Mapping[str, Any]
+) -> None:
+    """Results would carry the wrong label.
+
+    Raises:
+        CheckpointError: The checkpoint was saved in other environments than those of the run.
+    """
+    found = loaded.state["env"]
+    for key, value in expected.items():
+        if found.get(key) != value:
+            raise CheckpointError(
+                f"checkpoint {loaded.path} was trained with {key}={_short(found.get(key))}, but "
+                f"{run_dir} has {_short(value)}; evaluate it with the directory of its own run"
+            )
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _revive(run_dir: Path, config: RunConfig, info: Any, loaded: LoadedCheckpoint) -> Agent:
     agent = build_agent(config, info)
-    restored = Restored(
-        config, agent, envs, loaded.env_steps, loaded.path.name, tuple(store.problems)
-    )
     try:
         agent.load_state_dict(loaded.state["agent"])
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        restored.close()
+        agent.close()
         reason = " ".join(str(error).split())
         raise CheckpointError(
             f"checkpoint {loaded.path} does not fit the configuration of {run_dir}: {reason}"
         ) from error
-    return restored
+    return agent
 
 
 def fixed_worlds(config: RunConfig, num_envs: int) -> tuple[Any, Any]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from agents.base import Agent
 from agents.fresh import FreshAtTaskChange
 from agents.parts import Parts
-from configs.run import AGENTS, ENVIRONMENTS, RunConfig
+from configs.run import AGENTS, CONTEXTS, ENVIRONMENTS, RunConfig
 from configs.schema import ConfigurationError
+from envs.contexts.layer import ContextLayer
 from networks.torso import ContextSpec
 
 
@@ -29,15 +32,71 @@ def build_environment(config: RunConfig, num_threads: int = 1) -> tuple[Any, Any
     """
     module = ENVIRONMENTS.get(config.env.kind)
     try:
-        return module.make(config.env, config.total_steps, num_threads)
+        envs, info = module.make(config.env, config.total_steps, num_threads)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
+    return with_context(config, envs, info)
 
 
-def build_probe(config: RunConfig) -> Any:
-    """Build the fixed sample set of an environment, None where it defines none."""
+def with_context(config: RunConfig, envs: Any, info: Any) -> tuple[Any, Any]:
+    """Put the layer of the configured context around environments, for training or evaluation.
+
+    Args:
+        config: Of the run.
+        envs: Environments of its kind; they are closed if the context is refused.
+        info: Their `EnvInfo`.
+
+    Returns:
+        The layer and its `EnvInfo`; what was given where no layer is needed.
+
+    Raises:
+        ConfigurationError: These environments cannot give such a context.
+    """
+    provide = CONTEXTS.get(config.context.kind).provide
+    try:
+        provider = provide(config.context, envs, info, config.env, config.total_steps, config.seed)
+    except ValueError as error:
+        envs.close()
+        raise ConfigurationError(str(error)) from error
+    if provider is None:
+        return envs, info
+    layer = ContextLayer(envs, info, provider)
+    return layer, layer.info
+
+
+def context_spec(info: Any) -> ContextSpec:
+    """What networks are told about the contexts of an environment."""
+    gate = None
+    if info.gate_context_dim:
+        gate = ContextSpec(info.gate_context_dim, info.gate_context_discrete)
+    return ContextSpec(info.context_dim, info.context_dim > 0 and info.context_discrete, gate)
+
+
+def build_probe(config: RunConfig, envs: Any = None) -> Any:
+    """Build the fixed sample set of an environment, None where it defines none.
+
+    Args:
+        config: Of the run.
+        envs: Its environments, which know the contexts of the samples; None leaves those that the
+            sample set has by itself.
+    """
     module = ENVIRONMENTS.get(config.env.kind)
-    return module.probe(config.env) if hasattr(module, "probe") else None
+    probe = module.probe(config.env) if hasattr(module, "probe") else None
+    if probe is None or not isinstance(envs, ContextLayer):
+        return probe
+    return ProbeWithContexts(
+        probe.observations, probe.actions, probe.sha256, envs.provider.probe_contexts(probe)
+    )
+
+
+@dataclass(frozen=True)
+class ProbeWithContexts:
+    """A fixed sample set with the contexts that networks are shown, (num_samples, C)."""
+
+    observations: np.ndarray
+    actions: np.ndarray
+    sha256: str
+    contexts: np.ndarray
 
 
 def build_agent(config: RunConfig, info: Any, num_threads: int = 1) -> Agent:
@@ -53,7 +112,7 @@ def build_agent(config: RunConfig, info: Any, num_threads: int = 1) -> Agent:
         network=config.network,
         optimizer=config.optimizer,
         methods=config.method,
-        context=ContextSpec(info.context_dim, discrete=info.context_dim > 0),
+        context=context_spec(info),
         seed=config.seed,
         total_steps=config.total_steps,
         num_threads=num_threads,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ def compose_run(overrides: Sequence[str]) -> Composed:
     check_overrides(overrides)
     overrides = [word for word in overrides if not _chooses_nothing(word)]
     values, choices = _compose(overrides)
+    _check_arm(choices, overrides)
     config = load_run(values)
     plain = to_plain(config)
     directory = _relative_directory(config, plain, choices, overrides)
@@ -116,6 +117,31 @@ def _compose(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
         raise ConfigurationError(_explain(error, overrides)) from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}, choices
+
+
+def _check_arm(choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Refuse an arm of which an experiment has silently undone a part.
+
+    Raises:
+        ConfigurationError: A group is not what the arm makes it, and no word says so.
+    """
+    arm, experiment = choices.get("arm"), choices.get("experiment")
+    if not arm or not experiment:
+        return
+    lines = OmegaConf.to_container(OmegaConf.load(CONFIG_FOLDER / "arm" / f"{arm}.yaml"))
+    assert isinstance(lines, dict)
+    given = {word.lstrip("+~").partition("=")[0] for word in overrides}
+    for entry in lines.get("defaults", []):
+        for key, value in entry.items() if isinstance(entry, dict) else ():
+            group = str(key).removeprefix("override /")
+            chosen = choices.get(group)
+            if group in given or isinstance(value, list) or str(chosen) == str(value):
+                continue
+            raise ConfigurationError(
+                f"arm={arm} is {group}={value}, but experiment={experiment} sets "
+                f"{group}={chosen}; add {group}={value} to the command line to have the arm, or "
+                f"{group}={chosen} to have the experiment"
+            )
 
 
 def _explain(error: Exception, overrides: Sequence[str]) -> str:

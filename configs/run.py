@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from configs.schema import ConfigurationError, later, load
+from envs.contexts import given
 from networks.registry import Registry
 
 AGENTS = Registry("agents", "agent")
 ENVIRONMENTS = Registry("envs", "environment", builder="make")
+CONTEXTS = Registry("envs.contexts", "context", builder="provide")
 NETWORKS = Registry("networks", "network")
 OPTIMIZERS = Registry("plasticity.optimizers", "optimizer")
 METHODS = Registry("plasticity.methods", "method")
@@ -35,6 +37,15 @@ class LogConfig:
         tensorboard: Write TensorBoard events.
         figures: Draw the figures at the end of a run.
         plain_seconds: Seconds between progress lines where there is no terminal.
+        trainability_steps: Environment steps between probes of how well the networks can still
+            learn, each taking seconds; null for none. A divisor of the switch interval probes
+            just before every switch.
+        quick_evaluation_steps: Environment steps between evaluations on a few goals, for the
+            learning curve only; the first one comes at step 0. Null for none.
+        quick_evaluation_goals: The goals of those.
+        final_evaluation: Evaluate on every goal at the end of a run.
+        evaluation_rows_per_task: Environments per task in evaluations. It fixes the batch of the
+            policy, so results may depend on it in their last bits, and from there grow apart.
     """
 
     log_every_iterations: int = 5
@@ -46,13 +57,24 @@ class LogConfig:
     tensorboard: bool = True
     figures: bool = True
     plain_seconds: float = 30.0
+    trainability_steps: int | None = later(None)
+    quick_evaluation_steps: int | None = None
+    quick_evaluation_goals: tuple[int, ...] = (0, 10, 20, 30, 40)
+    final_evaluation: bool = False
+    evaluation_rows_per_task: int = 1
 
     def __post_init__(self) -> None:
+        goals = self.quick_evaluation_goals
+        if not goals or min(goals) < 0 or len(set(goals)) != len(goals):
+            raise ValueError(
+                f"log.quick_evaluation_goals is {list(goals)}; name at least one goal, each once, "
+                "as numbers from 0"
+            )
         for name, value in vars(self).items():
             if name == "checkpoint_minutes":
                 if value < 0:
                     raise ValueError(f"log.{name} is {value}; give 0 or more")
-            elif not isinstance(value, bool) and value <= 0:
+            elif isinstance(value, int | float) and not isinstance(value, bool) and value <= 0:
                 raise ValueError(f"log.{name} is {value}; give a value above 0")
         if self.ranks_every_iterations % self.log_every_iterations:
             raise ValueError(
@@ -76,6 +98,7 @@ class RunConfig:
         network: `Config` of a file in `networks/`.
         optimizer: `Config` of a file in `plasticity/optimizers/`.
         method: Method id -> `Config`, in hook order.
+        context: `Config` of a file in `envs/contexts/`: what is told about the world.
         log: When what is written.
         seed: Agent seed; worlds have their own seed in `env`.
         total_steps: Environment steps of the run.
@@ -99,6 +122,7 @@ class RunConfig:
     network: Any
     optimizer: Any
     method: dict[str, Any] = field(default_factory=dict)
+    context: Any = later(given.Config())
     log: LogConfig = field(default_factory=LogConfig)
     seed: int = 0
     total_steps: int = 20_000_000
@@ -165,6 +189,8 @@ def load_run(values: Mapping[str, Any]) -> RunConfig:
         ("optimizer", OPTIMIZERS),
     ):
         typed[key] = _member(registry, values.get(key), key)
+    if "context" in values:
+        typed["context"] = _member(CONTEXTS, values["context"], "context")
     methods = values.get("method") or {}
     if not isinstance(methods, Mapping):
         raise ConfigurationError(f"method is {methods!r}; give method=<id> or method=[<id>,<id>]")
@@ -194,7 +220,33 @@ def _member(registry: Registry, values: Any, path: str) -> Any:
     return load(module.Config, values, path)
 
 
+def can_visit_goals(env_kind: str) -> bool:
+    """Whether environments of this kind have tasks with goals that an evaluation can visit."""
+    return hasattr(ENVIRONMENTS.get(env_kind), "make_evaluation")
+
+
+def _check_evaluations(config: RunConfig) -> None:
+    log = config.log
+    chosen = ["log.quick_evaluation_steps"] if log.quick_evaluation_steps is not None else []
+    chosen += ["log.final_evaluation"] if log.final_evaluation else []
+    if not chosen:
+        return
+    if not can_visit_goals(config.env.kind):
+        raise ConfigurationError(
+            f"{chosen[0]} needs tasks with goals to visit, such as env=mt10; env.kind="
+            f"{config.env.kind} has none, so measure it after training with: python evaluate.py run"
+        )
+    highest = max(log.quick_evaluation_goals)
+    if log.quick_evaluation_steps is not None and highest >= config.env.num_goals:
+        raise ConfigurationError(
+            f"log.quick_evaluation_goals names goal {highest}, but env.num_goals="
+            f"{config.env.num_goals} allows 0 to {config.env.num_goals - 1}; name others, for "
+            "example log.quick_evaluation_goals=[0]"
+        )
+
+
 def _check_together(config: RunConfig) -> None:
+    _check_evaluations(config)
     interval = getattr(config.env, "switch_interval", None)
     length = getattr(config.agent, "rollout_length", None)
     if interval is None or length is None or getattr(config.env, "schedule", "") == "fixed":

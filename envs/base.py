@@ -23,6 +23,12 @@ class EnvInfo:
         max_episode_steps: Steps after which an episode is truncated.
         regime_label: What changes between regimes, used as an axis label.
         step_seconds: Simulated seconds per environment step.
+        context_discrete: True when the context is one of ``context_dim`` one-hot vectors (or
+            zeros), False when it is any vector of numbers.
+        gate_context_dim: Where hidden layers are shown another context than the input: the length
+            of theirs, which then stands behind the first ``context_dim`` entries of
+            ``info["context"]``. 0 where both see the same.
+        gate_context_discrete: The same as ``context_discrete`` for that part.
         num_tasks: Tasks that are stepped side by side, each by equally many environments; 1 where
             all environments have the same task, or share a regime that changes.
     """

@@ -43,7 +43,9 @@ class Config:
         goal_order: uniform (with replacement) or cycle (a fresh permutation per pass).
         reward_version: v1 or v2.
         horizon: Steps of an episode, at most 500.
-        backend: stock (Meta-World's own classes).
+        backend: stock (Meta-World's own classes), or envpool to train on EnvPool's compiled
+            tasks: fresh goals at every reset, reward v2 only, no exact resume. Evaluations are on
+            stock tasks all the same, and the two are never compared (extra ``envpool``).
         fast_path: Use subclasses that compute the same numbers faster.
         reset_cache: Reuse the exact state after the first reset to each goal.
         num_workers: Processes that step the tasks; 0 means this one, auto chooses by the cores.
@@ -140,7 +142,14 @@ def make_evaluation(config: Config, copies: int = 1, num_threads: int = 1) -> Me
         copies: Rows per task.
         num_threads: As for ``make``.
     """
-    settings = replace(config.settings(), copies=copies, autoreset=False, domain=EVALUATION)
+    settings = replace(
+        config.settings(),
+        copies=copies,
+        autoreset=False,
+        domain=EVALUATION,
+        backend="stock",
+        training_backend=config.backend,
+    )
     return _build(config, settings, num_threads)
 
 
@@ -148,7 +157,8 @@ def _build(config: Config, settings: Settings, num_threads: int) -> MetaWorldVec
     manifest = None if config.goal_manifest is None else Path(config.goal_manifest)
     goals = load_goals(settings.tasks, config.resolved_goal_seed, manifest)
     num_rows = len(settings.tasks) * settings.copies
-    num_workers = choose_workers(config.num_workers, num_rows, num_threads)
+    choose = choose_workers if settings.backend == "stock" else choose_threads
+    num_workers = choose(config.num_workers, num_rows, num_threads)
     return MetaWorldVec(settings, goals, num_workers)
 
 
@@ -159,6 +169,13 @@ def choose_workers(asked: int | Literal["auto"], num_rows: int, num_threads: int
         return asked
     cores = len(os.sched_getaffinity(0))
     return 0 if num_threads == 1 or cores <= 2 else min(num_rows, cores - 1)
+
+
+def choose_threads(asked: int | Literal["auto"], num_rows: int, num_threads: int) -> int:
+    """Threads of EnvPool: as asked; auto takes all cores, and one where one thread is to be used."""
+    if asked != "auto":
+        return asked
+    return 0 if num_threads == 1 else min(num_rows, len(os.sched_getaffinity(0)))
 
 
 def probe(config: Config) -> TaskProbe:

@@ -12,6 +12,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from envs.meta_world_block import Block
+from envs.meta_world_reset_cache import ResetCache
 from envs.meta_world_rows import Row, RowSpec
 from envs.meta_world_tasks import observation_bounds
 from envs.simulation import redirect_warnings
@@ -25,6 +26,8 @@ class Rows(Protocol):
     """All rows of a batch, wherever they live."""
 
     block: Block
+    resume: str
+    """exact, or inexact where a loaded state begins new episodes."""
 
     def step(self) -> None:
         """Step every row with the block's actions."""
@@ -71,10 +74,13 @@ class RowGroup:
         block: Arrays of the whole batch.
     """
 
+    resume = "exact"
+
     def __init__(self, specs: Mapping[int, RowSpec], block: Block) -> None:
         redirect_warnings()
         self.block = block
-        self.rows = {index: Row(spec, index, block) for index, spec in specs.items()}
+        cache = ResetCache()
+        self.rows = {index: Row(spec, index, block, cache) for index, spec in specs.items()}
 
     def step(self) -> None:
         """Step every row.

@@ -17,6 +17,7 @@ import numpy as np
 
 from envs.meta_world_block import Block
 from envs.meta_world_choice import GoalChoice, row_stream
+from envs.meta_world_reset_cache import ResetCache
 from envs.meta_world_snapshot import (
     STATE_SPEC,
     TaskState,
@@ -66,9 +67,10 @@ class Row:
         spec: What to build.
         index: Which row of the block belongs to it.
         block: Where results go and actions come from.
+        cache: States after resets, shared with other rows; used if ``spec.reset_cache``.
     """
 
-    def __init__(self, spec: RowSpec, index: int, block: Block) -> None:
+    def __init__(self, spec: RowSpec, index: int, block: Block, cache: ResetCache) -> None:
         self.spec, self._index, self._block = spec, index, block
         self.env = build_task(spec.task, spec.reward_version, fast=spec.fast_path)
         # A first goal, so that bounds are known; every episode sets its own.
@@ -80,7 +82,7 @@ class Row:
         self._choice = self._new_choice(spec.run_seed)
         self._goal, self._steps, self._return, self._succeeded = 0, 0, 0.0, False
         self._running = False
-        self._after_reset: dict[int, tuple[TaskState, np.ndarray]] = {}
+        self._cache = cache if spec.reset_cache else None
         self.failure: tuple[str, dict[str, np.ndarray]] | None = None
 
     def _new_choice(self, run_seed: int) -> GoalChoice:
@@ -104,16 +106,18 @@ class Row:
 
     def _reset_task(self) -> np.ndarray:
         """Reset as upstream does, both passes: the second one changes 13 of the 50 tasks."""
-        cached = self._after_reset.get(self._goal)
-        if cached is not None:
-            restore(self.env, cached[0])
-            return cached[1]
-        set_goal(self.env, self.spec.task, self._goals[self._goal])
+        goal, spec = self._goals[self._goal], self.spec
+        key = (spec.task, spec.reward_version, spec.fast_path, goal.tobytes())
+        if self._cache is not None:
+            recalled = self._cache.recall(key, self.env)
+            if recalled is not None:
+                return recalled
+        set_goal(self.env, spec.task, goal)
         if self._warnings.any():  # the first pass simulates on from what blew up
             mujoco.mj_resetData(self.env.model, self.env.data)
         observation, _ = self.env.reset()
-        if self.spec.reset_cache:
-            self._after_reset[self._goal] = (capture(self.env), observation)
+        if self._cache is not None:
+            self._cache.keep(key, self.env, observation)
         return observation
 
     def stop(self) -> None:

@@ -25,7 +25,9 @@ class Settings:
         num_goals: Goals per task in use, the first ones of 50.
         reward_version: v1 or v2.
         horizon: Steps of an episode, at most 500.
-        backend: stock (Meta-World's own classes).
+        backend: stock (Meta-World's own classes) or envpool (``meta_world_envpool``).
+        training_backend: Of the run that is measured here; None means ``backend``. The manifest
+            names it, so that runs of different back-ends are never compared.
         fast_path: Use the equal but faster subclasses.
         autoreset: Start the next episode in the step that ends one.
         goal_order: uniform (with replacement) or cycle (a fresh permutation per pass).
@@ -46,6 +48,7 @@ class Settings:
     reward_version: str = "v2"
     horizon: int = MAX_HORIZON
     backend: str = "stock"
+    training_backend: str | None = None
     fast_path: bool = True
     autoreset: bool = True
     goal_order: str = "uniform"
@@ -66,10 +69,21 @@ class Settings:
         one_of("on_simulator_reset", self.on_simulator_reset, ("fail", "count"))
         check_range("num_goals", self.num_goals, NUM_GOALS)
         check_range("horizon", self.horizon, MAX_HORIZON)
-        check_backend(self.backend)
+        one_of("backend", self.backend, ("stock", "envpool"))
+        if self.backend == "envpool":
+            self._check_envpool()
         chosen = self.active_tasks
         if not chosen or not all(0 <= index < len(self.tasks) for index in chosen):
             raise ValueError(f"active={chosen} must be indices of the {len(self.tasks)} tasks.")
+
+    def _check_envpool(self) -> None:
+        fixed = {"reward_version": "v2", "goal_order": "uniform", "autoreset": True}
+        for name, only in fixed.items():
+            value = getattr(self, name)
+            if value != only:
+                raise ValueError(
+                    f"backend=envpool has {name}={only} only, not {value}; use backend=stock."
+                )
 
     @property
     def active_tasks(self) -> tuple[int, ...]:
@@ -123,9 +137,12 @@ class Settings:
 
     def manifest(self, goals: Goals) -> dict[str, Any]:
         """What makes results comparable, for the run's records: plain values."""
+        is_stock = self.backend == "stock"
         return {
             **VERSIONS,
-            "backend": self.backend,
+            "backend": self.training_backend or self.backend,
+            "resume": "exact" if is_stock else "inexact",
+            "training_goals": "the fixed ones" if is_stock else "fresh at every reset",
             "fast_path": self.fast_path,
             "reward_version": self.reward_version,
             "horizon": self.horizon,
@@ -147,13 +164,3 @@ def check_range(name: str, value: int, high: int) -> None:
     if value > high:
         reason = "; Meta-World ends every episode after 500 steps" if name == "horizon" else ""
         raise ValueError(f"{name}={value} must be at most {high}{reason}.")
-
-
-def check_backend(backend: str) -> None:
-    """Raise ValueError unless ``backend`` is stock."""
-    if backend == "envpool":
-        raise ValueError(
-            "backend=envpool is another benchmark (fresh goals at every reset, another MuJoCo, no "
-            "saved state) and not part of this version; use backend=stock."
-        )
-    one_of("backend", backend, ("stock",))

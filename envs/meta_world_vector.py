@@ -18,9 +18,9 @@ from gymnasium.vector.utils import batch_space
 
 from envs.base import EnvInfo, SimulatorError
 from envs.meta_world_block import Block
+from envs.meta_world_envpool import EnvPoolRows
 from envs.meta_world_goals import Goals
 from envs.meta_world_group import RowGroup, Rows, join, split
-from envs.meta_world_rows import RowSpec
 from envs.meta_world_settings import Settings
 from envs.meta_world_tasks import ACTION_DIM, OBSERVATION_DIM, STEP_SECONDS
 from envs.meta_world_workers import WorkerPool
@@ -38,7 +38,7 @@ class MetaWorldVec(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     Args:
         settings: What the batch consists of.
         goals: The goals of all its tasks.
-        num_workers: Worker processes; 0 steps in this one.
+        num_workers: Worker processes; 0 steps in this one. Of EnvPool: threads.
 
     Raises:
         ValueError: If the goals are of other tasks, or one of them cannot be used.
@@ -56,7 +56,7 @@ class MetaWorldVec(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         }
         self._regime, self._context = settings.regime, settings.context
         self.num_envs = len(self._regime)
-        self._rows = _build_rows(settings.row_specs(goals), num_workers)
+        self._rows = _build_rows(settings, goals, num_workers)
         self._block = self._rows.block
         self._env_steps = self._unstable_episodes = 0
         self._started = np.zeros(self.num_envs, dtype=bool)
@@ -115,6 +115,11 @@ class MetaWorldVec(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def unstable_episodes(self) -> int:
         """Episodes that ended because a simulation blew up."""
         return self._unstable_episodes
+
+    @property
+    def resume(self) -> str:
+        """exact, or inexact where ``restore`` begins new episodes (EnvPool)."""
+        return self._rows.resume
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -308,7 +313,10 @@ class MetaWorldVec(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             ValueError: If the rows live in worker processes.
         """
         if not isinstance(self._rows, RowGroup):
-            raise ValueError("rows in worker processes cannot be seen; build with num_workers=0.")
+            raise ValueError(
+                "rows in worker processes or in EnvPool cannot be seen; build with num_workers=0 "
+                "and backend=stock."
+            )
         task = self._rows.rows[row].env
         return task.model, task.data
 
@@ -333,6 +341,9 @@ class MetaWorldVec(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def restore(self, snapshot: Snapshot) -> None:
         """Continue exactly where ``snapshot`` was taken; no ``reset`` afterwards.
 
+        Where ``resume`` is inexact, all rows begin new episodes: the next action answers
+        ``last_observation``.
+
         Raises:
             ValueError: If the snapshot is of other settings, incomplete or damaged.
         """
@@ -356,7 +367,10 @@ class MetaWorldVec(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._rows.close()
 
 
-def _build_rows(specs: list[RowSpec], num_workers: int) -> Rows:
+def _build_rows(settings: Settings, goals: Goals, num_workers: int) -> Rows:
+    specs = settings.row_specs(goals)
+    if settings.backend == "envpool":
+        return EnvPoolRows(specs, num_workers)
     if num_workers:
         return WorkerPool(specs, num_workers)
     block = Block.over(bytearray(Block.num_bytes(len(specs))), len(specs))

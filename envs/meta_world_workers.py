@@ -129,6 +129,8 @@ class WorkerPool:
         WorkerError: If a worker does not start.
     """
 
+    resume = "exact"
+
     def __init__(self, specs: Sequence[RowSpec], num_workers: int) -> None:
         num_rows = len(specs)
         size = Block.num_bytes(num_rows)

@@ -36,6 +36,10 @@ from networks.streams import Streams
 from networks.torso import ContextSpec
 
 
+# Segments per unit for discrete and for continuous contexts.
+SEGMENTS = {"auto": (1, 4), "many": (10, 4)}
+
+
 @dataclass(frozen=True)
 class Config:
     """Settings of the dendritic perceptron.
@@ -45,7 +49,7 @@ class Config:
         hidden_sizes: Units of each hidden layer, each >= 1.
         dendritic_layers: Layers with segments, counted from 0; -1 is the last.
         num_segments: Segments per unit, >= 1; `auto` is 1 for discrete and 4 for continuous
-            contexts.
+            contexts, `many` 10 and 4, as comparisons use them.
         gate_mode: How segments act: `absmax`, `max`, `absmax_unsigned`, `bias`, or `none`
             (k-winners only; no segments, no context needed).
         gate_scale: Factor on the gate, > 0. With 1 a context of 0 halves every unit; with 2 it
@@ -75,7 +79,7 @@ class Config:
     kind: str = "dendritic"
     hidden_sizes: list[int] = field(default_factory=lambda: [256, 256])
     dendritic_layers: list[int] = field(default_factory=lambda: [-1])
-    num_segments: int | Literal["auto"] = "auto"
+    num_segments: int | Literal["auto", "many"] = "auto"
     gate_mode: str = "absmax"
     gate_scale: float = 1.0
     segment_context: str = "given"
@@ -99,9 +103,9 @@ class Config:
         check_activation(self.activation)
         if self.activation == K_WINNERS:
             check_winners(self.hidden_sizes, self.active_fraction, self.boost_strength)
-        if self.num_segments != "auto" and self.num_segments < 1:
+        if isinstance(self.num_segments, int) and self.num_segments < 1:
             raise ValueError(
-                f"network.num_segments is {self.num_segments}; give at least 1, or auto. For a "
+                f"network.num_segments is {self.num_segments}; give at least 1, auto or many. For a "
                 "network without segments set gate_mode=none"
             )
         for name, allowed in (
@@ -165,12 +169,12 @@ class Dendritic(LayerStack):
         if has_gate:
             require_context(config.kind, context)
         super().__init__(context, config.context_to_input, context_to_layers=has_gate)
-        self.config = config
+        self.config, shown = config, context.of_gates
 
         def layer(index: int, width: int) -> GatedLayer:
             plan = _plan(config, index, width, streams)
             gated = has_gate and index in config.gated_layers()
-            return _dendritic_layer(config, plan, context) if gated else GatedLayer(plan)
+            return _dendritic_layer(config, plan, shown) if gated else GatedLayer(plan)
 
         self.chain(input_dim, len(config.hidden_sizes), layer)
 
@@ -181,7 +185,7 @@ class Dendritic(LayerStack):
             return x, gate
         if gate.is_floating_point():
             return x, torch.zeros_like(gate)
-        return x, torch.full_like(gate, self.context.dim)
+        return x, torch.full_like(gate, self.context.of_gates.dim)
 
     def head(
         self, output_dim: int, initializer: Initializer, streams: Streams, name: str
@@ -225,8 +229,8 @@ def _plan(config: Config, index: int, width: int, streams: Streams) -> LayerPlan
 
 def _dendritic_layer(config: Config, plan: LayerPlan, context: ContextSpec) -> DendriticLayer:
     num_segments = config.num_segments
-    if num_segments == "auto":
-        num_segments = 1 if context.discrete else 4
+    if not isinstance(num_segments, int):
+        num_segments = SEGMENTS[num_segments][0 if context.discrete else 1]
     shape = (plan.num_units, num_segments, context.dim)
     mask = fixed_mask(
         shape[0] * shape[1], shape[2], config.segment_density, plan.stream("segment_mask")

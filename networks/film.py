@@ -98,6 +98,6 @@ def build(config: Config, input_dim: int, context: ContextSpec, streams: Streams
     torso = LayerStack(context, config.context_to_input, context_to_layers=True)
 
     def layer(index: int, width: int) -> GatedLayer:
-        return FilmLayer(plain_plan(config, index, width, streams), context.dim)
+        return FilmLayer(plain_plan(config, index, width, streams), context.of_gates.dim)
 
     return torso.chain(input_dim, len(config.hidden_sizes), layer)

@@ -14,6 +14,9 @@ from networks.heads import Network
 from networks.mlp import MLP
 from networks.readouts import Readout
 
+VECTOR_SIZE = 16
+"""float32 numbers in the widest vector register; rows of other lengths cost a product dearly."""
+
 
 class FusedPerceptron:
     """Forward and backward pass of one network for one batch size.
@@ -32,12 +35,18 @@ class FusedPerceptron:
         self._linears: list[nn.Linear] = [*linears, *network.heads()]  # type: ignore[list-item]
         self._names = [group.name for group in network.unit_groups()]
         self._weights = [linear.weight.detach() for linear in self._linears]
-        self._transposed = [weight.t() for weight in self._weights]
         self._biases = [linear.bias.detach() for linear in self._linears]
-        self._outputs = [weight.new_empty(batch_size, len(weight)) for weight in self._weights]
-        self._deltas = [torch.empty_like(output) for output in self._outputs[:-1]]
+        hidden = self._weights[:-1]
+        self._hidden = [weight.new_empty(batch_size, len(weight)) for weight in hidden]
+        self._deltas = [torch.empty_like(output) for output in self._hidden]
+        # Few outputs and many rows are multiplied twice as fast the other way round.
+        self._head_output = self._weights[-1].new_empty(len(self._weights[-1]), batch_size)
         self._weight_grads = [torch.zeros_like(weight) for weight in self._weights]
         self._bias_grads = [torch.zeros_like(bias) for bias in self._biases]
+        inputs = self._weights[0].shape[1]
+        self._first_transposed = (
+            torch.zeros_like(self._weights[0].t().contiguous()) if inputs % VECTOR_SIZE else None
+        )
 
     @staticmethod
     def supports(network: Network) -> bool:
@@ -57,15 +66,18 @@ class FusedPerceptron:
     @property
     def activations(self) -> dict[str, Tensor]:
         """Hidden units of the last forward pass, by unit-group name; overwritten by the next."""
-        return dict(zip(self._names, self._outputs, strict=False))
+        return dict(zip(self._names, self._hidden, strict=True))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map a batch (B, inputs) to outputs (B, outputs); overwritten by the next call."""
-        last = len(self._outputs) - 1
-        for index, output in enumerate(self._outputs):
-            torch.addmm(self._biases[index], x, self._transposed[index], out=output)
-            x = torch.relu_(output) if index < last else output
-        return x
+        """Map a batch (B, inputs) to outputs (B, outputs); overwritten by the next call.
+
+        The outputs are the transpose of a contiguous (outputs, B).
+        """
+        for weight, bias, output in zip(self._weights, self._biases, self._hidden, strict=False):
+            torch.addmm(bias, x, weight.t(), out=output)
+            x = torch.relu_(output)
+        torch.addmm(self._biases[-1][:, None], self._weights[-1], x.t(), out=self._head_output)
+        return self._head_output.t()
 
     def backward(self, x: Tensor, output_grad: Tensor) -> None:
         """Write the gradients of all linear parameters.
@@ -75,16 +87,24 @@ class FusedPerceptron:
             output_grad: Derivative of the loss by the outputs, (B, outputs).
         """
         delta = output_grad
-        for index in range(len(self._outputs) - 1, -1, -1):
-            below = self._outputs[index - 1] if index else x
+        for index in range(len(self._weights) - 1, 0, -1):
+            below, lower = self._hidden[index - 1], self._deltas[index - 1]
             torch.mm(delta.t(), below, out=self._weight_grads[index])
             torch.sum(delta, 0, out=self._bias_grads[index])
-            if index:
-                torch.mm(delta, self._weights[index], out=self._deltas[index - 1])
-                delta = self._deltas[index - 1]
-                # Derivative of ReLU, in place: 0 where the unit was silent.
-                torch.ops.aten.threshold_backward.grad_input(delta, below, 0, grad_input=delta)
+            torch.mm(delta, self._weights[index], out=lower)
+            # Derivative of ReLU, in place: 0 where the unit was silent.
+            torch.ops.aten.threshold_backward.grad_input(lower, below, 0, grad_input=lower)
+            delta = lower
+        if self._first_transposed is None:
+            torch.mm(delta.t(), x, out=self._weight_grads[0])
+        else:
+            torch.mm(x.t(), delta, out=self._first_transposed)
+            self._weight_grads[0].copy_(self._first_transposed.t())
+        torch.sum(delta, 0, out=self._bias_grads[0])
         for linear, weight, bias in zip(
             self._linears, self._weight_grads, self._bias_grads, strict=True
         ):
-            linear.weight.grad, linear.bias.grad = weight, bias
+            if linear.weight.grad is not weight:
+                linear.weight.grad = weight
+            if linear.bias.grad is not bias:
+                linear.bias.grad = bias

@@ -50,7 +50,7 @@ def matched_width(num_parameters: int, input_dim: int, num_layers: int, output_d
         num_parameters: Count to match, for example the live parameters of a dendritic network.
         input_dim: Inputs of the perceptron, context included.
         num_layers: Hidden layers, >= 1.
-        output_dim: Outputs of all heads together.
+        output_dim: Outputs of all heads together, 0 to count hidden layers alone.
 
     Returns:
         The width w that minimises |parameters(w) - num_parameters|; the larger one of a tie.
@@ -58,10 +58,10 @@ def matched_width(num_parameters: int, input_dim: int, num_layers: int, output_d
     Raises:
         ValueError: A count is not positive.
     """
-    if min(num_parameters, input_dim, num_layers, output_dim) < 1:
+    if min(num_parameters, input_dim, num_layers) < 1 or output_dim < 0:
         raise ValueError(
             f"matched_width got {num_parameters} parameters, {input_dim} inputs, {num_layers} "
-            f"layers and {output_dim} outputs; give at least 1 of each"
+            f"layers and {output_dim} outputs; give at least 1 of each (outputs may be 0)"
         )
     # Parameters of width w: a w^2 + b w + c; the best whole number is next to the real root.
     a = num_layers - 1

@@ -13,7 +13,7 @@ from networks.activations import any_activation, values_per_unit
 from networks.initializers import Initializer
 from networks.readers import paired_readers
 from networks.streams import Streams
-from networks.torso import ContextSpec, Torso, linear_readers
+from networks.torso import ContextSpec, Torso, linear_readers, refuse_gate_context
 from networks.units import (
     HiddenLayer,
     Touched,
@@ -123,6 +123,8 @@ class MLP(Torso):
         self, config: Config, input_dim: int, context: ContextSpec, streams: Streams
     ) -> None:
         super().__init__()
+        refuse_gate_context(context)
+        self.context = context
         self.uses_context = config.context_to_input and context.dim > 0
         self.num_contexts = context.dim
         widths = [input_dim + (context.dim if self.uses_context else 0), *config.hidden_sizes]
@@ -148,6 +150,11 @@ class MLP(Torso):
                 raise ValueError("this network was built with a context; pass one to forward")
             if not context.is_floating_point():
                 context = functional.one_hot(context, self.num_contexts)
+            elif context.shape[-1] != self.num_contexts:
+                raise ValueError(
+                    f"the context has {context.shape[-1]} entries per sample, but this network "
+                    f"was built for {self.num_contexts}"
+                )
             x = torch.cat((x, context.to(x.dtype)), dim=-1)
         for layer in self.layers:
             x = layer(x)

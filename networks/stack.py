@@ -12,7 +12,7 @@ from torch.nn import functional
 from networks.activations import ACTIVATIONS, activation
 from networks.gated_layer import K_WINNERS, GatedLayer
 from networks.masks import live_parameters
-from networks.torso import ContextSpec, Torso, linear_readers
+from networks.torso import ContextSpec, Torso, linear_readers, refuse_gate_context
 from networks.units import UnitGroup
 from networks.winners import num_winners
 
@@ -68,16 +68,17 @@ def require_context(kind: str, context: ContextSpec, discrete: bool = False) -> 
     Raises:
         ValueError: No context, or a continuous one where only a discrete one makes sense.
     """
-    if context.dim < 1:
+    shown = context.of_gates
+    if shown.dim < 1:
         raise ValueError(
             f"network.kind={kind} acts on a context, but this environment announces none; choose "
-            "an environment or a context with context_dim > 0, or a network without a gate "
-            "(mlp, k_winners)"
+            "an environment with tasks, or context=friction on walking robots, or a network "
+            "without a gate (mlp, k_winners)"
         )
-    if discrete and not context.discrete:
+    if discrete and not shown.discrete:
         raise ValueError(
             f"network.kind={kind} needs one of a finite number of contexts (one-hot), but this "
-            f"environment announces {context.dim} continuous values; choose dendritic or film"
+            f"environment announces {shown.dim} continuous values; choose dendritic or film"
         )
 
 
@@ -94,6 +95,8 @@ class ContextTorso(Torso):
         self, context: ContextSpec, context_to_input: bool, context_to_layers: bool
     ) -> None:
         super().__init__()
+        if not context_to_layers:
+            refuse_gate_context(context)
         self.context = context
         self.context_to_input = context_to_input and context.dim > 0
         self.context_to_layers = context_to_layers
@@ -120,26 +123,27 @@ class ContextTorso(Torso):
             return x, None
         if context is None:
             raise ValueError("this network was built with a context; pass one to forward")
-        dim = self.context.dim
+        spec = self.context
         is_vector = context.is_floating_point()
-        if is_vector and context.shape[-1] != dim:
+        if is_vector and context.shape[-1] != spec.width:
             raise ValueError(
                 f"the context has {context.shape[-1]} entries per sample, but this network was "
-                f"built for {dim}"
+                f"built for {spec.width}"
             )
-        if not is_vector and not self.context.discrete:
+        if not is_vector and (spec.gate is not None or not spec.discrete):
             raise ValueError(
-                "the context is an index, but this network was built for continuous contexts; "
-                f"pass vectors of {dim} numbers"
+                "the context is an index, but this network was built for continuous contexts or "
+                f"for several; pass vectors of {spec.width} numbers"
             )
         if self.context_to_input:
-            vector = context if is_vector else functional.one_hot(context, dim)
+            vector = context[:, : spec.dim] if is_vector else functional.one_hot(context, spec.dim)
             x = torch.cat((x, vector.to(x.dtype)), dim=-1)
         if not self.context_to_layers:
             return x, None
-        if is_vector and self.context.discrete:
-            return x, index_of_one_hot(context)
-        return x, context.to(x.dtype) if is_vector else context
+        if not is_vector:
+            return x, context
+        shown = context if spec.gate is None else context[:, spec.dim :]
+        return x, index_of_one_hot(shown) if spec.of_gates.discrete else shown.to(x.dtype)
 
     def check_contexts(self, context: Tensor | None) -> None:
         """Refuse discrete contexts that are neither one-hot nor all zero.
@@ -149,14 +153,19 @@ class ContextTorso(Torso):
         Raises:
             ValueError: A row has several non-zero entries or one other than 1.
         """
-        if context is None or not self.context.discrete or not context.is_floating_point():
+        if context is None or not context.is_floating_point():
             return
-        bad = (context != 0).sum(-1) > (context == 1).any(-1)
-        if bool(bad.any()):
-            raise ValueError(
-                f"a context is {context[bad][0].tolist()}, but this network was built for "
-                "discrete contexts; give one-hot vectors (or zeros), or declare it continuous"
-            )
+        spec = self.context
+        parts = [(spec.discrete, context[:, : spec.dim])]
+        if spec.gate is not None:
+            parts.append((spec.gate.discrete, context[:, spec.dim :]))
+        for discrete, part in parts:
+            bad = (part != 0).sum(-1) > (part == 1).any(-1)
+            if discrete and bool(bad.any()):
+                raise ValueError(
+                    f"a context is {part[bad][0].tolist()}, but this network was built for "
+                    "discrete contexts; give one-hot vectors (or zeros), or declare it continuous"
+                )
 
     def describe(self) -> dict[str, int]:
         """Return the number of stored parameters and of those that no mask switches off."""

@@ -19,11 +19,24 @@ class ContextSpec:
 
     Attributes:
         dim: Size of the context vector, or number of discrete contexts; 0 means none.
-        discrete: True when the context is one of `dim` one-hot vectors.
+        discrete: True when the context is one of `dim` one-hot vectors (or zeros).
+        gate: Where hidden layers are shown another context than the input: its shape. It stands
+            behind the first `dim` entries of every context vector. None where both see the same.
     """
 
     dim: int = 0
     discrete: bool = False
+    gate: ContextSpec | None = None
+
+    @property
+    def width(self) -> int:
+        """Length of a context vector."""
+        return self.dim + (0 if self.gate is None else self.gate.dim)
+
+    @property
+    def of_gates(self) -> ContextSpec:
+        """Shape of what hidden layers are shown."""
+        return self if self.gate is None else self.gate
 
 
 class Torso(nn.Module):
@@ -31,9 +44,11 @@ class Torso(nn.Module):
 
     Attributes:
         output_dim: Size of the features that the heads read.
+        context: Shape of the contexts it was built for.
     """
 
     output_dim: int
+    context: ContextSpec = ContextSpec()
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Map (B, input_dim) and a context, (B, C) or (B,) ids, to features (B, output_dim)."""
@@ -75,3 +90,17 @@ class Torso(nn.Module):
 def linear_readers(layers: Iterable[nn.Linear]) -> tuple[Reader, ...]:
     """Readers in which column i belongs to unit i."""
     return tuple(Reader(layer) for layer in layers)
+
+
+def refuse_gate_context(context: ContextSpec) -> None:
+    """Refuse a context of gates where there are no gates.
+
+    Raises:
+        ValueError: Hidden layers would be shown another context than the input.
+    """
+    if context.gate is not None:
+        raise ValueError(
+            "context.input=source shows gates another context than the input, but this network "
+            "has no gates; choose context.input=same, or a network with gates (dendritic, film, "
+            "xdg)"
+        )

@@ -93,8 +93,7 @@ def build(config: Config, input_dim: int, context: ContextSpec, streams: Streams
     torso = LayerStack(context, config.context_to_input, context_to_layers=True)
 
     def layer(index: int, width: int) -> GatedLayer:
-        return XdgLayer(
-            plain_plan(config, index, width, streams), context.dim, config.active_fraction
-        )
+        plan = plain_plan(config, index, width, streams)
+        return XdgLayer(plan, context.of_gates.dim, config.active_fraction)
 
     return torso.chain(input_dim, len(config.hidden_sizes), layer)

@@ -71,11 +71,15 @@ class Outcomes:
     def empty(cls, num_tasks: int, goals: Sequence[int], cut_at_success: bool) -> Outcomes:
         """Arrays to be filled."""
         shape = (num_tasks, len(goals))
-        flags = [np.zeros(shape, dtype=bool) for _ in range(3)]
-        counts = [np.zeros(shape, dtype=np.int64) for _ in range(2)]
-        returns = np.zeros(shape)
         return cls(
-            tuple(goals), flags[0], flags[1], counts[0], returns, counts[1], flags[2], cut_at_success
+            goals=tuple(goals),
+            success=np.zeros(shape, dtype=bool),
+            final_success=np.zeros(shape, dtype=bool),
+            first_success_step=np.zeros(shape, dtype=np.int64),
+            episode_return=np.zeros(shape),
+            episode_length=np.zeros(shape, dtype=np.int64),
+            unstable=np.zeros(shape, dtype=bool),
+            cut_at_success=cut_at_success,
         )
 
     @property
@@ -154,12 +158,11 @@ def run_goals(
     """
     rows = _Rows(worlds, num_tasks, goals)
     outcomes = Outcomes.empty(num_tasks, goals, cut_at_success)
-    context = worlds.context
     observation = rows.start_all()
     while rows.running.any():
         if is_stopped():
             return None
-        observation, _, _, truncated, info = worlds.step(policy(observation, context))
+        observation, _, _, truncated, info = worlds.step(policy(observation, worlds.context))
         fresh = rows.take_in(info["success"])
         cut = fresh & ~truncated if cut_at_success else np.zeros_like(fresh)
         over = np.flatnonzero(rows.running & (truncated | cut)).tolist()

@@ -18,7 +18,7 @@ from analysis.storage import StorageError, atomic_write_text
 FORMAT = "multitask evaluation 1"
 FILE = "evaluation.json"
 PARTIAL_FILE = "evaluation_partial.json"
-CSV_COLUMNS = (
+CSV_COLUMNS: tuple[str, ...] = (
     "task",
     "goal",
     "success",
@@ -28,6 +28,22 @@ CSV_COLUMNS = (
     "episode_length",
     "unstable",
 )
+MUST_AGREE = (
+    "benchmark",
+    "tasks",
+    "reward_version",
+    "horizon",
+    "success",
+    "goal_generator",
+    "num_goals",
+    "goal_policy",
+    "backend",
+)
+"""Entries of the manifest without which success rates cannot be compared."""
+RUN_SEED = "run seed"
+"""The goal policy under which every run draws goals of its own."""
+_REQUIRED = (*MUST_AGREE, "goal_seed", "goal_sha256")
+_REQUIRED_ABOUT = ("run", "seed", "env_steps")
 _ARRAYS: Mapping[str, type] = {
     "success": np.bool_,
     "final_success": np.bool_,
@@ -208,6 +224,10 @@ def _parse(record: Mapping[str, Any]) -> Evaluation:
             raise ValueError(f"{name} has shape {array.shape}")
         arrays[name] = array
     manifest, about = dict(record["manifest"]), dict(record["about"])
+    missing = [key for key in _REQUIRED if key not in manifest]
+    missing += [key for key in _REQUIRED_ABOUT if key not in about]
+    if missing:
+        raise ValueError(f"it does not say its {missing[0]}")
     if [*tasks] != manifest["tasks"]:
         raise ValueError("tasks and manifest differ")
     cut = record["cut_at_success"] is True

@@ -8,24 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from analysis.multitask.records import Evaluation
+from analysis.multitask.records import MUST_AGREE, RUN_SEED, Evaluation
 from analysis.multitask.scores import NUM_RESAMPLES
 from analysis.statistics import Interval, interval, stratified_interval
 
 SEEDS_FOR_A_CLAIM = 10
 SEEDS_FOR_A_TEST = 5
-MUST_AGREE = (
-    "benchmark",
-    "tasks",
-    "reward_version",
-    "horizon",
-    "success",
-    "goal_generator",
-    "num_goals",
-    "goal_policy",
-    "backend",
-)
-"""Entries of the manifest without which success rates cannot be compared."""
 
 
 class UnlikeRuns(ValueError):
@@ -117,7 +105,7 @@ def study(
     seeds = tuple(int(found.about["seed"]) for found in evaluations)
     repeated = sorted({s for s in seeds if seeds.count(s) > 1})
     if repeated:
-        raise UnlikeRuns(f"seed {repeated[0]} occurs twice; a study holds every seed of an arm once")
+        raise UnlikeRuns(f"seed {repeated[0]} occurs twice; a study holds each seed of an arm once")
     rates = np.stack([found.outcomes.rates for found in evaluations])
     returns = np.stack([found.outcomes.episode_return.mean(axis=1) for found in evaluations])
     finals = np.stack([found.outcomes.final_success.mean(axis=1) for found in evaluations])
@@ -152,7 +140,7 @@ def check_alike(evaluations: Sequence[Evaluation], *, allow_partial: bool = Fals
 
     They must agree in task order, reward version, horizon, meaning of success, goal generator,
     number of goals, rule for the goal seed, back-end, goals visited and environment steps. Goals
-    themselves may differ from seed to seed, but equal goal seeds must have equal goals.
+    themselves may differ where every run draws its own, but equal goal seeds must have equal goals.
 
     Args:
         evaluations: Of one study, of all its arms.
@@ -166,15 +154,17 @@ def check_alike(evaluations: Sequence[Evaluation], *, allow_partial: bool = Fals
     for found in evaluations:
         if found.kind == "quick" or (found.kind == "partial" and not allow_partial):
             raise UnlikeRuns(
-                f"{_name(found)} was measured on {found.num_goals} of {found.manifest['num_goals']} "
-                f"goals per task (kind {found.kind}), which does not belong in a result table; "
-                "measure all goals with: python evaluate.py run"
+                f"{_name(found)} is a {found.kind} evaluation ({found.num_goals} of "
+                f"{found.manifest['num_goals']} goals per task), which does not belong in a result "
+                "table; measure all goals with: python evaluate.py run"
             )
     rules: dict[str, Callable[[Evaluation], Any]] = {
         **{key: lambda found, key=key: found.manifest[key] for key in MUST_AGREE},
         "goals": lambda found: list(found.outcomes.goals),
         "env_steps": lambda found: found.about["env_steps"],
     }
+    if evaluations[0].manifest["goal_policy"] != RUN_SEED:  # one list of goals for all
+        rules["goal_sha256"] = lambda found: found.manifest["goal_sha256"]
     for key, value in rules.items():
         _agree(evaluations, key, value)
     by_seed: dict[Any, Evaluation] = {}
@@ -183,21 +173,15 @@ def check_alike(evaluations: Sequence[Evaluation], *, allow_partial: bool = Fals
         if other.manifest["goal_sha256"] != found.manifest["goal_sha256"]:
             raise UnlikeRuns(
                 f"{_name(other)} and {_name(found)} have goal_seed="
-                f"{found.manifest['goal_seed']} but different goals (SHA-256 "
-                f"{other.manifest['goal_sha256'][:12]} and {found.manifest['goal_sha256'][:12]}); "
-                "one of the two used a goal manifest of its own"
+                f"{found.manifest['goal_seed']} but different goals; one of them is not what its "
+                "seed draws"
             )
 
 
-def _agree(
-    evaluations: Sequence[Evaluation], key: str, value: Callable[[Evaluation], Any]
-) -> None:
+def _agree(evaluations: Sequence[Evaluation], key: str, value: Callable[[Evaluation], Any]) -> None:
     first = evaluations[0]
     for other in evaluations[1:]:
-        try:
-            mine, theirs = value(first), value(other)
-        except KeyError as error:
-            raise UnlikeRuns(f"an evaluation does not say its {key}; measure it again") from error
+        mine, theirs = value(first), value(other)
         if mine != theirs:
             raise UnlikeRuns(
                 f"{_name(first)} and {_name(other)} cannot be put together: {key} is "

@@ -17,7 +17,6 @@ from envs.contexts import controls, sources
 from envs.contexts.controls import Control, own_stream
 from envs.contexts.layer import Step
 from envs.contexts.sources import Source
-from envs.probe import probe_frictions
 from envs.schedules import at_least, one_of
 from envs.snapshots import Snapshot, require_equal
 
@@ -89,7 +88,6 @@ class Given:
         self, source: Source, control: Control, truth_to_input: bool, label: str, num_envs: int
     ) -> None:
         self._source, self._control, self._label = source, control, label
-        self._truth_to_input = truth_to_input
         self.dim, self.discrete = source.dim, source.discrete
         self.gate_dim = source.dim if truth_to_input else 0
         self.gate_discrete = source.discrete
@@ -110,8 +108,21 @@ class Given:
     def context(self, envs: Any) -> np.ndarray:
         """The truth, the control, or both side by side, (N, dim + gate_dim) float32."""
         shown = self._control.show(self._truth)
-        parts = (self._truth, shown) if self._truth_to_input else (shown,)
+        parts = (self._truth, shown) if self.gate_dim else (shown,)
         return np.concatenate(parts, axis=1)
+
+    def probe_contexts(self, probe: Any) -> np.ndarray:
+        """Contexts of a fixed sample set; see `Provider`.
+
+        Shuffled contexts are those of the set in another order. A delay does not exist there.
+        """
+        truth = self._source.probed(probe)
+        shown = truth
+        if isinstance(self._control, controls.ShuffledIds | controls.PlayedBack):
+            shown = np.random.Generator(np.random.PCG64(0)).permutation(truth)
+        elif isinstance(self._control, controls.Zero | controls.Constant):
+            shown = self._control.show(truth)
+        return np.concatenate((truth, shown), axis=1) if self.gate_dim else shown
 
     def snapshot(self) -> Snapshot:
         """State of the control; the truth follows from the environments."""
@@ -213,44 +224,3 @@ def _control(config: Config, source: Source, info: EnvInfo, seed: int) -> Contro
         return controls.Delayed(info.num_envs, source.dim, config.delay)
     kinds = {"none": controls.Truth, "zero": controls.Zero, "constant": controls.Constant}
     return kinds[config.control]()
-
-
-def probe_contexts(
-    config: Config, info: EnvInfo, settings: Any, probe: Any, total_steps: int, seed: int
-) -> np.ndarray | None:
-    """Contexts of a fixed sample set, as a network would be shown them.
-
-    Shuffled contexts are drawn evenly from those of the set, by a stream of their own; regimes
-    are unknown there and zeros.
-
-    Args:
-        config: What is told.
-        info: Description of the environments without their layer.
-        settings: Their configuration.
-        probe: The samples, with `contexts` where there are tasks.
-        total_steps: Length of the run.
-        seed: Seed of the run.
-
-    Returns:
-        (num_samples, C) float32; None where the probe's own contexts are the right ones.
-    """
-    name = resolved_source(config, info, settings)
-    if config.control == "none" and name == "task":
-        return None
-    count = len(probe.observations)
-    if name == "task":
-        truth = np.asarray(probe.contexts, dtype=np.float32)
-    elif name == "friction":
-        source = _source(name, config, info, settings, total_steps)
-        assert isinstance(source, sources.Friction)
-        frictions = probe_frictions()
-        truth = source.encode(np.repeat(frictions, count // len(frictions)))
-    else:
-        dim = _source(name, config, info, settings, total_steps).dim
-        truth = np.zeros((count, dim), dtype=np.float32)
-    shown = truth
-    if config.control == "shuffled":
-        shown = own_stream(seed, "probe").permutation(truth)
-    elif config.control in ("zero", "constant"):
-        shown = (controls.Zero if config.control == "zero" else controls.Constant)().show(truth)
-    return np.concatenate((truth, shown), axis=1) if config.input == "source" else shown

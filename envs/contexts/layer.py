@@ -88,6 +88,17 @@ class Provider(Protocol):
         """
         ...
 
+    def probe_contexts(self, probe: Any) -> np.ndarray:
+        """Contexts of a fixed sample set, as a network would be shown them.
+
+        Args:
+            probe: `observations` (M, obs) and, where there are tasks, their one-hot `contexts`.
+
+        Returns:
+            (M, dim + gate_dim) float32.
+        """
+        ...
+
     def snapshot(self) -> Snapshot:
         """State as plain arrays, integers and text, with names of its own."""
         ...
@@ -112,6 +123,7 @@ class ContextLayer(VectorWrapper):
 
     def __init__(self, envs: VectorEnv, info: EnvInfo, provider: Provider) -> None:
         super().__init__(envs)
+        self._inner: Any = envs  # which can do more than a `VectorEnv`
         self.provider = provider
         self.info = replace(
             info,
@@ -122,6 +134,12 @@ class ContextLayer(VectorWrapper):
         )
         self._resets_itself = envs.metadata.get("autoreset_mode") == AutoresetMode.SAME_STEP
         self._observation: np.ndarray | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else the environments can do."""
+        if name.startswith("_") or name == "env":
+            raise AttributeError(name)
+        return getattr(self.env, name)
 
     @property
     def context(self) -> np.ndarray:
@@ -148,7 +166,7 @@ class ContextLayer(VectorWrapper):
     def start_episodes(self, rows: Iterable[int], goal_index: Iterable[int]) -> np.ndarray:
         """Start chosen rows from chosen goals, where the environments can do that."""
         rows = [int(row) for row in rows]
-        observation = self.env.start_episodes(rows, goal_index)  # type: ignore[attr-defined]
+        observation = self._inner.start_episodes(rows, goal_index)
         self._started(np.array(rows, dtype=np.int64), observation, {})
         return observation
 
@@ -157,7 +175,7 @@ class ContextLayer(VectorWrapper):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Advance every environment by one step."""
         if self._observation is None:  # restored
-            self._observation = self.env.last_observation  # type: ignore[attr-defined]
+            self._observation = self._inner.last_observation
         shown = self.context
         observation, reward, terminated, truncated, info = self.env.step(actions)
         step = Step(
@@ -173,7 +191,7 @@ class ContextLayer(VectorWrapper):
 
     def snapshot(self) -> Snapshot:
         """Everything that the next steps depend on, the provider's state included."""
-        state: Snapshot = self.env.snapshot()  # type: ignore[attr-defined]
+        state: Snapshot = self._inner.snapshot()
         state |= {f"{PREFIX}{key}": value for key, value in self.provider.snapshot().items()}
         return state
 
@@ -183,7 +201,7 @@ class ContextLayer(VectorWrapper):
         Raises:
             ValueError: It is of other environments or of another kind of context.
         """
-        self.env.restore(snapshot)  # type: ignore[attr-defined]
+        self._inner.restore(snapshot)
         own = {
             key.removeprefix(PREFIX): value
             for key, value in snapshot.items()

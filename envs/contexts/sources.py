@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from envs.probe import probe_frictions
+
 NUM_CENTRES = 8
 FEATURES = ("log", "rbf")
 
@@ -33,6 +35,10 @@ class Source(Protocol):
         """What accompanies the true successors of the step just taken, (N, dim) float32."""
         ...
 
+    def probed(self, probe: Any) -> np.ndarray:
+        """What is true of a fixed sample set, (M, dim) float32; zeros where that is unknown."""
+        ...
+
 
 class Announced:
     """Whatever the environment announces by itself: the one-hot task."""
@@ -47,6 +53,10 @@ class Announced:
     def successor(self, envs: Any, info: Mapping[str, Any], ended: np.ndarray) -> np.ndarray:
         """The environment's own account of it."""
         return info["next_context"]
+
+    def probed(self, probe: Any) -> np.ndarray:
+        """The tasks of the samples."""
+        return np.asarray(probe.contexts, dtype=np.float32)
 
 
 class _OfRegime:
@@ -103,6 +113,11 @@ class Friction(_OfRegime):
             told = np.exp(-0.5 * ((logs - centres) / spacing) ** 2)
         return np.concatenate((told, np.ones_like(logs)), axis=1).astype(np.float32)
 
+    def probed(self, probe: Any) -> np.ndarray:
+        """The samples come from ten frictions in turn, equally many from each."""
+        frictions = probe_frictions()
+        return self.encode(np.repeat(frictions, len(probe.observations) // len(frictions)))
+
 
 class Regime(_OfRegime):
     """The number of the world, one-hot.
@@ -138,6 +153,10 @@ class Regime(_OfRegime):
             )
         return np.eye(self.dim, dtype=np.float32)[values]
 
+    def probed(self, probe: Any) -> np.ndarray:
+        """The samples are of no world of the run."""
+        return np.zeros((len(probe.observations), self.dim), dtype=np.float32)
+
 
 class Nothing:
     """A world of which nothing is said."""
@@ -151,3 +170,7 @@ class Nothing:
     def successor(self, envs: Any, info: Mapping[str, Any], ended: np.ndarray) -> np.ndarray:
         """Shape (N, 0)."""
         return self.current(envs)
+
+    def probed(self, probe: Any) -> np.ndarray:
+        """Shape (M, 0)."""
+        return np.zeros((len(probe.observations), 0), dtype=np.float32)

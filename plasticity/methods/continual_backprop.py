@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from plasticity.replacement_count import (
     ReplacementCounter,
     expected_replacements,
 )
+from plasticity.stacked_contribution import StackedContribution
 from plasticity.unit_statistics import UnitStatistics
 from plasticity.utilities import UTILITIES
 
@@ -28,8 +29,11 @@ class Config:
     Attributes:
         kind: Name of this file.
         replacement_rate: Share of the eligible units renewed per step, in [0, 1]; useful 1e-6 to
-            1e-3. 0 switches the method off without a trace.
-        maturity_threshold: A unit is eligible when its age exceeds this many steps, >= 0.
+            1e-3. 0 switches the method off without a trace. `auto` keeps the published meaning
+            in environment steps whatever number of gradient steps an agent makes for each of
+            them, see `converted_rates`: 1e-4 for the published PPO.
+        maturity_threshold: A unit is eligible when its age exceeds this many steps, >= 0. `auto`
+            likewise: 10,000 for the published PPO.
         utility_decay: Decay of the running utility, in [0, 1); 0 uses the last minibatch alone.
         utility: One of `plasticity.utilities.UTILITIES`. `fisher` and `fisher_contribution` need
             the gradients at the units' outputs, which the hand-written learning pass of plain
@@ -52,8 +56,8 @@ class Config:
     """
 
     kind: str = "continual_backprop"
-    replacement_rate: float = 1e-4
-    maturity_threshold: int = 10_000
+    replacement_rate: float | Literal["auto"] = 1e-4
+    maturity_threshold: int | Literal["auto"] = 10_000
     utility_decay: float = 0.99
     utility: str = "contribution"
     rank_key: str = "corrected"
@@ -66,11 +70,11 @@ class Config:
 
     def __post_init__(self) -> None:
         where = f"method.{self.kind}"
-        if not 0.0 <= self.replacement_rate <= 1.0:
+        if self.replacement_rate != "auto" and not 0.0 <= self.replacement_rate <= 1.0:
             raise ValueError(
                 f"{where}.replacement_rate is {self.replacement_rate}; it must be in [0, 1]"
             )
-        if self.maturity_threshold < 0:
+        if self.maturity_threshold != "auto" and self.maturity_threshold < 0:
             raise ValueError(
                 f"{where}.maturity_threshold is {self.maturity_threshold}; it must be >= 0"
             )
@@ -105,6 +109,26 @@ def converted_rates(updates_per_env_step: float) -> tuple[int, float]:
     return round(128_000 * updates_per_env_step), 7.8125e-6 / updates_per_env_step
 
 
+def resolved(config: Config, target: Target) -> tuple[float, int]:
+    """Rate and maturity in gradient steps of one network.
+
+    Raises:
+        ValueError: One of them is `auto`, and nobody says how many gradient steps there are.
+    """
+    rate, threshold = config.replacement_rate, config.maturity_threshold
+    if rate != "auto" and threshold != "auto":
+        return rate, threshold
+    ratio = target.gradient_steps_per_env_step
+    if ratio is None:
+        raise ValueError(
+            f"method.{config.kind}.replacement_rate={rate} and maturity_threshold={threshold}, but "
+            f"nobody says how many gradient steps {target.name!r} makes per environment step; "
+            "give numbers"
+        )
+    maturity, share = converted_rates(ratio)
+    return share if rate == "auto" else rate, maturity if threshold == "auto" else threshold
+
+
 class ContinualBackprop(Recycler):
     """Continual backprop on one network.
 
@@ -113,6 +137,8 @@ class ContinualBackprop(Recycler):
     in it depends on the number of the call), `replace_due` counts on the host and is eager.
 
     Attributes:
+        rate: `replacement_rate` in gradient steps of this network.
+        threshold: `maturity_threshold` likewise.
         statistics: Utilities and births by unit-group name.
         counters: Numbers of eligible and due units by unit-group name.
 
@@ -122,7 +148,8 @@ class ContinualBackprop(Recycler):
     """
 
     def __init__(self, config: Config, target: Target) -> None:
-        super().__init__(config, target, enabled=config.replacement_rate > 0.0)
+        self.rate, self.threshold = resolved(config, target)
+        super().__init__(config, target, enabled=self.rate > 0.0)
         self.config = config
         self.statistics: dict[str, UnitStatistics] = {}
         self.counters: dict[str, ReplacementCounter] = {}
@@ -144,13 +171,15 @@ class ContinualBackprop(Recycler):
             )
             self.counters[group.name] = ReplacementCounter(
                 group.num_units,
-                config.replacement_rate,
-                config.maturity_threshold,
+                self.rate,
+                self.threshold,
                 config.count_mode,
             )
+        every = list(self.statistics.values())
+        self._stacked = StackedContribution(every) if StackedContribution.supports(every) else None
 
     def _check_feasible(self) -> None:
-        threshold, planned = self.config.maturity_threshold, self.target.planned_gradient_steps
+        threshold, planned = self.threshold, self.target.planned_gradient_steps
         if planned is not None and planned <= threshold:
             raise ValueError(
                 f"continual_backprop could never fire on {self.target.name!r}: the run plans "
@@ -174,9 +203,8 @@ class ContinualBackprop(Recycler):
     ) -> None:
         """Update utilities and renew the units that are due."""
         if self.active:
-            with torch.no_grad():  # entered once: it costs as much as a small operation
-                self._update_utilities(activations)
-                self._replace_due(optimizer)
+            self._update_utilities(activations)
+            self._replace_due(optimizer)
 
     @torch.no_grad()
     def update_utilities(self, activations: Mapping[str, Tensor]) -> None:
@@ -189,6 +217,12 @@ class ContinualBackprop(Recycler):
         self._replace_due(optimizer)
 
     def _update_utilities(self, activations: Mapping[str, Tensor]) -> None:
+        # No no_grad block here, which costs as much as a small operation: nothing has a graph.
+        if self._stacked is None or not self._stacked.update(activations):
+            self._update_one_by_one(activations)
+
+    @torch.no_grad()
+    def _update_one_by_one(self, activations: Mapping[str, Tensor]) -> None:
         for statistics in self.statistics.values():
             activation, gradient = self.activation_of(statistics.group, activations), None
             if self._uses_gradients:
@@ -208,7 +242,7 @@ class ContinualBackprop(Recycler):
 
     def _replace_due(self, optimizer: torch.optim.Optimizer) -> None:
         self.begin_call(optimizer)
-        generator, threshold = self.target.generator, self.config.maturity_threshold
+        generator, threshold = self.target.generator, self.threshold
         selections = []
         for name, counter in self.counters.items():
             due = counter.advance(generator)
@@ -238,14 +272,12 @@ class ContinualBackprop(Recycler):
         config, planned = self.config, self.target.planned_gradient_steps
         text = (
             f"{self.kind} on {self.target.name}: units are eligible from gradient step "
-            f"{config.maturity_threshold + 1:,}"
+            f"{self.threshold + 1:,}"
         )
         if planned is None:
             return f"{text}; the planned number of steps is unknown"
         expected = sum(
-            expected_replacements(
-                group.num_units, config.replacement_rate, config.maturity_threshold, planned
-            )
+            expected_replacements(group.num_units, self.rate, self.threshold, planned)
             for group in self.target.unit_groups
         )
         return (

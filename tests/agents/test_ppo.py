@@ -8,8 +8,9 @@ import torch
 
 from agents import ppo
 from agents.base import Transition
+from agents.minibatches import Minibatch
 from agents.parts import Parts
-from agents.ppo_steps import AutogradSteps, FusedSteps, Losses, Minibatch, policy_loss, value_loss
+from agents.ppo_steps import AutogradSteps, FusedSteps, Losses, policy_loss, value_loss
 from agents.returns import normalized
 from agents.update import NumericalFailure
 from networks import mlp

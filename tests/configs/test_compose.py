@@ -93,7 +93,7 @@ def test_published_arms():
         "redo": (0.99, 0.99, 1e-4, ["redo"]),
     }
     method = compose_run(["arm=continual_backprop"]).config.method["continual_backprop"]
-    assert (method.replacement_rate, method.maturity_threshold) == (1e-4, 10_000)
+    assert (method.replacement_rate, method.maturity_threshold) == ("auto", "auto")
     redo = compose_run(["arm=redo"]).config.method["redo"]
     assert (redo.dormancy_threshold, redo.period, redo.optimizer_state) == (0.1, 100, "keep")
 

@@ -1,0 +1,166 @@
+"""Evaluations of a run while it trains: cheap ones by the clock, a full one at its end.
+
+They see frozen weights, separate environments and no random stream, so training is the same bit
+for bit with and without them, and a resumed run repeats one that was lost exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from analysis.multitask.measuring import Evaluator, describe_measured
+from analysis.multitask.records import task_labels, write_evaluation
+from analysis.multitask.scores import Scores, score
+from configs.run import RunConfig
+
+QUICK, FULL = "eval_quick", "eval"
+
+
+class Rows(Protocol):
+    """Where results are logged; see `analysis.recorder.Recorder`."""
+
+    def evaluated(self, env_steps: int, values: Mapping[str, float]) -> None: ...
+
+
+class TrainingEvaluation:
+    """When a run is evaluated, and where the results go.
+
+    Quick evaluations are due at step 0 and at every multiple of their period. They visit a few
+    goals, end episodes at their first success, and are no result: they are logged as
+    `eval_quick/...` only. The full one follows the last checkpoint, is logged as `eval/...`, and
+    written as evaluation.json and evaluation.csv.
+
+    Args:
+        config: Of the run.
+        run_dir: Where the files of the full evaluation go.
+        num_threads: Results do not depend on it.
+    """
+
+    def __init__(self, config: RunConfig, run_dir: Path, num_threads: int = 1) -> None:
+        self._config, self._run_dir, self._num_threads = config, run_dir, num_threads
+        self._every = config.log.quick_evaluation_steps
+        self._is_final = config.log.final_evaluation
+        self._done_periods = 0
+        self._evaluator: Evaluator | None = None
+        is_on = self._every is not None or self._is_final
+        self._labels = task_labels(config.env.task_names) if is_on else ()
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of everything that will be logged; none if evaluations are off."""
+        columns = []
+        if self._every is not None:
+            columns += [f"{QUICK}/success", *(f"{QUICK}/{t}/success" for t in self._labels)]
+        if self._is_final:
+            overall = ("success", "success_iqm", "final_success", "episode_return")
+            columns += [f"{FULL}/{name}" for name in overall]
+            by_task = ("success", "final_success", "episode_return")
+            columns += [f"{FULL}/{task}/{name}" for task in self._labels for name in by_task]
+        return columns
+
+    def quick_if_due(
+        self, agent: Any, env_steps: int, rows: Rows, is_stopped: Callable[[], bool]
+    ) -> bool:
+        """Evaluate on a few goals if the clock says so.
+
+        Args:
+            agent: Stays as it is.
+            env_steps: Of the run so far.
+            rows: Gets the results.
+            is_stopped: Asked before every step; True abandons the evaluation.
+
+        Returns:
+            False if it was abandoned: it is still due then.
+        """
+        if self._every is None or env_steps // self._every < self._done_periods:
+            return True
+        evaluation = self._built().measure(
+            agent,
+            {},
+            self._config.log.quick_evaluation_goals,
+            cut_at_success=True,
+            is_stopped=is_stopped,
+        )
+        if evaluation is None:
+            return False
+        self._done_periods = env_steps // self._every + 1
+        rates = evaluation.outcomes.rates.tolist()
+        values = {f"{QUICK}/success": sum(rates) / len(rates)}
+        by_task = zip(self._labels, rates, strict=True)
+        values |= {f"{QUICK}/{task}/success": rate for task, rate in by_task}
+        rows.evaluated(env_steps, values)
+        return True
+
+    def final(
+        self,
+        agent: Any,
+        env_steps: int,
+        rows: Rows,
+        checkpoint: str,
+        is_stopped: Callable[[], bool],
+    ) -> dict[str, float] | None:
+        """Evaluate on all goals if the run is to end so; log and write the results.
+
+        Args:
+            agent: Stays as it is.
+            env_steps: Of the run.
+            rows: Gets the results.
+            checkpoint: Name of the one that holds the same agent.
+            is_stopped: Asked before every step; True abandons the evaluation.
+
+        Returns:
+            `success` and `success_iqm` over tasks, nothing if it is off; None if abandoned.
+
+        Raises:
+            StorageError: A file cannot be written.
+        """
+        if not self._is_final:
+            return {}
+        about = describe_measured(self._config, self._run_dir, env_steps, checkpoint)
+        evaluation = self._built().measure(agent, about, is_stopped=is_stopped)
+        if evaluation is None:
+            return None
+        scores = score(evaluation)
+        rows.evaluated(env_steps, _final_values(scores))
+        write_evaluation(self._run_dir, evaluation, scores.plain())
+        return {"success": scores.mean.estimate, "success_iqm": scores.iqm.estimate}
+
+    def _built(self) -> Evaluator:
+        """Environments are built when first needed, and kept."""
+        if self._evaluator is None:
+            log = self._config.log
+            self._evaluator = Evaluator(
+                self._config, log.evaluation_rows_per_task, self._num_threads
+            )
+        return self._evaluator
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far the clock of the quick evaluations is; empty if they are off."""
+        return {} if self._every is None else {"quick_evaluations": self._done_periods}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned; other keys are left alone."""
+        if self._every is not None:
+            self._done_periods = int(state["quick_evaluations"])
+
+    def close(self) -> None:
+        """Release the environments."""
+        if self._evaluator is not None:
+            self._evaluator.close()
+            self._evaluator = None
+
+
+def _final_values(scores: Scores) -> dict[str, float]:
+    values = {
+        f"{FULL}/success": scores.mean.estimate,
+        f"{FULL}/success_iqm": scores.iqm.estimate,
+        f"{FULL}/final_success": scores.final_success,
+        f"{FULL}/episode_return": scores.episode_return.estimate,
+    }
+    for task in scores.tasks:
+        values[f"{FULL}/{task.task}/success"] = task.success.estimate
+        values[f"{FULL}/{task.task}/final_success"] = task.final_success
+        values[f"{FULL}/{task.task}/episode_return"] = task.episode_return.estimate
+    return values

@@ -1,0 +1,90 @@
+"""When the trainability of a run's networks is probed, and under which names it is logged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from networks.heads import Network
+from plasticity.probe import Settings, Trainability, TrainabilityProbe
+
+METRICS = ("trainability_gap", "trainability_gap_final")
+Inputs = Callable[[str], tuple[Tensor, Tensor | None]]
+
+
+class TrainabilityMeasures:
+    """Probes all networks in the last row before every multiple of a period, and in the first.
+
+    Where the period divides the length of a world, that is just before the world changes.
+
+    Args:
+        period: Environment steps between two probes.
+        inputs: Inputs of one network on the fixed sample set.
+        settings: Protocol of the probe.
+    """
+
+    def __init__(self, period: int, inputs: Inputs, settings: Settings | None = None) -> None:
+        self._period, self._inputs, self._settings = period, inputs, settings or Settings()
+        self._references: dict[str, Any] = {}
+        self._probes: dict[str, TrainabilityProbe] = {}
+        self._last_row = 0
+
+    def columns(self, networks: Mapping[str, Network]) -> list[str]:
+        """Names of what `measure` returns."""
+        return [f"probe/{name}/all/{metric}" for name in networks for metric in METRICS]
+
+    def is_due(self, env_steps: int) -> bool:
+        """Whether a row at `env_steps` is to have the probe; call once for every row."""
+        first, interval = self._last_row == 0, env_steps - self._last_row
+        self._last_row = env_steps
+        return first or (env_steps + interval) // self._period > env_steps // self._period
+
+    def measure(self, networks: Mapping[str, Network], reasons: dict[str, str]) -> dict[str, float]:
+        """Probe copies of all networks; takes seconds.
+
+        Args:
+            networks: By name; only looked at.
+            reasons: Gets one sentence for every metric that has no value and is NaN.
+        """
+        row: dict[str, float] = {}
+        for name, network in networks.items():
+            found = Trainability(float("nan"), float("nan"))
+            try:
+                found = self._probe(name, network).measure(network)
+            except ValueError as error:
+                reasons[f"probe/{name}/all/{METRICS[0]}"] = str(error)
+            row[f"probe/{name}/all/{METRICS[0]}"] = found.gap
+            row[f"probe/{name}/all/{METRICS[1]}"] = found.gap_final
+        return row
+
+    def _probe(self, name: str, network: Network) -> TrainabilityProbe:
+        if name not in self._probes:
+            probe = TrainabilityProbe(network, *self._inputs(name), self._settings)
+            probe.reference = self._references.get(name)
+            self._probes[name] = probe
+        return self._probes[name]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Scores of the fresh networks, so that a continued run need not train them again."""
+        known = {name: p.reference for name, p in self._probes.items() if p.reference is not None}
+        references = {**self._references, **known}
+        return {
+            "last_row": self._last_row,
+            "references": {
+                name: torch.tensor(scores, dtype=torch.float64)
+                for name, scores in references.items()
+            },
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self._last_row = int(state["last_row"])
+        self._references = {
+            name: [[tuple(pair) for pair in fresh] for fresh in scores.tolist()]
+            for name, scores in state["references"].items()
+        }
+        for name, probe in self._probes.items():
+            probe.reference = self._references.get(name)
