@@ -168,11 +168,12 @@ def _film(restored: Restored, folder: Path, frictions: list[float], seed: int) -
 
 def figures(arguments: argparse.Namespace) -> int:
     """Draw the figures of a run again, finished or not."""
+    from analysis.context_figures import draw_contexts_if_any
     from analysis.plots import draw_run
     from analysis.run_files import read_config
 
     read_config(arguments.run_dir)
-    for path in draw_run(arguments.run_dir):
+    for path in [*draw_run(arguments.run_dir), *draw_contexts_if_any(arguments.run_dir)]:
         print(f"wrote {path}")
     return EXIT_DONE
 

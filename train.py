@@ -144,6 +144,7 @@ class Training:
                 self._switched = True
                 if self.config.boundary == "oracle":
                     agent.on_task_change(int(envs.regime.max()))
+                    recorder.write_events(envs.env_steps)  # before a signal saves a checkpoint
             if agent.update_is_due:
                 self._update(progress, info)
             progress.step(envs.env_steps)
@@ -239,6 +240,8 @@ class Training:
         self.envs.restore(state["env"])
         self.observation = np.asarray(state["loop"]["observation"])
         self.context = np.asarray(state["loop"]["context"])
+        if getattr(self.envs, "resume", "exact") != "exact":  # these began new episodes
+            self.observation, self.context = self.envs.last_observation, self.envs.context
         self._switched = bool(state["loop"]["switched"])
         self.evaluation.load_state_dict(state["loop"])
         self.recorder.load_state_dict(state["recorder"])
@@ -334,6 +337,7 @@ def _run_in(composed: Composed, directory: RunDirectory) -> int:
         "num_threads": resolve_threads(config),
         "probe_sha256": getattr(training.probe, "sha256", None),
         "schedule_hash": getattr(training.envs, "schedule_hash", None),
+        "world": getattr(training.envs, "manifest", None),
     }
     changed = directory.write_environment(facts)
     for change in changed:

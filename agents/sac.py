@@ -24,6 +24,7 @@ from agents.learner_threads import LearnerThreads
 from agents.parts import Parts
 from agents.replay import Batch, Columns, Replay
 from agents.sac_config import Config, check_together, resolved, roundings
+from agents.sac_fused import FusedSACSteps
 from agents.sac_losses import squashed_sample
 from agents.sac_steps import CRITICS, STATISTICS, SACSteps, Settings, Temperature, UncheckedUpdate
 from agents.transplants import check_parts, transplant_updates
@@ -116,7 +117,9 @@ class SAC(Agent):
         self.updates = updates
         self._threads = LearnerThreads(parts.num_threads if self.device.type == "cpu" else 1)
         entropy = config.target_entropy
-        self._steps = SACSteps(
+        fast = config.fast_path and FusedSACSteps.supports(updates)
+        make_steps = functools.partial(FusedSACSteps, config.batch_size) if fast else SACSteps
+        self._steps: SACSteps = make_steps(
             self.actor,
             self.targets,
             updates,

@@ -50,6 +50,9 @@ class Config:
         steps_per_iteration: Environment steps whose gradient steps make one iteration, the unit
             of all log periods; 2,048 are one rollout of the reference PPO.
         device: `cpu` or `cuda`: where networks, replay and updates live.
+        fast_path: On the CPU, run the critics through a hand-written pass where they and their
+            methods allow it; results then differ from autograd's by floating-point reordering
+            only.
     """
 
     kind: str = "sac"
@@ -76,6 +79,7 @@ class Config:
     critic_head_bound: float | None = None
     steps_per_iteration: int = 2_048
     device: Literal["cpu", "cuda"] = "cpu"
+    fast_path: bool = True
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.discount <= 1.0:

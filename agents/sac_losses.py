@@ -73,9 +73,9 @@ def critic_loss(q: Tensor, target: Tensor) -> Tensor:
     return 0.5 * functional.mse_loss(q, target)
 
 
-def actor_loss(log_probability: Tensor, q_1: Tensor, q_2: Tensor, temperature: Tensor) -> Tensor:
-    """Mean of temperature * log-probability less the smaller Q. Source: equation 7."""
-    return (temperature * log_probability - torch.minimum(q_1, q_2)).mean()
+def actor_loss(log_probability: Tensor, q: Tensor, temperature: Tensor) -> Tensor:
+    """Mean of temperature * log-probability less the smaller value q. Source: equation 7."""
+    return (temperature * log_probability - q).mean()
 
 
 def temperature_loss(

@@ -209,7 +209,7 @@ class SACSteps:
         mean, log_std = self._actor(batch.next_observation, batch.next_context)
         action, log_probability = losses.squashed_sample(mean, log_std, next_noise)
         inputs = torch.cat((batch.next_observation, action), dim=1)
-        q_1, q_2 = (target(inputs, batch.next_context) for target in self._targets)
+        q_1, q_2 = self._target_values(inputs, batch.next_context)
         terminal = batch.terminated
         if settings.timeouts_terminal:
             terminal = torch.maximum(terminal, batch.truncated)
@@ -217,6 +217,9 @@ class SACSteps:
         return losses.critic_target(
             batch.reward, terminal, q_1, q_2, log_probability, temperature, settings.discount
         )
+
+    def _target_values(self, inputs: Tensor, context: Tensor | None) -> tuple[Tensor, ...]:
+        return tuple(target(inputs, context) for target in self._targets)
 
     def _critic_steps(
         self, inputs: Tensor, context: Tensor | None, target: Tensor
@@ -231,11 +234,11 @@ class SACSteps:
         updates = [self._updates[name] for name in CRITICS]
 
         def prepare(index: int) -> tuple[tuple[Tensor, Tensor], list[nn.Parameter]]:
-            loss, mean = self._critic_loss(index, inputs, context, target)
-            return (loss.detach(), mean), updates[index].prepare(loss)
+            outcome = self._critic_gradient(index, inputs, context, target)
+            return outcome, updates[index].see_gradients()
 
         def finish(index: int) -> None:
-            updates[index].finish(updates[index].activations())
+            updates[index].finish(self._critic_activations(index))
             self._follow(index)
 
         first, second = self._threads.run(lambda: prepare(0), lambda: prepare(1))
@@ -248,19 +251,24 @@ class SACSteps:
         self, index: int, inputs: Tensor, context: Tensor | None, target: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Step one critic, then its target; returns the loss and the mean value."""
-        loss, mean = self._critic_loss(index, inputs, context, target)
-        loss = self._updates[CRITICS[index]].step(loss)
+        outcome = self._critic_gradient(index, inputs, context, target)
+        self._updates[CRITICS[index]].apply(self._critic_activations(index))
         self._follow(index)
-        return loss, mean
+        return outcome
 
-    def _critic_loss(
+    def _critic_gradient(
         self, index: int, inputs: Tensor, context: Tensor | None, target: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Loss of one critic, with gradients, and its mean value."""
+        """Put the gradients of one critic in place; returns the loss and the mean value."""
         update = self._updates[CRITICS[index]]
         with update.recording():
             q = update.network(inputs, context)
-        return losses.critic_loss(q, target), q.detach().mean()
+        loss = losses.critic_loss(q, target)
+        update.backward(loss)
+        return loss.detach(), q.detach().mean()
+
+    def _critic_activations(self, index: int) -> Mapping[str, Tensor]:
+        return self._updates[CRITICS[index]].activations()
 
     def _follow(self, index: int) -> None:
         """Let one target follow its critic, whose step has just been made."""
@@ -290,11 +298,16 @@ class SACSteps:
         with update.recording():
             mean, log_std = self._actor(batch.observation, batch.context)
         action, log_probability = losses.squashed_sample(mean, log_std, noise)
-        with _without_weight_gradients(*self._critics):
-            inputs = torch.cat((batch.observation, action), dim=1)
-            q_1, q_2 = (critic(inputs, batch.context) for critic in self._critics)
-        loss = update.step(losses.actor_loss(log_probability, q_1, q_2, temperature))
+        q = self._smaller_value(batch.observation, action, batch.context)
+        loss = update.step(losses.actor_loss(log_probability, q, temperature))
         return loss, log_probability.detach()
+
+    def _smaller_value(self, observation: Tensor, action: Tensor, context: Tensor | None) -> Tensor:
+        """The smaller value of both critics, (B,), with gradients to the action only."""
+        with _without_weight_gradients(*self._critics):
+            inputs = torch.cat((observation, action), dim=1)
+            q_1, q_2 = (critic(inputs, context) for critic in self._critics)
+        return torch.minimum(q_1, q_2)
 
 
 @contextlib.contextmanager

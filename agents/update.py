@@ -173,10 +173,7 @@ class Update:
         Args:
             activations: Unit-group name -> (B, units) of the training pass.
         """
-        for method in self._active.values():
-            method.after_backward()
-        if self.observer is not None:
-            self.observer.before_step()
+        self.see_gradients()
         if self.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
         self.finish(activations)
@@ -193,6 +190,10 @@ class Update:
             The parameters of the network.
         """
         self.backward(loss)
+        return self.see_gradients()
+
+    def see_gradients(self) -> list[nn.Parameter]:
+        """Show complete gradients, which are in `.grad`, to methods; returns all parameters."""
         for method in self._active.values():
             method.after_backward()
         if self.observer is not None:

@@ -52,6 +52,7 @@ def measure_activity(
     groups: Sequence[UnitGroup],
     features: dict[str, Tensor],
     reasons: dict[str, str],
+    context_ids: Tensor | None = None,
 ) -> dict[str, float]:
     """Dormant, dead and tau-dormant fractions per layer, and over all units of the network.
 
@@ -61,13 +62,17 @@ def measure_activity(
         groups: Its unit groups.
         features: Unit-group name -> (samples, units).
         reasons: Gets one sentence for every metric that has no value and is NaN.
+        context_ids: (samples,) context of each sample. A unit that competes for winning is silent
+            on most samples by design; it is dormant only where it is silent in every context.
     """
     row: dict[str, float] = {}
     totals: dict[str, float] = dict.fromkeys(ACTIVITY, 0.0)
     for group in groups:
         values = features[group.name]
         functions: dict[str, Callable[[], float]] = {
-            "dormant_fraction": functools.partial(_dormant_fraction, group, values),
+            "dormant_fraction": functools.partial(
+                _dormant_fraction, group, values, context_ids
+            ),
             "dead_fraction": functools.partial(diagnostics.dead_fraction, values),
             "tau_dormant_fraction": functools.partial(
                 diagnostics.tau_dormant_fraction, values, TAU
@@ -85,10 +90,12 @@ def measure_activity(
     return row
 
 
-def _dormant_fraction(group: UnitGroup, features: Tensor) -> float:
+def _dormant_fraction(group: UnitGroup, features: Tensor, context_ids: Tensor | None) -> float:
     linear = getattr(group.layer, "linear", None)
     gradient = None if linear is None else linear.weight.grad
-    mask = diagnostics.dormant_mask(features, group.activation, weight_gradient=gradient)
+    mask = diagnostics.dormant_mask(
+        features, group.activation, weight_gradient=gradient, context_ids=context_ids
+    )
     return float(mask.double().mean())
 
 

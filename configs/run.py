@@ -18,6 +18,7 @@ NETWORKS = Registry("networks", "network")
 OPTIMIZERS = Registry("plasticity.optimizers", "optimizer")
 METHODS = Registry("plasticity.methods", "method")
 
+ANNOUNCED = given.Config()
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 
 
@@ -40,6 +41,7 @@ class LogConfig:
         trainability_steps: Environment steps between probes of how well the networks can still
             learn, each taking seconds; null for none. A divisor of the switch interval probes
             just before every switch.
+        unit_histories: Keep a log of every hidden unit beside progress.csv, and draw it.
         quick_evaluation_steps: Environment steps between evaluations on a few goals, for the
             learning curve only; the first one comes at step 0. Null for none.
         quick_evaluation_goals: The goals of those.
@@ -58,6 +60,7 @@ class LogConfig:
     figures: bool = True
     plain_seconds: float = 30.0
     trainability_steps: int | None = later(None)
+    unit_histories: bool = later(False)
     quick_evaluation_steps: int | None = None
     quick_evaluation_goals: tuple[int, ...] = (0, 10, 20, 30, 40)
     final_evaluation: bool = False
@@ -122,7 +125,7 @@ class RunConfig:
     network: Any
     optimizer: Any
     method: dict[str, Any] = field(default_factory=dict)
-    context: Any = later(given.Config())
+    context: Any = later(ANNOUNCED)
     log: LogConfig = field(default_factory=LogConfig)
     seed: int = 0
     total_steps: int = 20_000_000

@@ -172,7 +172,7 @@ def choose_workers(asked: int | Literal["auto"], num_rows: int, num_threads: int
 
 
 def choose_threads(asked: int | Literal["auto"], num_rows: int, num_threads: int) -> int:
-    """Threads of EnvPool: as asked; auto takes all cores, and one where one thread is to be used."""
+    """Threads of EnvPool: as asked; auto takes all cores, or one where one thread is wanted."""
     if asked != "auto":
         return asked
     return 0 if num_threads == 1 else min(num_rows, len(os.sched_getaffinity(0)))

@@ -207,6 +207,6 @@ def _envpool() -> Any:
             f"envpool {found} is installed, but backend=envpool was tested with {ENVPOOL_VERSION} "
             f"only; run: {command}"
         )
-    import envpool
+    import envpool  # pyright: ignore[reportMissingImports]
 
     return envpool

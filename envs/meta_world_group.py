@@ -79,8 +79,8 @@ class RowGroup:
     def __init__(self, specs: Mapping[int, RowSpec], block: Block) -> None:
         redirect_warnings()
         self.block = block
-        cache = ResetCache()
-        self.rows = {index: Row(spec, index, block, cache) for index, spec in specs.items()}
+        self.cache = ResetCache()
+        self.rows = {index: Row(spec, index, block, self.cache) for index, spec in specs.items()}
 
     def step(self) -> None:
         """Step every row.

@@ -7,6 +7,7 @@ Deviation: one random stream per copy of a task (upstream seeds all alike, so th
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -353,6 +354,13 @@ class MetaWorldVec(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         env_steps = int(require(snapshot, "env_steps"))
         unstable = int(require(snapshot, "unstable_episodes"))
         self._rows.load(split(snapshot, range(self.num_envs)))
+        if self.resume != "exact":
+            warnings.warn(
+                f"backend={self.settings.backend} cannot save its simulations: the run goes on "
+                "with new episodes, and is not equal to one without interruption.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         self._env_steps, self._unstable_episodes = env_steps, unstable
         self._started[:] = True
 

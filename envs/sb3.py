@@ -18,7 +18,8 @@ class SB3VecEnv(VecEnv):
 
     Every step reports what SB3 reads: `terminal_observation` and `TimeLimit.truncated` where an
     episode ended, and the `episode` entry that its Monitor would add, so that SB3's logs and
-    `evaluate_policy` count whole episodes. An announced context is appended to the observation,
+    `evaluate_policy` count whole episodes, and, where episodes can succeed, `is_success`: whether any
+    of their steps did, which SB3 reads at the end only. An announced context is appended to the observation,
     because SB3 knows no second input; `regime` and `regime_value` stand in every info.
 
     Actions are clipped to the bounds before they reach the environment: SB3 samples from an
@@ -108,6 +109,8 @@ class SB3VecEnv(VecEnv):
             "l": int(self._lengths[index]),
             "t": round(time.monotonic() - self._start, 6),
         }
+        if "episode_success" in info:
+            entry["is_success"] = bool(info["episode_success"][index])
         self._returns[index] = 0.0
         self._lengths[index] = 0
 

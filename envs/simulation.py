@@ -82,8 +82,10 @@ class Simulations:
         self.start_qpos, self.start_qvel = self.data[0].qpos.copy(), self.data[0].qvel.copy()
         self.controls = np.zeros((num_envs, first.nu))
         self._make_views(first, num_envs)
+        controls = [d.ctrl for d in self.data]
+        clocks = self._clocks.reshape(num_envs, 1)
         simulations = list(
-            zip(self._model_of, self.data, [d.ctrl for d in self.data], self.controls, strict=True)
+            zip(self._model_of, self.data, controls, self.controls, clocks, strict=True)
         )
         self._stepper = Stepper(simulations, robot.num_substeps, robot.contact_forces, num_threads)
         self._state_size = mujoco.mj_stateSize(first, STATE_SPEC)
@@ -113,7 +115,8 @@ class Simulations:
         self._warning_sources = [d.warning.number for d in self.data]
         self._warnings = np.zeros((num_envs, len(WARNING_NAMES)), dtype=np.int32)
         self._flat_warnings = self._warnings.reshape(-1)
-        self._times = np.zeros(num_envs)
+        self._times = np.zeros(num_envs)  # before the step
+        self._clocks = np.zeros(num_envs)  # after it
         self._clock_ran = np.ones(num_envs, dtype=bool)
 
     def step(self) -> np.ndarray:
@@ -141,9 +144,8 @@ class Simulations:
             None if all is well, otherwise a mask of shape (N,).
         """
         np.concatenate(self._warning_sources, out=self._flat_warnings)
-        times = np.array([data.time for data in self.data])
-        self._clock_ran = times > self._times
-        self._times = times
+        self._clock_ran = self._clocks > self._times
+        self._times[:] = self._clocks
         if self._clock_ran.all() and np.isfinite(self._buffer).all() and not self._warnings.any():
             return None
         self._warnings[:, RENDER_ONLY] = 0

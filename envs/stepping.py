@@ -1,8 +1,9 @@
 """Stepping many MuJoCo simulations on a fixed set of threads.
 
-``mj_step`` releases the interpreter lock, so plain threads scale. Which thread steps which
-simulation is decided once; simulations share nothing that is written, so the results do not
-depend on the number of threads.
+``mj_step`` releases the interpreter lock, so plain threads scale. Every thread has its share, whose
+memory stays in its core's cache, and helps the others when it is done, so that a core that is busy
+with something else holds nobody up. Simulations share nothing that is written, so the results
+depend neither on the number of threads nor on who steps what.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -13,7 +14,8 @@ from __future__ import annotations
 import itertools
 import threading
 import weakref
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from queue import SimpleQueue
 
 import mujoco
@@ -21,8 +23,12 @@ import numpy as np
 
 SMALLEST_NORMAL = 2.2250738585072014e-308
 
-Simulation = tuple[mujoco.MjModel, mujoco.MjData, np.ndarray, np.ndarray]
-"""Model, data, the data's control vector, and the row of the batch it is copied from."""
+Simulation = tuple[mujoco.MjModel, mujoco.MjData, np.ndarray, np.ndarray, np.ndarray]
+"""Model, data, the data's control vector, the row of the batch it is copied from, and where the
+simulated time goes, shape (1,)."""
+
+Shares = Sequence[deque[Simulation]]
+"""What is still to be stepped, one queue per thread."""
 
 
 def flushes_denormals(smallest: float = SMALLEST_NORMAL) -> bool:
@@ -30,8 +36,24 @@ def flushes_denormals(smallest: float = SMALLEST_NORMAL) -> bool:
     return smallest * 0.5 == 0.0
 
 
-def step_chunk(chunk: Sequence[Simulation], num_substeps: int, contact_forces: bool) -> None:
-    """Copy controls and advance every simulation of ``chunk`` by one environment step.
+def claim(shares: Shares, own: int) -> Iterator[Simulation]:
+    """Take simulations until none is left: the own share from its front, others from their ends.
+
+    Safe from several threads, because taking from a deque is atomic.
+    """
+    for k in range(len(shares)):
+        share = shares[(own + k) % len(shares)]
+        take = share.pop if k else share.popleft
+        while True:
+            try:
+                simulation = take()
+            except IndexError:  # somebody may have taken the last one since any other check
+                break
+            yield simulation
+
+
+def step_all(simulations: Iterable[Simulation], num_substeps: int, contact_forces: bool) -> None:
+    """Copy controls, advance every simulation by one environment step, note the simulated time.
 
     Raises:
         RuntimeError: If the thread flushes denormals, which would change the physics' bits.
@@ -42,37 +64,38 @@ def step_chunk(chunk: Sequence[Simulation], num_substeps: int, contact_forces: b
             "torch.set_flush_denormal(False) before stepping and build environments before "
             "switching it on (new threads inherit the flag)."
         )
-    for model, data, control, row in chunk:
+    for model, data, control, row, clock in simulations:
         control[:] = row
         mujoco.mj_step(model, data, num_substeps)
         if contact_forces:
             mujoco.mj_rnePostConstraint(model, data)
+        clock[0] = data.time
 
 
 def _work(
-    chunk: Sequence[Simulation],
+    own: int,
     num_substeps: int,
     contact_forces: bool,
-    tasks: SimpleQueue[bool],
+    tasks: SimpleQueue[Shares | None],
     results: SimpleQueue[BaseException | None],
 ) -> None:
-    """Thread body: step the chunk for every True, stop at False, hand failures back."""
-    while tasks.get():
+    """Thread body: help with every set of shares, stop at None, hand failures back."""
+    while (shares := tasks.get()) is not None:
         failure: BaseException | None = None
         try:
-            step_chunk(chunk, num_substeps, contact_forces)
+            step_all(claim(shares, own), num_substeps, contact_forces)
         except Exception as error:  # handed to the caller of step(), which raises it
             failure = error
         results.put(failure)
 
 
-def _stop(queues: Sequence[SimpleQueue[bool]]) -> None:
+def _stop(queues: Sequence[SimpleQueue[Shares | None]]) -> None:
     for tasks in queues:
-        tasks.put(False)
+        tasks.put(None)
 
 
 class Stepper:
-    """Advances a batch of simulations; the calling thread does the first share itself.
+    """Advances a batch of simulations; the first share is that of the calling thread.
 
     Args:
         simulations: What to step, in order.
@@ -91,19 +114,18 @@ class Stepper:
     ) -> None:
         count = min(num_threads, len(simulations))
         bounds = [round(len(simulations) * k / count) for k in range(count + 1)]
-        chunks = [tuple(simulations[a:b]) for a, b in itertools.pairwise(bounds)]
-        self._own, others = chunks[0], chunks[1:]
+        self._shares = [tuple(simulations[a:b]) for a, b in itertools.pairwise(bounds)]
         self._num_substeps, self._contact_forces = num_substeps, contact_forces
         self._results: SimpleQueue[BaseException | None] = SimpleQueue()
-        self._tasks: list[SimpleQueue[bool]] = [SimpleQueue() for _ in others]
+        self._tasks: list[SimpleQueue[Shares | None]] = [SimpleQueue() for _ in range(count - 1)]
         self._threads = [
             threading.Thread(
                 target=_work,
-                args=(chunk, num_substeps, contact_forces, tasks, self._results),
-                name=f"physics-{k + 1}",
+                args=(k, num_substeps, contact_forces, tasks, self._results),
+                name=f"physics-{k}",
                 daemon=True,
             )
-            for k, (chunk, tasks) in enumerate(zip(others, self._tasks, strict=True))
+            for k, tasks in enumerate(self._tasks, start=1)
         ]
         for thread in self._threads:
             thread.start()
@@ -112,11 +134,12 @@ class Stepper:
 
     def step(self) -> None:
         """Advance every simulation by one environment step and wait for all of them."""
+        shares = [deque(share) for share in self._shares]
         for tasks in self._tasks:
-            tasks.put(True)
+            tasks.put(shares)
         failure: BaseException | None = None
         try:
-            step_chunk(self._own, self._num_substeps, self._contact_forces)
+            step_all(claim(shares, 0), self._num_substeps, self._contact_forces)
         finally:  # also after an interrupt: no thread may still be writing when this returns
             for _ in self._tasks:
                 failure = self._results.get() or failure

@@ -35,7 +35,6 @@ from networks.stack import (
 from networks.streams import Streams
 from networks.torso import ContextSpec
 
-
 # Segments per unit for discrete and for continuous contexts.
 SEGMENTS = {"auto": (1, 4), "many": (10, 4)}
 
@@ -105,8 +104,8 @@ class Config:
             check_winners(self.hidden_sizes, self.active_fraction, self.boost_strength)
         if isinstance(self.num_segments, int) and self.num_segments < 1:
             raise ValueError(
-                f"network.num_segments is {self.num_segments}; give at least 1, auto or many. For a "
-                "network without segments set gate_mode=none"
+                f"network.num_segments is {self.num_segments}; give at least 1, auto or many. For "
+                "a network without segments set gate_mode=none"
             )
         for name, allowed in (
             ("gate_mode", GATE_MODES),

@@ -17,6 +17,8 @@ from networks.readouts import Readout
 VECTOR_SIZE = 16
 """float32 numbers in the widest vector register; rows of other lengths cost a product dearly."""
 
+MANY_ROWS = 64
+
 
 class FusedPerceptron:
     """Forward and backward pass of one network for one batch size.
@@ -39,8 +41,14 @@ class FusedPerceptron:
         hidden = self._weights[:-1]
         self._hidden = [weight.new_empty(batch_size, len(weight)) for weight in hidden]
         self._deltas = [torch.empty_like(output) for output in self._hidden]
-        # Few outputs and many rows are multiplied twice as fast the other way round.
-        self._head_output = self._weights[-1].new_empty(len(self._weights[-1]), batch_size)
+        # Few outputs of many rows are multiplied twice as fast the other way round.
+        self._head_transposed = batch_size >= MANY_ROWS
+        num_outputs = len(self._weights[-1])
+        self._output = (
+            torch.empty(num_outputs, batch_size).t()
+            if self._head_transposed
+            else torch.empty(batch_size, num_outputs)
+        )
         self._weight_grads = [torch.zeros_like(weight) for weight in self._weights]
         self._bias_grads = [torch.zeros_like(bias) for bias in self._biases]
         inputs = self._weights[0].shape[1]
@@ -49,12 +57,17 @@ class FusedPerceptron:
         )
 
     @staticmethod
-    def supports(network: Network) -> bool:
-        """Whether a network is a plain ReLU perceptron with one head and no context."""
+    def supports(network: Network, with_context: bool = False) -> bool:
+        """Whether a network is a plain ReLU perceptron with one head.
+
+        Args:
+            network: Any network.
+            with_context: The caller appends the context to the inputs, where the torso reads one.
+        """
         torso = network.torso
         return (
             type(torso) is MLP
-            and not torso.uses_context
+            and (with_context or not torso.uses_context)
             and len(network.heads()) == 1
             and type(network.heads()[0]) is Readout
             and all(
@@ -69,15 +82,35 @@ class FusedPerceptron:
         return dict(zip(self._names, self._hidden, strict=True))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map a batch (B, inputs) to outputs (B, outputs); overwritten by the next call.
-
-        The outputs are the transpose of a contiguous (outputs, B).
-        """
+        """Map a batch (B, inputs) to outputs (B, outputs); overwritten by the next call."""
         for weight, bias, output in zip(self._weights, self._biases, self._hidden, strict=False):
             torch.addmm(bias, x, weight.t(), out=output)
             x = torch.relu_(output)
-        torch.addmm(self._biases[-1][:, None], self._weights[-1], x.t(), out=self._head_output)
-        return self._head_output.t()
+        weight, bias, output = self._weights[-1], self._biases[-1], self._output
+        if self._head_transposed:
+            torch.addmm(bias[:, None], weight, x.t(), out=output.t())
+        else:
+            torch.addmm(bias, x, weight.t(), out=output)
+        return output
+
+    def input_gradient(self, output_grad: Tensor, rows: Tensor, columns: slice) -> Tensor:
+        """Derivative of the loss by some inputs, for some rows of the batch given to `forward`.
+
+        Args:
+            output_grad: Derivative of the loss by the outputs of these rows, (R, outputs).
+            rows: int64 (R,).
+            columns: The inputs.
+
+        Returns:
+            (R, columns).
+        """
+        delta = output_grad
+        for index in range(len(self._hidden) - 1, -1, -1):
+            below, lower = self._hidden[index][rows], self._deltas[index][: len(rows)]
+            torch.mm(delta, self._weights[index + 1], out=lower)
+            torch.ops.aten.threshold_backward.grad_input(lower, below, 0, grad_input=lower)
+            delta = lower
+        return delta @ self._weights[0][:, columns]
 
     def backward(self, x: Tensor, output_grad: Tensor) -> None:
         """Write the gradients of all linear parameters.

@@ -117,7 +117,7 @@ class TrainabilityProbe:
         with torch.no_grad():
             values = self._predict(self.fresh_network(f"target/{index}"))
             spread = values.std(0, correction=0)
-            if not bool((spread > 1e-12).all()):
+            if not bool((spread > 1e-6 * values.abs().mean(0)).all()):
                 raise ValueError(
                     "a newly drawn network gives the same output for all samples, so that nothing "
                     "can be learned from it; the samples must differ"

@@ -89,6 +89,7 @@ class Evaluator:
             "episodes": outcomes.success.size,
             "rows_per_task": self._rows_per_task,
             "policy": "deterministic",
+            "cut_at_success": cut_at_success,
         }
         return Evaluation(self.tasks, outcomes, kind_of(outcomes, self.num_goals), manifest, about)
 
@@ -121,7 +122,7 @@ def describe_measured(
     """What was measured and with which software, as plain values."""
     environment = describe_environment()
     return {
-        "run": "/".join(run_dir.resolve().parts[-4:]),
+        "run": "/".join(run_dir.resolve().parts[1:][-4:]),
         "agent": config.agent.kind,
         "network": config.network.kind,
         "methods": list(config.method),

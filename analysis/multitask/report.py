@@ -23,7 +23,7 @@ KINDS = ("png", "svg")
 
 
 def results_table(evaluation: Evaluation, scores: Scores) -> Table:
-    """One line per task, then mean and interquartile mean over tasks.
+    """One line per task, then mean and interquartile mean over tasks if there are several.
 
     Intervals are over goals: Wilson's for a task, a bootstrap of goals within tasks for the rest.
     """
@@ -39,6 +39,8 @@ def results_table(evaluation: Evaluation, scores: Scores) -> Table:
             _number(task.median_first_step, ".0f"),
             _number(task.episode_return.estimate, ".1f"),
         )
+    if len(scores.tasks) == 1:
+        return table
     table.add_row(
         "mean over tasks",
         f"{scores.mean.estimate:.3f}",
@@ -103,20 +105,21 @@ def draw_evaluation(folder: Path, evaluation: Evaluation, scores: Scores) -> lis
 def evaluation_figure(evaluation: Evaluation, scores: Scores) -> Figure:
     """Compose the figure without writing it."""
     labels = [task.task.removesuffix("-v3") for task in scores.tasks]
-    height = 1.1 + 0.19 * (len(labels) + 2)
+    height = 1.2 + 0.19 * (len(labels) + 2)
     figure = Figure(figsize=(5.6, height), layout="constrained")
     axes = figure.subplots()
     places = np.arange(len(labels))
     _bars(axes, places, [task.success for task in scores.tasks], COLOURS[0])
-    overall = [scores.mean, scores.iqm]
-    below = len(labels) + 0.5 + np.arange(2)
-    _bars(axes, below, overall, COLOURS[-1])
+    overall = {"mean over tasks": scores.mean, "IQM over tasks": scores.iqm}
+    overall = overall if len(labels) > 1 else {}
+    below = len(labels) + 0.5 + np.arange(len(overall))
+    _bars(axes, below, [*overall.values()], COLOURS[-1])
     if not evaluation.outcomes.cut_at_success:
         finals = [task.final_success for task in scores.tasks]
         axes.plot(
             *(finals, places, "d"), color=COLOURS[1], markersize=3.5, label="success at last step"
         )
-    axes.set_yticks([*places, *below], [*labels, "mean over tasks", "IQM over tasks"])
+    axes.set_yticks([*places, *below], [*labels, *overall])
     axes.invert_yaxis()
     axes.set_xlim(0.0, 1.0)
     axes.set_xlabel(f"success at any step ({evaluation.num_goals} goals per task, 95 % over goals)")
@@ -129,6 +132,8 @@ def evaluation_figure(evaluation: Evaluation, scores: Scores) -> Figure:
 
 
 def _bars(axes: Axes, places: np.ndarray, found: list[Interval], colour: str) -> None:
+    if not found:
+        return
     rates = np.array([one.estimate for one in found])
     bounds = np.array([[one.low, one.high] for one in found])
     errors = np.abs(np.where(np.isnan(bounds), rates[:, None], bounds) - rates[:, None]).T

@@ -165,7 +165,7 @@ def provide(
             "announces none; choose context.source=friction or regime where there are frictions, "
             "or an environment with several tasks"
         )
-    if config.control == "none" and (name == "task" or info.context_dim == 0 and name == "none"):
+    if config.control == "none" and (name == "task" or (info.context_dim == 0 and name == "none")):
         return None
     source = _source(name, config, info, settings, total_steps)
     control = _control(config, source, info, seed)
@@ -191,9 +191,7 @@ def resolved_source(config: Config, info: EnvInfo, settings: Any) -> str:
     return announced if config.source == "task" else config.source
 
 
-def _source(
-    name: str, config: Config, info: EnvInfo, settings: Any, total_steps: int
-) -> Source:
+def _source(name: str, config: Config, info: EnvInfo, settings: Any, total_steps: int) -> Source:
     if name == "friction":
         return sources.Friction(settings.friction_low, settings.friction_high, config.features)
     if name == "regime":

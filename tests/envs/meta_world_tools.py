@@ -33,9 +33,9 @@ DENSE = (
 
 
 @functools.lru_cache(maxsize=16)  # a task takes up to 70 MB
-def built(name, fast=True):
+def built(name, fast=True, reward_version="v2"):
     """One simulation per task and process: building takes 0.3 s, and a reset forgets all."""
-    return build_task(name, fast=fast)
+    return build_task(name, reward_version, fast=fast)
 
 
 @functools.cache

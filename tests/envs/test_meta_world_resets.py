@@ -99,7 +99,49 @@ def test_a_cached_reset_goes_on_bit_for_bit(names):
         assert np.array_equal(steps_after(env, observation, actions), first)
 
 
-def test_the_reset_cache_changes_nothing():
+def trajectories(name, reset_cache, reward_version="v2"):
+    """Two copies that come back to goals after other goals, mid-way, and after each other."""
+    env = batch(
+        [name], copies=2, reset_cache=reset_cache, reward_version=reward_version, run_seed=5
+    )
+    policy, results = expert(name), []
+    for goals, steps in (((0, 1), 45), ((1, 0), 20), ((0, 0), 12), ((2, 1), 30), ((0, 2), 45)):
+        observation = env.start_episodes([0, 1], goals)
+        results.append([observation])
+        random = random_actions(steps, seed=steps)
+        for action in random:
+            actions = [policy(observation[0]), action]
+            results.append(list(play(env, [np.array(actions)])[0]))
+            observation = results[-1][0]
+    num_kept = len(env._rows.cache)
+    snapshot = env.snapshot()
+    env.close()
+    return results, num_kept, snapshot
+
+
+def check_cache(name, reward_version="v2"):
+    (plain, none, _), (cached, kept, _) = (
+        trajectories(name, reset_cache, reward_version) for reset_cache in (False, True)
+    )
+    assert (none, kept) == (0, 3)  # goals, whatever the copy
+    for step, (row, other) in enumerate(zip(plain, cached, strict=True)):
+        for a, b in zip(row, other, strict=True):
+            np.testing.assert_array_equal(a, b, err_msg=f"{name}, step {step}")
+
+
+@pytest.mark.parametrize("name", ["door-open-v3", "drawer-open-v3", "pick-place-v3"])
+def test_the_reset_cache_changes_no_bit(name):
+    check_cache(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALL_TASKS)
+def test_the_reset_cache_changes_no_bit_of_any_task(name):
+    check_cache(name)
+    check_cache(name, "v1")
+
+
+def test_the_reset_cache_changes_nothing_where_episodes_end_by_themselves():
     tasks, actions = ["door-open-v3", "drawer-open-v3"], random_actions(60, 2)
     results = []
     for reset_cache in (False, True):
@@ -108,3 +150,19 @@ def test_the_reset_cache_changes_nothing():
         results.append(play(env, actions))
         env.close()
     assert_same(*results)
+
+
+def test_a_run_goes_on_from_a_snapshot_without_its_cache():
+    """The cache is no part of a snapshot; a continued run resets in full and gets the same bits."""
+    settings = {"horizon": 8, "num_goals": 2, "reset_cache": True}
+    env, actions = batch(["door-open-v3"], **settings), random_actions(40, 1)
+    env.reset()
+    play(env, actions[:20])
+    snapshot = env.snapshot()
+    expected = play(env, actions[20:])
+    env.close()
+    other = batch(["door-open-v3"], **settings)
+    assert len(other._rows.cache) == 0
+    other.restore(snapshot)
+    assert_same(play(other, actions[20:]), expected)
+    other.close()

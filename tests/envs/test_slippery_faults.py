@@ -200,7 +200,7 @@ def test_a_failure_on_another_thread_reaches_the_caller():
     model = load_model(ROBOTS["ant", "published"])
     data = [mujoco.MjData(model) for _ in range(2)]
     rows = [np.zeros(8), np.zeros(3)]  # the second does not fit the controls
-    simulations = [(model, d, d.ctrl, row) for d, row in zip(data, rows, strict=True)]
+    simulations = [(model, d, d.ctrl, row, np.zeros(1)) for d, row in zip(data, rows, strict=True)]
     stepper = Stepper(simulations, num_substeps=5, contact_forces=False, num_threads=2)
     for step in (1, 2):
         with pytest.raises(ValueError, match="broadcast"):
@@ -233,8 +233,7 @@ def test_python_overhead_per_environment():
 
     class Nothing:
         def step(self):
-            for data in env.simulations.data:
-                data.time += 0.05
+            env.simulations._clocks += 0.05
 
         def close(self):
             pass

@@ -1,0 +1,499 @@
+"""Runs that are evaluated while they train, and `python evaluate.py run` on them."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import evaluate
+import train
+from analysis.checkpoint import CheckpointStore
+from analysis.multitask import deterministic_policy, load_evaluations, study
+from analysis.multitask.film import composed, grid, labelled, tile_size
+from analysis.multitask.measuring import Evaluator, describe_measured, goal_policy
+from analysis.restored import restore_on_tasks
+from analysis.video import RenderingUnavailable, find_backend
+from configs.compose import compose_run
+from envs.meta_world import Config
+
+pytestmark = pytest.mark.metaworld
+REPOSITORY = Path(train.__file__).parent
+TASKS = ("drawer-close-v3", "door-close-v3")
+WORDS = [
+    "env=mt10",
+    "env.benchmark=custom",
+    f"env.tasks=[{','.join(TASKS)}]",
+    "env.horizon=20",
+    "env.num_goals=4",
+    "env.num_workers=0",
+    "agent=sac",
+    "agent.warmup_steps=40",
+    "agent.batch_size=32",
+    "agent.replay_size=400",
+    "agent.steps_per_iteration=40",
+    "network=dendrites",
+    "network.hidden_sizes=[32,32]",
+    "log.diagnostics=false",
+    "log.figures=false",
+    "log.tensorboard=false",
+    "log.checkpoint_minutes=0",
+    "progress=false",
+    "num_threads=1",
+    "total_steps=240",
+]
+EVALUATED = [
+    "log.quick_evaluation_steps=60",
+    "log.quick_evaluation_goals=[0,3]",
+    "log.final_evaluation=true",
+]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_reserve():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CheckpointStore, "reserved_bytes", 0)
+        yield
+
+
+def run(place, *words):
+    return train.main([*WORDS, *words, f"run_dir={place}"])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    place = tmp_path_factory.mktemp("evaluated") / "seed_0"
+    assert run(place, *EVALUATED) == train.EXIT_DONE
+    return place
+
+
+def rows_of(place):
+    with (place / "progress.csv").open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def last_state(place):
+    return CheckpointStore(place / "checkpoints").load_latest().state
+
+
+def flat(state, name=""):
+    if isinstance(state, dict):
+        return {k: v for key, item in state.items() for k, v in flat(item, f"{name}/{key}").items()}
+    if isinstance(state, list | tuple):
+        return flat(dict(enumerate(state)), name)
+    return {name: state}
+
+
+def assert_same_state(first, second):
+    first, second = flat(first), flat(second)
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        other = second[key]
+        assert np.array_equal(np.asarray(value), np.asarray(other)), key
+
+
+# While training -------------------------------------------------------------------------------
+
+
+def test_quick_evaluations_follow_the_clock_of_environment_steps(trained):
+    rows = [row for row in rows_of(trained) if row["eval_quick/success"]]
+    assert [int(row["env_steps"]) for row in rows] == [0, 60, 120, 180, 240]
+    for row in rows:
+        rates = [float(row[f"eval_quick/{task}/success"]) for task in TASKS]
+        assert set(rates) <= {0.0, 0.5, 1.0}  # two goals each
+        assert float(row["eval_quick/success"]) == sum(rates) / 2
+        assert row["eval/success"] == row["critic_loss"] == ""
+        assert row["iteration"].isdecimal()
+    assert any(row["critic_loss"] for row in rows_of(trained))
+
+
+def test_the_full_evaluation_is_logged_and_written_as_the_command_would(trained, tmp_path):
+    (row,) = [row for row in rows_of(trained) if row["eval/success"]]
+    assert (int(row["env_steps"]), row["eval_quick/success"]) == (240, "")
+    (found,) = load_evaluations(trained)
+    assert (found.kind, found.tasks, found.num_goals) == ("full", TASKS, 4)
+    rates = found.outcomes.rates
+    assert [float(row[f"eval/{task}/success"]) for task in TASKS] == rates.tolist()
+    assert float(row["eval/success"]) == pytest.approx(rates.mean())
+    returns = found.outcomes.episode_return
+    assert float(row["eval/episode_return"]) == pytest.approx(returns.mean())
+    assert len(set(returns.ravel())) == 8  # eight different episodes
+    done = json.loads((trained / "done.json").read_text())
+    assert done["summary"]["evaluation"]["success"] == pytest.approx(rates.mean())
+    words = ["run", str(trained), "--out", str(tmp_path)]
+    assert evaluate.main(words) == evaluate.EXIT_DONE
+    for name in ("evaluation.json", "evaluation.csv"):
+        assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
+
+
+def test_training_does_not_notice_evaluations(trained, tmp_path):
+    """Not a bit of agent, environments and episodes, with k-winners that count their duty."""
+    assert run(tmp_path / "run") == train.EXIT_DONE
+    plain, evaluated = last_state(tmp_path / "run"), last_state(trained)
+    assert_same_state(plain["agent"], evaluated["agent"])
+    assert_same_state(plain["env"], evaluated["env"])
+    for name in ("episodes.csv", "events.jsonl"):
+        assert (tmp_path / "run" / name).read_bytes() == (trained / name).read_bytes()
+    columns = list(rows_of(tmp_path / "run")[0])
+    assert not any(column.startswith("eval") for column in columns)
+    kept = [r for r in rows_of(trained) if not r["eval/success"] and not r["eval_quick/success"]]
+    assert [{c: row[c] for c in columns} for row in kept] == rows_of(tmp_path / "run")
+    assert not (tmp_path / "run" / "evaluation.json").exists()
+
+
+class Killed(BaseException):
+    """The process ends without a word."""
+
+
+@pytest.mark.parametrize("calls", [4, pytest.param(11, marks=pytest.mark.slow)])
+def test_a_killed_run_has_the_same_evaluations(trained, tmp_path, monkeypatch, calls):
+    """Killed in the middle of a quick evaluation, and in the middle of the final one."""
+    place, measured = tmp_path / "run", []
+    original = Evaluator.measure
+
+    def killed(self, model, about, goals=None, **options):
+        measured.append(1)
+        if len(measured) == min(calls, 6):
+            steps = iter(range(calls))
+            options["is_stopped"] = lambda: next(steps, None) is None and die()
+        return original(self, model, about, goals, **options)
+
+    def die():
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluator, "measure", killed)
+        with pytest.raises(Killed):
+            run(place, *EVALUATED)
+    assert not (place / "done.json").exists()
+    assert run(place, *EVALUATED) == train.EXIT_DONE
+    same_as(place, trained)
+
+
+def same_as(place, trained):
+    assert_same_state(last_state(place), last_state(trained))
+    for name in ("progress.csv", "episodes.csv", "evaluation.csv"):
+        assert (place / name).read_bytes() == (trained / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    "asked", [*(pytest.param(n, marks=pytest.mark.slow) for n in (30, 140)), 250]
+)
+def test_a_signal_during_an_evaluation_stops_the_run_and_loses_nothing(
+    trained, tmp_path, monkeypatch, asked, capsys
+):
+    """Signals while the first, a later and the final evaluation step their environments."""
+    place, count = tmp_path / "run", []
+
+    def is_requested(self):
+        count.append(1)
+        if len(count) >= asked:
+            self.requested = 15
+        return self.requested is not None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Interruption, "is_requested", is_requested)
+        assert run(place, *EVALUATED) == train.EXIT_SIGNAL
+    assert "the same command goes on" in capsys.readouterr().out
+    assert not (place / "evaluation.json").exists()
+    assert run(place, *EVALUATED) == train.EXIT_DONE
+    same_as(place, trained)
+
+
+@pytest.mark.parametrize("agent", ["sb3_sac", pytest.param("ppo", marks=pytest.mark.slow)])
+def test_every_kind_of_agent_is_evaluated(tmp_path, agent):
+    words = [word for word in WORDS if not word.startswith(("agent", "network", "total"))]
+    words += {
+        "sb3_sac": ["agent.warmup_steps=20", "agent.batch_size=16", "agent.replay_size=100"],
+        "ppo": ["agent.rollout_length=20", "agent.minibatch_size=20", "agent.num_epochs=1"],
+    }[agent]
+    words += [f"agent={agent}", "total_steps=40", *EVALUATED]
+    assert train.main([*words, f"run_dir={tmp_path / 'run'}"]) == train.EXIT_DONE
+    (found,) = load_evaluations(tmp_path / "run")
+    assert found.about["agent"] == agent
+    assert found.outcomes.success.shape == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["log.quick_evaluation_steps=0"], "log.quick_evaluation_steps is 0"),
+        (["log.evaluation_rows_per_task=0"], "log.evaluation_rows_per_task is 0"),
+        (["log.quick_evaluation_goals=[]"], "log.quick_evaluation_goals is []"),
+        (["log.quick_evaluation_goals=[1,1]"], "each once"),
+        (["log.quick_evaluation_goals=[-1]"], "numbers from 0"),
+        (["log.quick_evaluation_steps=100"], "names goal 40, but env.num_goals=4 allows 0 to 3"),
+        (["log.quick_evaluation_step=100"], "did you mean log.quick_evaluation_steps"),
+    ],
+)
+def test_impossible_settings_are_refused(words, message, tmp_path, capsys):
+    assert run(tmp_path / "run", *words) == train.EXIT_CONFIGURATION
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("word", ["log.quick_evaluation_steps=1000", "log.final_evaluation=true"])
+def test_walking_robots_are_not_evaluated_while_they_train(word, tmp_path, capsys):
+    code = train.main(["env=slippery_ant", word, f"run_dir={tmp_path / 'run'}"])
+    assert code == train.EXIT_CONFIGURATION
+    error = capsys.readouterr().err
+    assert "needs tasks with goals to visit, such as env=mt10" in error
+    assert "python evaluate.py run" in error
+
+
+# Afterwards -----------------------------------------------------------------------------------
+
+
+def test_the_manifest_says_everything_that_makes_results_comparable(trained):
+    (found,) = load_evaluations([trained])
+    manifest = {
+        "benchmark": "meta-world-custom",
+        "tasks": list(TASKS),
+        "reward_version": "v2",
+        "horizon": 20,
+        "success": "any step of the episode",
+        "num_goals": 4,
+        "goal_generator": "MT1",
+        "goal_policy": "run seed",
+        "goal_seed": 0,
+        "backend": "stock",
+        "episodes": 8,
+        "rows_per_task": 1,
+        "policy": "deterministic",
+        "metaworld": "3.1.1",
+        "mujoco": "3.3.0",
+    }
+    assert {key: found.manifest[key] for key in manifest} == manifest
+    assert len(found.manifest["goal_sha256"]) == 64
+    about = {"agent": "sac", "network": "dendritic", "seed": 0, "env_steps": 240}
+    assert {key: found.about[key] for key in about} == about
+    assert found.about["checkpoint"] == "step-000000000240"
+    assert found.about["packages"]["torch"]
+    assert study([found]).mean_per_seed == (found.outcomes.rates.mean(),)
+
+
+def test_goal_policies_have_names(tmp_path):
+    assert goal_policy(Config(goal_seed=3)) == "fixed seed"
+    assert goal_policy(Config(goal_manifest=str(tmp_path))) == "file"
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    """A copy that a test may change."""
+    shutil.copytree(trained, tmp_path / "seed_0")
+    return tmp_path / "seed_0"
+
+
+def test_a_checkpoint_alone_and_fewer_goals(copied, capsys):
+    before = (copied / "evaluation.json").read_bytes()
+    first = min((copied / "checkpoints").iterdir())
+    assert evaluate.main(["run", str(first), "--goals", "2"]) == evaluate.EXIT_DONE
+    shown = capsys.readouterr().out
+    assert "only 2 of 4 goals per task: not for result tables" in shown
+    assert "door-close-v3" in shown
+    (found,) = load_evaluations(copied / "evaluation_partial.json")
+    assert (found.kind, found.outcomes.goals) == ("partial", (0, 1))
+    assert found.about["checkpoint"] == first.name
+    assert (copied / "evaluation.json").read_bytes() == before
+    assert (copied / "figures" / "evaluation_partial.png").exists()
+
+
+def refused(capsys, words, *expected):
+    assert evaluate.main(["run", *map(str, words)]) == evaluate.EXIT_CONFIGURATION
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert len(error.strip().splitlines()) == 1, error
+    for word in expected:
+        assert word in error
+
+
+def test_wrong_options_are_refused_in_one_sentence(copied, capsys):
+    checkpoint = max((copied / "checkpoints").iterdir())
+    refused(capsys, [copied, "--goals", "5"], "--goals is 5", "4 goals per task")
+    refused(capsys, [copied, "--goals", "0"], "not a whole number above 0")
+    refused(capsys, [copied, "--rows-per-task", "-1"], "not a whole number above 0")
+    for option in ("--frictions", "--episodes", "--seed"):
+        refused(capsys, [copied, option, "2"], f"{option} has no meaning", "--goals")
+    refused(capsys, [checkpoint, "--checkpoint", checkpoint], "leave out --checkpoint")
+    refused(capsys, [copied / "checkpoints"], "not a run directory")
+
+
+OTHER_WORLDS = {
+    "environment": {"benchmark": "mt1", "task": "door-close-v3"},
+    "tasks": {"tasks": ["drawer-close-v3", "window-close-v3"]},
+    "reward_version": {"reward_version": "v1"},
+    "horizon": {"horizon": 30},
+    "num_goals": {"num_goals": 5},
+    "goal_sha256": {"goal_seed": 1},
+}
+
+
+@pytest.mark.parametrize("key", OTHER_WORLDS)
+def test_a_checkpoint_of_another_world_is_refused(copied, capsys, key):
+    change(copied, OTHER_WORLDS[key])
+    checkpoint = max((copied / "checkpoints").iterdir())
+    before = (copied / "evaluation.json").read_bytes()
+    refused(capsys, [copied, "--checkpoint", checkpoint], f"was trained with {key}=", "own run")
+    assert (copied / "evaluation.json").read_bytes() == before
+
+
+def change(run_dir, env):
+    config = yaml.safe_load((run_dir / "config.yaml").read_text())
+    config["env"] |= env
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+def test_walking_robots_and_tasks_are_never_mixed_up(copied, tmp_path, capsys):
+    ant = tmp_path / "ant"
+    ant.mkdir()
+    plain = compose_run(["env=slippery_ant", "network=small"]).plain
+    (ant / "config.yaml").write_text(yaml.safe_dump(plain))
+    state = {"agent": {"x": torch.zeros(1)}, "env": {"environment": "ant-published"}}
+    CheckpointStore(ant / "checkpoints").save(16, state)
+    walker, tasks = (max((place / "checkpoints").iterdir()) for place in (ant, copied))
+    words = "was trained with environment="
+    refused(capsys, [copied, "--checkpoint", walker], f"{words}ant-published", "meta_world")
+    refused(capsys, [ant, "--checkpoint", tasks], f"{words}meta-world-custom", "locomotion")
+    refused(capsys, [ant, "--goals", "2"], "--goals has no meaning", "--frictions")
+    refused(capsys, [ant, "--rows-per-task", "2"], "--rows-per-task has no meaning")
+
+
+def test_another_network_is_refused(copied, capsys):
+    config = (copied / "config.yaml").read_text()
+    assert "- 32\n" in config
+    (copied / "config.yaml").write_text(config.replace("- 32\n", "- 33\n"))
+    refused(capsys, [copied], "does not fit the configuration")
+
+
+# The same numbers from any number of processes ------------------------------------------------
+
+
+def measured(run_dir, num_workers, rows_per_task):
+    restored = restore_on_tasks(run_dir)
+    config = compose_run([*WORDS, f"env.num_workers={num_workers}"]).config
+    evaluator = Evaluator(config, rows_per_task)
+    try:
+        about = describe_measured(config, run_dir, 240, "c")
+        found = evaluator.measure(restored.agent, about)
+        assert evaluator.measure(restored.agent, about).outcomes.rates.tolist() == (
+            found.outcomes.rates.tolist()
+        )
+        return flat(vars(found.outcomes))
+    finally:
+        evaluator.close()
+        restored.close()
+
+
+@pytest.mark.parametrize("num_workers", [2, pytest.param(5, marks=pytest.mark.slow)])
+def test_results_do_not_depend_on_the_number_of_workers(trained, num_workers):
+    alone, spread = measured(trained, 0, 3), measured(trained, num_workers, 3)
+    assert alone.keys() == spread.keys()
+    for key, value in alone.items():
+        assert np.array_equal(value, spread[key]), key
+
+
+def test_a_blown_up_simulation_ends_its_episode_and_nothing_else(trained):
+    restored = restore_on_tasks(trained)
+    worlds = restored.evaluator.envs
+    assert worlds.settings.on_simulator_reset == "count"
+    act, steps = deterministic_policy(restored.agent), []
+
+    class Explosive:
+        def act(self, observation, context, explore):
+            steps.append(1)
+            if len(steps) == 5:
+                worlds.physics(0)[1].qvel[0] = 1e11
+            return act(observation, context)
+
+    found = restored.evaluator.measure(Explosive(), {})
+    assert found.outcomes.unstable.tolist() == [[True, False, False, False], [False] * 4]
+    assert found.outcomes.episode_length.ravel().tolist() == [5, *[20] * 7]
+    restored.close()
+
+
+# Film -----------------------------------------------------------------------------------------
+
+
+def test_tiles_make_one_picture():
+    assert [grid(n) for n in (1, 2, 10, 25, 50)] == [(1, 1), (1, 2), (2, 5), (5, 5), (5, 10)]
+    assert [tile_size(n) for n in (1, 10, 50)] == [480, 240, 120]
+    tiles = np.arange(3, dtype=np.uint8)[:, None, None, None] + np.ones((3, 8, 8, 3), np.uint8)
+    picture = composed(tiles)
+    assert picture.shape == (16, 16, 3)
+    assert picture[::8, ::8, 0].tolist() == [[1, 2], [3, 0]]
+    plain, won = (labelled(np.zeros((120, 120, 3), np.uint8), "reach", flag) for flag in (0, 1))
+    assert plain.max() == 255
+    assert won[..., 1].max() > won[..., 0].max()
+
+
+FRAMES = """
+import sys
+import numpy as np
+from analysis.multitask.evaluation import deterministic_policy
+from analysis.multitask.film import draw, play
+from analysis.restored import restore_on_tasks
+from envs.meta_world_video import Camera
+restored = restore_on_tasks(__import__("pathlib").Path(sys.argv[1]))
+envs, act = restored.evaluator.envs, deterministic_policy(restored.agent)
+episodes = play(act, envs, ("a", "b"), 1)
+tiles = draw(envs, episodes, 120)
+observation = envs.start_episodes([0, 1], [1, 1])
+alone = []
+for step in range(9):
+    if step % 4 == 0:
+        for row in (0, 1):
+            camera = Camera(envs, row, "corner2", 120, 120)
+            alone.append(camera.raw_frame()[::-1, ::-1].copy())
+            camera.close()
+    observation = envs.step(act(observation, envs.context))[0]
+assert tiles.shape == (6, 2, 120, 120, 3), tiles.shape
+assert np.array_equal(tiles[:3].reshape(6, 120, 120, 3), np.array(alone))
+assert not np.array_equal(tiles[0, 0], tiles[0, 1])
+restored.close()
+"""
+
+
+@pytest.mark.gl
+def test_all_tasks_are_filmed_the_right_way_up(copied):
+    try:
+        backend = find_backend()
+    except RenderingUnavailable as error:
+        pytest.skip(f"no OpenGL: {error}")
+    environment = {**os.environ, "MUJOCO_GL": backend, "PYTHONPATH": str(REPOSITORY)}
+    commands = [["-c", FRAMES, str(copied)]]
+    commands += [["evaluate.py", "run", str(copied), "--goals", "1", "--video"]]
+    for command in commands:
+        result = subprocess.run(
+            [sys.executable, *command],
+            cwd=REPOSITORY,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert result.returncode == 0, result.stderr
+        assert "Error" not in result.stderr
+    import imageio.v2 as imageio
+
+    frames = list(imageio.get_reader(copied / "videos" / "tasks.mp4"))
+    assert len(frames) == 6
+    assert frames[0].shape == (480, 960, 3)
+    assert frames[0].std() > 20
+    assert not np.array_equal(frames[0], frames[-1])
+
+
+def test_without_opengl_the_numbers_come_all_the_same(copied, monkeypatch, capsys):
+    def nothing_draws():
+        raise RenderingUnavailable("nothing draws")
+
+    monkeypatch.setattr("analysis.video.find_backend", nothing_draws)
+    assert evaluate.main(["run", str(copied), "--goals", "1", "--video"]) == evaluate.EXIT_DONE
+    assert "no video: nothing draws" in capsys.readouterr().err
+    assert not (copied / "videos").exists()
