@@ -43,6 +43,7 @@ from agents.returns import (
 from agents.transplants import check_parts, transplant_updates
 from agents.update import Update, forget_parameters
 from networks.fused import FusedPerceptron
+from networks.fused_bfloat16 import BFloat16Perceptron
 from networks.heads import GaussianPolicy, Network, StateGaussianPolicy, ValueFunction
 from networks.initializers import Initializer
 from plasticity.method import InputSource
@@ -56,6 +57,8 @@ STATISTICS = (
     "entropy",
     "action_std",
 )
+
+PERCEPTRONS = {"float32": FusedPerceptron, "bfloat16": BFloat16Perceptron}
 
 
 class PPO(Agent):
@@ -101,8 +104,14 @@ class PPO(Agent):
         is_plain = config.fast_path and FusedSteps.supports(self.updates)
         if is_plain and isinstance(self.policy, GaussianPolicy):
             self._fast_policy = FusedPerceptron(self.policy, parts.num_envs)
+            kind = PERCEPTRONS[config.matmul_precision]
             self._steps = FusedSteps(
-                self.policy, self.value, self.updates, losses, config.minibatch_size
+                self.policy, self.value, self.updates, losses, config.minibatch_size, kind
+            )
+        elif config.matmul_precision != "float32":
+            raise ValueError(
+                f"agent.matmul_precision={config.matmul_precision} exists for plain perceptrons on "
+                "the fast path only; use float32 with this network and these methods"
             )
 
     def _build_networks(self, config: Config, parts: Parts) -> None:

@@ -9,6 +9,7 @@ from agents.parts import Parts
 
 Normalization = Literal["rollout", "minibatch", "per_task", "off"]
 Baseline = Literal["network", "linear"]
+Precision = Literal["float32", "bfloat16"]
 
 
 # Of settings that came after the first runs: at their default they are not recorded.
@@ -50,6 +51,10 @@ class Config:
         policy_head_bound: Draw the weights of the policy's heads from U(-bound, bound), biases 0;
             None takes the law `network.head_initializer`.
         value_head_bound: The same for the value network's head.
+        matmul_precision: Of the products between hidden layers while learning, on the fast path:
+            `float32`, or `bfloat16`, which processors with AVX512_BF16 or AMX multiply faster and
+            which changes results (gradients of single units by a few percent). Acting and the
+            values that advantages are made of stay float32.
     """
 
     kind: str = "ppo"
@@ -72,6 +77,7 @@ class Config:
     log_std_max: float = field(default=2.0, metadata=_LATER)
     policy_head_bound: float | None = field(default=None, metadata=_LATER)
     value_head_bound: float | None = field(default=None, metadata=_LATER)
+    matmul_precision: Precision = field(default="float32", metadata=_LATER)
 
     def __post_init__(self) -> None:
         for name in ("rollout_length", "num_epochs"):
@@ -98,6 +104,7 @@ class Config:
             object.__setattr__(self, "normalize_advantage", older)
         _check_choice("normalize_advantage", self.advantage_scope, get_args(Normalization))
         _check_choice("baseline", self.baseline, get_args(Baseline))
+        _check_choice("matmul_precision", self.matmul_precision, get_args(Precision))
 
     @property
     def advantage_scope(self) -> Normalization:

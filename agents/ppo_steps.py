@@ -103,11 +103,12 @@ class FusedSteps:
         updates: dict[str, Update],
         losses: Losses,
         minibatch_size: int,
+        perceptron: type[FusedPerceptron] = FusedPerceptron,
     ) -> None:
         self._log_std = policy.log_std
         self._updates, self._losses = updates, losses
-        self._policy = FusedPerceptron(policy, minibatch_size)
-        self._value = None if value is None else FusedPerceptron(value, minibatch_size)
+        self._policy = perceptron(policy, minibatch_size)
+        self._value = None if value is None else perceptron(value, minibatch_size)
         num_actions = policy.log_std.numel()
         # (actions, B) throughout, as the policy's head gives them: long rows are faster.
         self._mean_grad = torch.empty(num_actions, minibatch_size)

@@ -115,9 +115,9 @@ def unit_order(activity: np.ndarray, count: int = NUM_UNITS) -> np.ndarray:
     Returns:
         Indices, so that units of one context stand together.
     """
-    # How early a unit's activity lies among contexts decides between equal favourites.
-    favourite = activity.argmax(0)
-    order = np.lexsort((-activity.max(0), favourite))
+    most = activity.max(0)
+    favourite = np.where(most > 0.0, activity.argmax(0), len(activity))  # silent units come last
+    order = np.lexsort((-most, favourite))
     places = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
     return order[places]
 

@@ -125,7 +125,7 @@ class RunConfig:
     network: Any
     optimizer: Any
     method: dict[str, Any] = field(default_factory=dict)
-    context: Any = later(ANNOUNCED)
+    context: Any = later(ANNOUNCED)  # noqa: RUF009 (makes a field)
     log: LogConfig = field(default_factory=LogConfig)
     seed: int = 0
     total_steps: int = 20_000_000

@@ -118,6 +118,11 @@ class MetaWorldVec(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return self._unstable_episodes
 
     @property
+    def worker_pids(self) -> tuple[int, ...]:
+        """Process ids of the workers, empty where this process steps."""
+        return getattr(self._rows, "pids", ())
+
+    @property
     def resume(self) -> str:
         """exact, or inexact where ``restore`` begins new episodes (EnvPool)."""
         return self._rows.resume

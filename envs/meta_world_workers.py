@@ -72,6 +72,11 @@ class _Worker:
         )
         other.close()
 
+    @property
+    def pid(self) -> int:
+        """Id of the process."""
+        return self._process.pid
+
     def send(self, message: bytes) -> None:
         try:
             self._connection.send_bytes(message)
@@ -154,6 +159,11 @@ class WorkerPool:
         self._bounds = union_of_bounds(
             [(np.asarray(each["low"]), np.asarray(each["high"])) for each in bounds]
         )
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Process ids of all workers."""
+        return tuple(worker.pid for worker in self._workers)
 
     def _call(self, messages: Mapping[int, bytes]) -> list[bytes]:
         """Send to some workers (by position) and wait for all of them, also if one fails."""

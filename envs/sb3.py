@@ -18,9 +18,9 @@ class SB3VecEnv(VecEnv):
 
     Every step reports what SB3 reads: `terminal_observation` and `TimeLimit.truncated` where an
     episode ended, and the `episode` entry that its Monitor would add, so that SB3's logs and
-    `evaluate_policy` count whole episodes, and, where episodes can succeed, `is_success`: whether any
-    of their steps did, which SB3 reads at the end only. An announced context is appended to the observation,
-    because SB3 knows no second input; `regime` and `regime_value` stand in every info.
+    `evaluate_policy` count whole episodes. Where episodes can succeed, their end also reports
+    `is_success`: whether any of their steps did. An announced context is appended to the
+    observation, because SB3 knows no second input; `regime` and `regime_value` stand in every info.
 
     Actions are clipped to the bounds before they reach the environment: SB3 samples from an
     unbounded Gaussian but accepts bounded action spaces only. The reward therefore charges the

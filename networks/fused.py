@@ -43,11 +43,11 @@ class FusedPerceptron:
         self._deltas = [torch.empty_like(output) for output in self._hidden]
         # Few outputs of many rows are multiplied twice as fast the other way round.
         self._head_transposed = batch_size >= MANY_ROWS
-        num_outputs = len(self._weights[-1])
+        head = self._weights[-1]
         self._output = (
-            torch.empty(num_outputs, batch_size).t()
+            head.new_empty(len(head), batch_size).t()
             if self._head_transposed
-            else torch.empty(batch_size, num_outputs)
+            else head.new_empty(batch_size, len(head))
         )
         self._weight_grads = [torch.zeros_like(weight) for weight in self._weights]
         self._bias_grads = [torch.zeros_like(bias) for bias in self._biases]
@@ -83,8 +83,8 @@ class FusedPerceptron:
 
     def forward(self, x: Tensor) -> Tensor:
         """Map a batch (B, inputs) to outputs (B, outputs); overwritten by the next call."""
-        for weight, bias, output in zip(self._weights, self._biases, self._hidden, strict=False):
-            torch.addmm(bias, x, weight.t(), out=output)
+        for index, output in enumerate(self._hidden):
+            self._affine(index, x)
             x = torch.relu_(output)
         weight, bias, output = self._weights[-1], self._biases[-1], self._output
         if self._head_transposed:
@@ -122,9 +122,8 @@ class FusedPerceptron:
         delta = output_grad
         for index in range(len(self._weights) - 1, 0, -1):
             below, lower = self._hidden[index - 1], self._deltas[index - 1]
-            torch.mm(delta.t(), below, out=self._weight_grads[index])
+            self._differentiate(index, delta, below, lower)
             torch.sum(delta, 0, out=self._bias_grads[index])
-            torch.mm(delta, self._weights[index], out=lower)
             # Derivative of ReLU, in place: 0 where the unit was silent.
             torch.ops.aten.threshold_backward.grad_input(lower, below, 0, grad_input=lower)
             delta = lower
@@ -141,3 +140,19 @@ class FusedPerceptron:
                 linear.weight.grad = weight
             if linear.bias.grad is not bias:
                 linear.bias.grad = bias
+
+    def _affine(self, index: int, x: Tensor) -> None:
+        """Write what a hidden layer makes of its inputs (B, in), before ReLU."""
+        torch.addmm(self._biases[index], x, self._weights[index].t(), out=self._hidden[index])
+
+    def _differentiate(self, index: int, delta: Tensor, below: Tensor, lower: Tensor) -> None:
+        """Write the weight gradient of a layer and the derivative by its inputs.
+
+        Args:
+            index: Any layer but the first.
+            delta: Derivative of the loss by the layer's outputs before ReLU, (B, out).
+            below: Its inputs, (B, in).
+            lower: Where the derivative by the inputs goes, (B, in).
+        """
+        torch.mm(delta.t(), below, out=self._weight_grads[index])
+        torch.mm(delta, self._weights[index], out=lower)

@@ -88,6 +88,7 @@ def states(agent):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", list(AGENTS))
 def test_agents_learn_with_it_and_resume_exactly(kind, name):
+    """Acceptance 17."""
     agent, rng = agent_of(kind, name), np.random.default_rng(0)
     before = states(agent)
     live(agent, rng, 1)
@@ -109,6 +110,7 @@ def test_agents_learn_with_it_and_resume_exactly(kind, name):
 
 @pytest.mark.parametrize("kind", ["k_winners", "dendritic"])
 def test_ppo_counts_duty_cycles_once_per_update(kind):
+    """Acceptance 15."""
     agent, rng = agent_of(kind, "ppo", methods={}), np.random.default_rng(0)
     winners = [m for m in agent.networks()["policy"].modules() if isinstance(m, Winners)]
     assert len(winners) == 2

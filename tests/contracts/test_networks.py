@@ -132,7 +132,7 @@ def test_groups_give_one_value_per_unit_and_name_a_dormancy_rule(kind):
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_readers_are_complete(kind):
-    """Behind zero outgoing weights a unit may become anything: nobody sees it."""
+    """Acceptance 31. Behind zero outgoing weights a unit may become anything: nobody sees it."""
     network = policy_of(kind, **INDEPENDENT.get(kind, {})).double()
     x, context, _ = data(dtype=torch.float64)
     for group in network.unit_groups():

@@ -141,7 +141,7 @@ def test_layer_norm_acts_before_the_gate():
 
 
 def test_acting_sees_every_change_of_the_segments():
-    """Nothing about the gate is remembered from one pass to the next."""
+    """Acceptance 16. Nothing about the gate is remembered from one pass to the next."""
     policy = GaussianPolicy(build(num_segments=3), 2, Initializer(), Streams(0))
     x, ids = torch.randn(64, 5), torch.randint(0, 10, (64,))
 
@@ -173,6 +173,7 @@ def test_acting_sees_every_change_of_the_segments():
 
 @torch.no_grad()
 def test_renewing_units_rewrites_exactly_what_makes_them():
+    """Acceptance 31."""
     torso = build(num_segments=3, weight_density=0.5, segment_density=0.5, layer_norm=True)
     layer, units = torso.layers[1], torch.tensor([2, 11])
     layer.norm.weight.mul_(2.0)
@@ -207,6 +208,7 @@ def test_renewing_units_rewrites_exactly_what_makes_them():
 
 @pytest.mark.parametrize("optimizer_state", ["zero_moments", "per_unit_step"])
 def test_continual_backprop_renews_dendritic_units_completely(optimizer_state):
+    """Acceptance 31."""
     network = ValueFunction(build(num_segments=3), Initializer(), Streams(0)).double()
     config = continual_backprop.Config(
         replacement_rate=1.0 / 16, maturity_threshold=3, optimizer_state=optimizer_state
@@ -252,7 +254,7 @@ def test_continual_backprop_renews_dendritic_units_completely(optimizer_state):
     ("mode", "expected"), [("coupled", (0.2077, 0.1306, 0.0063)), ("decoupled", (0.3, 0.3, 0.3))]
 )
 def test_weight_decay_would_erase_the_segments_of_absent_contexts(mode, expected):
-    """Adam normalises the gradient of coupled decay; segments are therefore exempt."""
+    """Acceptance 32. Adam normalises the gradient of coupled decay; segments are exempt."""
     torso = build(hidden_sizes=[16])
     segments = torso.layers[0].segments
     settings = {"learning_rate": 1e-4, "weight_decay": 1e-4, "weight_decay_mode": mode}

@@ -39,6 +39,7 @@ def build(input_dim=5, context=TASKS, seed=0, **settings):
     [(39, 0.9, 35), (43, 0.9, 39), (2800, 0.9, 2520), (784, 0.5, 392), (2048, 0.5, 1024)],
 )
 def test_every_row_keeps_the_same_number_of_inputs(inputs, density, kept):
+    """Acceptance 8."""
     mask = fixed_mask(6, inputs, density, torch.Generator().manual_seed(0))
     assert mask.sum(1).tolist() == [kept] * 6
     assert not torch.equal(mask[0], mask[1])
@@ -67,6 +68,7 @@ def masks_of(policy):
 
 
 def test_masked_weights_never_move():
+    """Acceptance 8."""
     policy = masked_policy()
     masks = {name: mask.clone() for name, mask in masks_of(policy).items()}
     assert len(masks) == 4
@@ -112,6 +114,7 @@ def assert_uniform(values, bound, missing=0):
 
 @pytest.mark.parametrize(("inputs", "bound"), [(39, 0.1688), (43, 0.1607)])
 def test_published_laws_of_mt10(inputs, bound):
+    """Acceptance 9."""
     config = dendritic.Config(**{**MT10, "hidden_sizes": [2800, 2800]})
     torso = dendritic.build(config, inputs, TASKS, Streams(0))
     head = torso.head(8, Initializer(), Streams(0), "mean")
@@ -131,6 +134,7 @@ def test_published_laws_of_mt10(inputs, bound):
 
 @pytest.mark.parametrize(("context_density", "bound"), [(0.1, 0.1129), (0.05, 0.1597)])
 def test_published_laws_of_permuted_digits(context_density, bound):
+    """Acceptance 9."""
     torso = build(
         784,
         ContextSpec(784),
@@ -147,6 +151,12 @@ def test_published_laws_of_permuted_digits(context_density, bound):
     assert torso.layers[1].linear.weight.abs().max().item() == pytest.approx(expected, rel=1e-2)
     for layer in torso.layers:
         assert layer.segments.abs().max().item() == pytest.approx(bound, abs=1e-4)
+
+
+def test_published_law_of_clustered_contexts():
+    """Acceptance 9."""
+    torso = build(784, ContextSpec(256), num_segments=40, init="published", context_density=0.1)
+    assert torso.layers[1].segments.abs().max().item() == pytest.approx(0.1976, abs=1e-4)
 
 
 def test_xavier_bounds_of_the_published_perceptron():
@@ -172,6 +182,7 @@ def test_dense_contexts_modulate_from_the_start(num_segments, mean):
 
 
 def test_equal_tensors_of_all_arms_start_with_equal_bits():
+    """Acceptance 9."""
     shared = {"hidden_sizes": [24, 16], "context_to_input": True}
     arms = [
         mlp.build(mlp.Config(**shared), 5, TASKS, Streams(3)),
@@ -216,6 +227,7 @@ def counts(network):
 
 
 def test_counts_of_the_published_mt10_networks():
+    """Acceptance 10."""
     config, streams = dendritic.Config(**MT10), Streams(0)
     policy = SquashedGaussianPolicy(
         dendritic.build(config, 39, TASKS, streams), 4, Initializer(), streams
@@ -228,6 +240,7 @@ def test_counts_of_the_published_mt10_networks():
 
 
 def test_counts_of_the_published_baselines():
+    """Acceptance 10."""
     assert perceptron_parameters(49, [2800, 2800], 8) == 8_005_208
     assert perceptron_parameters(53, [2800, 2800], 1) == 7_996_801
     assert perceptron_parameters(784, [2048] * 2, 10) == 5_824_522
@@ -259,6 +272,7 @@ def test_the_formulas_count_what_is_built():
 def test_width_of_the_matched_perceptron(
     inputs, outputs, units, num_layers, segments, dim, live, width, count
 ):
+    """Acceptance 10."""
     sizes = [units] * num_layers
     total = perceptron_parameters(inputs, sizes, outputs) + segment_parameters(sizes, segments, dim)
     assert total == live

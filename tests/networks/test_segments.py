@@ -44,6 +44,7 @@ def tensor(values, grad=False):
     ],
 )
 def test_one_unit_two_segments_in_every_mode(mode, expected):
+    """Acceptance 1."""
     layer = layer_of(mode, context=1)
     with torch.no_grad():
         layer.linear.weight.copy_(tensor([[1.0, -1.0]]))
@@ -55,6 +56,7 @@ def test_one_unit_two_segments_in_every_mode(mode, expected):
 
 
 def test_gradients_of_the_winning_segment_alone():
+    """Acceptance 2."""
     layer = layer_of(inputs=1)
     with torch.no_grad():
         layer.linear.weight.fill_(1.0)
@@ -74,6 +76,8 @@ def test_gradients_of_the_winning_segment_alone():
 @pytest.mark.parametrize("discrete", [False, True])
 @pytest.mark.parametrize(("scale", "gate"), [(1.0, 0.5), (2.0, 1.0)])
 def test_a_context_of_zero_leaves_every_gate_half_open(scale, gate, discrete):
+    """Acceptance 3."""
+
     def make(mode):
         config = Config(hidden_sizes=[8, 8], num_segments=3, gate_mode=mode, gate_scale=scale)
         return build(config, 5, ContextSpec(4, discrete), Streams(1)).double()
@@ -89,6 +93,7 @@ def test_a_context_of_zero_leaves_every_gate_half_open(scale, gate, discrete):
 
 
 def test_table_of_a_one_hot_context():
+    """Acceptance 4."""
     u = tensor([[[0.5, -2.0, 0.0], [-1.0, 1.0, 0.1]]])
     logits = segments.table_logits(u, "absmax").flatten()
     assert logits.tolist() == [-1.0, -2.0, 0.1]
@@ -111,6 +116,7 @@ def agree(first, second):
 @pytest.mark.parametrize("num_segments", [1, 2, 5])
 @pytest.mark.parametrize("batch", [3, 40])  # fewer and more samples than contexts
 def test_all_paths_agree_on_one_hot_contexts(mode, num_segments, batch):
+    """Acceptance 5."""
     u = torch.randn(7, num_segments, 6, dtype=torch.float64, requires_grad=True)
     ids = torch.randint(0, 6, (batch,))
     one_hot = torch.nn.functional.one_hot(ids, 6).double()
@@ -123,6 +129,7 @@ def test_all_paths_agree_on_one_hot_contexts(mode, num_segments, batch):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_all_paths_agree_on_general_contexts(mode):
+    """Acceptance 5."""
     u = torch.randn(7, 4, 6, dtype=torch.float64, requires_grad=True)
     contexts = torch.randn(5, 6, dtype=torch.float64, requires_grad=True)
     ids = torch.randint(0, 5, (30,))
@@ -137,6 +144,7 @@ def test_all_paths_agree_on_general_contexts(mode):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_derivatives_by_finite_differences(mode):
+    """Acceptance 5."""
     torch.manual_seed(3)
     u = torch.randn(3, 4, 2, dtype=torch.float64, requires_grad=True)
     context = torch.randn(5, 2, dtype=torch.float64, requires_grad=True)
@@ -166,6 +174,7 @@ def test_indices_and_one_hot_vectors_mean_the_same():
 
 
 def test_how_many_segment_rows_get_a_gradient():
+    """Acceptance 6."""
     context, x = torch.zeros(1, 3, dtype=torch.float64), torch.randn(1, 5, dtype=torch.float64)
     context[0, 1] = 1.0
     for fraction, rows in ((1.0, 20), (0.25, 5)):
@@ -175,6 +184,7 @@ def test_how_many_segment_rows_get_a_gradient():
 
 
 def test_only_one_segment_in_j_learns_from_one_hot_contexts():
+    """Acceptance 6."""
     layer = layer_of(inputs=5, units=20, num_segments=4, context=3)
     ids = torch.arange(3).repeat(8)
     layer(torch.randn(24, 5, dtype=torch.float64), ids).sum().backward()
@@ -182,6 +192,7 @@ def test_only_one_segment_in_j_learns_from_one_hot_contexts():
 
 
 def test_many_segments_equal_one_where_they_cannot_add_anything():
+    """Acceptance 7."""
     many = torch.randn(6, 10, 4, dtype=torch.float64)
     single = segments.table_logits(many, "absmax").t().unsqueeze(1)
     ids = torch.arange(4)
@@ -200,12 +211,14 @@ def test_many_segments_equal_one_where_they_cannot_add_anything():
 
 
 def test_gates_are_odd_in_the_context():
+    """Acceptance 7."""
     u, context = torch.randn(6, 4, 3).double(), torch.randn(9, 3).double()
     positive = segments.dense_logits(u, context, "absmax")
     assert torch.equal(segments.dense_logits(u, -context, "absmax"), -positive)
 
 
 def test_the_gate_acts_before_the_winners_are_chosen():
+    """Acceptance 13."""
     config = Config(hidden_sizes=[2], num_segments=1, active_fraction=0.5)
     torso = build(config, 1, ContextSpec(1), Streams(0)).double()
     layer = torso.layers[0]

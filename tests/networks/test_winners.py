@@ -14,6 +14,7 @@ from networks.winners import DUTY_PERIOD, Winners, num_winners, winner_mask
     [(2800, 0.25, 700), (2048, 0.05, 102), (400, 0.25, 100), (256, 0.25, 64), (10, 0.25, 3)],
 )
 def test_number_of_winners(units, fraction, k):
+    """Acceptance 11."""
     assert num_winners(units, fraction) == k
 
 
@@ -22,6 +23,7 @@ def test_at_least_one_unit_wins():
 
 
 def test_exactly_k_members_also_with_ties():
+    """Acceptance 11."""
     scores = torch.zeros(3, 100)
     scores[1] = torch.arange(100.0)
     assert winner_mask(scores, 7).sum(1).tolist() == [7, 7, 7]
@@ -30,11 +32,13 @@ def test_exactly_k_members_also_with_ties():
 
 @pytest.mark.parametrize(("rectify", "kept"), [(False, [0, -1, -2, 0]), (True, [0, 0, 0, 0])])
 def test_negative_winners_pass_unless_rectified(rectify, kept):
+    """Acceptance 12."""
     winners = Winners(4, 0.5, rectify=rectify)
     assert winners(torch.tensor([[-3.0, -1.0, -2.0, -5.0]])).tolist() == [kept]
 
 
 def test_losers_get_no_gradient():
+    """Acceptance 12."""
     values = torch.tensor([[3.0, -1.0, 2.0, 5.0]], requires_grad=True)
     (Winners(4, 0.5)(values) * torch.tensor([1.0, 10.0, 100.0, 1000.0])).sum().backward()
     assert values.grad.tolist() == [[1.0, 0.0, 0.0, 1000.0]]
@@ -46,6 +50,7 @@ def test_a_share_of_one_passes_everything():
 
 
 def test_without_boosting_duty_cycles_do_not_matter():
+    """Acceptance 14."""
     values = torch.randn(9, 12)
     plain, used = Winners(12, 0.25), Winners(12, 0.25)
     used.duty.copy_(torch.rand(12))
@@ -53,6 +58,7 @@ def test_without_boosting_duty_cycles_do_not_matter():
 
 
 def test_boosting_lets_a_rare_unit_win_and_passes_its_own_value():
+    """Acceptance 14."""
     values = torch.tensor([[1.0, 0.9, 0.1, 0.2]])
     winners = Winners(4, 0.25, boost_strength=2.0)
     winners.duty.copy_(torch.tensor([0.9, 0.01, 0.25, 0.25]))
@@ -62,6 +68,7 @@ def test_boosting_lets_a_rare_unit_win_and_passes_its_own_value():
 
 
 def test_duty_cycle_of_a_unit_that_wins_always_then_never_then_once():
+    """Acceptance 15."""
     winners = Winners(2, 0.5).double()
     first, second = torch.tensor([1.0, 0.0]).double(), torch.tensor([0.0, 1.0]).double()
     duties = []
@@ -74,6 +81,7 @@ def test_duty_cycle_of_a_unit_that_wins_always_then_never_then_once():
 
 @pytest.mark.parametrize("batch", [1, 256, 2560])
 def test_duty_cycles_stay_shares_with_mean_k_over_n(batch):
+    """Acceptance 15."""
     winners, generator = Winners(16, 0.25), torch.Generator().manual_seed(0)
     for _ in range(1000 if batch < 2560 else 300):
         winners.record(torch.randn(batch, 16, generator=generator))
@@ -93,6 +101,7 @@ def network(**settings):
 
 
 def test_only_recording_changes_duty_cycles_and_they_are_saved():
+    """Acceptance 15."""
     torso, x = network(), torch.randn(64, 5)
     before = {name: value.clone() for name, value in torso.state_dict().items()}
     torso.train()(x)

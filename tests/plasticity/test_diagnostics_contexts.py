@@ -18,6 +18,7 @@ def k_sets(num_samples, units, k, seed=0):
 
 
 def test_activity_map_counts_non_zero_values_of_either_sign():
+    """Acceptance 29."""
     features = torch.tensor([[1.0, 0.0], [-2.0, 0.0], [0.0, 3.0], [0.0, -1.0], [0.5, 0.0]])
     ids = torch.tensor([0, 0, 1, 1, 1])
     result = contexts.activity_map(features, ids, 3)
@@ -27,6 +28,7 @@ def test_activity_map_counts_non_zero_values_of_either_sign():
 
 
 def test_a_specialist_is_dormant_elsewhere_and_alive_as_a_unit():
+    """Acceptance 30."""
     ids = torch.arange(3).repeat_interleave(200)
     features = torch.zeros(600, 3)
     features[ids == 2, 0] = -1.0  # wins in context 2 only, with negative values
@@ -43,6 +45,7 @@ def test_a_specialist_is_dormant_elsewhere_and_alive_as_a_unit():
 
 
 def test_overlap_of_identical_sets_is_four_times_chance():
+    """Acceptance 29."""
     features = k_sets(1, 1000, 250).expand(10, 1000)
     result = contexts.representation_overlap(features, torch.arange(10) % 2, 2)
     assert result.chance_ratio.flatten().tolist() == pytest.approx([4.0] * 4)
@@ -50,6 +53,7 @@ def test_overlap_of_identical_sets_is_four_times_chance():
 
 
 def test_overlap_of_random_sets_is_chance():
+    """Acceptance 34."""
     result = contexts.representation_overlap(k_sets(120, 1000, 250), torch.arange(120) % 3, 3)
     assert result.overlap.mean().item() == pytest.approx(0.0625, abs=0.002)
     assert result.chance_ratio.mean().item() == pytest.approx(1.0, abs=0.03)
@@ -103,6 +107,7 @@ def test_unit_duty_entropy_against_scipy():
 
 
 def test_segment_entropy_of_uniform_wins_and_of_one_winner():
+    """Acceptance 29."""
     uniform = torch.eye(8).mul(-3.0).unsqueeze(1).repeat(5, 1, 1)  # segment j wins sample j
     use = contexts.segment_use(uniform)
     assert use.entropy.item() == pytest.approx(2.0794, abs=5e-5)

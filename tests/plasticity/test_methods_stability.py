@@ -80,7 +80,7 @@ def test_ewc_frees_renewed_entries():
 
 
 def test_fisher_of_a_gaussian_policy():
-    """For a linear mean with unit spread F of a weight is E[x^2], of a bias 1."""
+    """Dendrites, acceptance 27. For a linear mean with unit spread F of a weight is E[x^2], of a bias 1."""
     network = policy(inputs=3)
     network.torso = nn.Identity()  # type: ignore[assignment]
     network.mean = nn.Linear(3, 2)  # type: ignore[assignment]
@@ -152,6 +152,7 @@ class Descent:
 
 
 def test_si_path_importance_and_penalty():
+    """Dendrites, acceptance 26."""
     run = Descent()
     run.step()  # g = -1, dw = .5
     assert run.method._path[0].item() == pytest.approx(0.5)
@@ -170,6 +171,7 @@ def test_si_path_importance_and_penalty():
 
 @pytest.mark.parametrize("gradient", ["task", "total"])
 def test_si_leaves_its_own_penalty_out_of_the_path(gradient):
+    """Dendrites, acceptance 28."""
     run = Descent(gradient=gradient, strength=2.0)
     run.step()
     run.method.on_task_change(1, run.optimizer)
@@ -195,6 +197,7 @@ def test_si_may_leave_the_first_task_unprotected():
 
 
 def test_si_counts_no_edit_as_learning_and_frees_renewed_entries():
+    """Dendrites, acceptance 28."""
     run = Descent()
     run.step()
     run.method.on_task_change(1, run.optimizer)

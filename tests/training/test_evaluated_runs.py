@@ -7,11 +7,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
+
+from metaworld.policies import ENV_POLICY_MAP
 
 import evaluate
 import train
@@ -26,12 +29,13 @@ from envs.meta_world import Config
 
 pytestmark = pytest.mark.metaworld
 REPOSITORY = Path(train.__file__).parent
-TASKS = ("drawer-close-v3", "door-close-v3")
+TASKS = ("handle-press-v3", "reach-v3")
+PRESS = np.array([[0.02, 0.9, -0.71, 0.9]], dtype=np.float32)
 WORDS = [
     "env=mt10",
     "env.benchmark=custom",
     f"env.tasks=[{','.join(TASKS)}]",
-    "env.horizon=20",
+    "env.horizon=30",
     "env.num_goals=4",
     "env.num_workers=0",
     "agent=sac",
@@ -60,7 +64,14 @@ EVALUATED = [
 def _no_reserve():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CheckpointStore, "reserved_bytes", 0)
+        patch.setattr("analysis.multitask.measuring.deterministic_policy", pressing)
         yield
+
+
+def pressing(agent):
+    """A little of what the agent does, and a push forward and down that reaches some goals."""
+    act = deterministic_policy(agent)
+    return lambda observation, context: 0.1 * act(observation, context) + PRESS
 
 
 def run(place, *words):
@@ -107,8 +118,8 @@ def test_quick_evaluations_follow_the_clock_of_environment_steps(trained):
     assert [int(row["env_steps"]) for row in rows] == [0, 60, 120, 180, 240]
     for row in rows:
         rates = [float(row[f"eval_quick/{task}/success"]) for task in TASKS]
-        assert set(rates) <= {0.0, 0.5, 1.0}  # two goals each
-        assert float(row["eval_quick/success"]) == sum(rates) / 2
+        assert rates == [0.5, 0.0]  # one of two goals, none of two
+        assert float(row["eval_quick/success"]) == 0.25
         assert row["eval/success"] == row["critic_loss"] == ""
         assert row["iteration"].isdecimal()
     assert any(row["critic_loss"] for row in rows_of(trained))
@@ -120,6 +131,7 @@ def test_the_full_evaluation_is_logged_and_written_as_the_command_would(trained,
     (found,) = load_evaluations(trained)
     assert (found.kind, found.tasks, found.num_goals) == ("full", TASKS, 4)
     rates = found.outcomes.rates
+    assert 0 < rates[0] < 1
     assert [float(row[f"eval/{task}/success"]) for task in TASKS] == rates.tolist()
     assert float(row["eval/success"]) == pytest.approx(rates.mean())
     returns = found.outcomes.episode_return
@@ -129,8 +141,11 @@ def test_the_full_evaluation_is_logged_and_written_as_the_command_would(trained,
     assert done["summary"]["evaluation"]["success"] == pytest.approx(rates.mean())
     words = ["run", str(trained), "--out", str(tmp_path)]
     assert evaluate.main(words) == evaluate.EXIT_DONE
-    for name in ("evaluation.json", "evaluation.csv"):
-        assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
+    assert (tmp_path / "evaluation.csv").read_bytes() == (trained / "evaluation.csv").read_bytes()
+    records = [json.loads((place / "evaluation.json").read_text()) for place in (tmp_path, trained)]
+    for record in records:
+        record["about"].pop("commit")  # somebody may commit meanwhile
+    assert records[0] == records[1]
 
 
 def test_training_does_not_notice_evaluations(trained, tmp_path):
@@ -183,9 +198,8 @@ def same_as(place, trained):
         assert (place / name).read_bytes() == (trained / name).read_bytes(), name
 
 
-@pytest.mark.parametrize(
-    "asked", [*(pytest.param(n, marks=pytest.mark.slow) for n in (30, 140)), 250]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", [30, 140, 350])
 def test_a_signal_during_an_evaluation_stops_the_run_and_loses_nothing(
     trained, tmp_path, monkeypatch, asked, capsys
 ):
@@ -257,7 +271,7 @@ def test_the_manifest_says_everything_that_makes_results_comparable(trained):
         "benchmark": "meta-world-custom",
         "tasks": list(TASKS),
         "reward_version": "v2",
-        "horizon": 20,
+        "horizon": 30,
         "success": "any step of the episode",
         "num_goals": 4,
         "goal_generator": "MT1",
@@ -274,7 +288,7 @@ def test_the_manifest_says_everything_that_makes_results_comparable(trained):
     assert len(found.manifest["goal_sha256"]) == 64
     about = {"agent": "sac", "network": "dendritic", "seed": 0, "env_steps": 240}
     assert {key: found.about[key] for key in about} == about
-    assert found.about["checkpoint"] == "step-000000000240"
+    assert found.about["checkpoint"].startswith("step-000000000240")
     assert found.about["packages"]["torch"]
     assert study([found]).mean_per_seed == (found.outcomes.rates.mean(),)
 
@@ -297,7 +311,7 @@ def test_a_checkpoint_alone_and_fewer_goals(copied, capsys):
     assert evaluate.main(["run", str(first), "--goals", "2"]) == evaluate.EXIT_DONE
     shown = capsys.readouterr().out
     assert "only 2 of 4 goals per task: not for result tables" in shown
-    assert "door-close-v3" in shown
+    assert "reach-v3" in shown
     (found,) = load_evaluations(copied / "evaluation_partial.json")
     assert (found.kind, found.outcomes.goals) == ("partial", (0, 1))
     assert found.about["checkpoint"] == first.name
@@ -326,10 +340,10 @@ def test_wrong_options_are_refused_in_one_sentence(copied, capsys):
 
 
 OTHER_WORLDS = {
-    "environment": {"benchmark": "mt1", "task": "door-close-v3"},
-    "tasks": {"tasks": ["drawer-close-v3", "window-close-v3"]},
+    "environment": {"benchmark": "mt1", "tasks": [], "task": "reach-v3"},
+    "tasks": {"tasks": ["handle-press-v3", "window-close-v3"]},
     "reward_version": {"reward_version": "v1"},
-    "horizon": {"horizon": 30},
+    "horizon": {"horizon": 40},
     "num_goals": {"num_goals": 5},
     "goal_sha256": {"goal_seed": 1},
 }
@@ -375,25 +389,22 @@ def test_another_network_is_refused(copied, capsys):
 # The same numbers from any number of processes ------------------------------------------------
 
 
-def measured(run_dir, num_workers, rows_per_task):
-    restored = restore_on_tasks(run_dir)
+def measured(agent, run_dir, num_workers, rows_per_task):
     config = compose_run([*WORDS, f"env.num_workers={num_workers}"]).config
     evaluator = Evaluator(config, rows_per_task)
     try:
         about = describe_measured(config, run_dir, 240, "c")
-        found = evaluator.measure(restored.agent, about)
-        assert evaluator.measure(restored.agent, about).outcomes.rates.tolist() == (
-            found.outcomes.rates.tolist()
-        )
-        return flat(vars(found.outcomes))
+        return flat(vars(evaluator.measure(agent, about).outcomes))
     finally:
         evaluator.close()
-        restored.close()
 
 
 @pytest.mark.parametrize("num_workers", [2, pytest.param(5, marks=pytest.mark.slow)])
 def test_results_do_not_depend_on_the_number_of_workers(trained, num_workers):
-    alone, spread = measured(trained, 0, 3), measured(trained, num_workers, 3)
+    restored = restore_on_tasks(trained, rows_per_task=3)
+    found = restored.evaluator.measure(restored.agent, {})
+    alone, spread = flat(vars(found.outcomes)), measured(restored.agent, trained, num_workers, 3)
+    restored.close()
     assert alone.keys() == spread.keys()
     for key, value in alone.items():
         assert np.array_equal(value, spread[key]), key
@@ -414,8 +425,34 @@ def test_a_blown_up_simulation_ends_its_episode_and_nothing_else(trained):
 
     found = restored.evaluator.measure(Explosive(), {})
     assert found.outcomes.unstable.tolist() == [[True, False, False, False], [False] * 4]
-    assert found.outcomes.episode_length.ravel().tolist() == [5, *[20] * 7]
+    assert found.outcomes.episode_length.ravel().tolist() == [5, *[30] * 7]
     restored.close()
+
+
+class Experts:
+    """Meta-World's scripted policies, one per row."""
+
+    def __init__(self, tasks):
+        self.policies = [ENV_POLICY_MAP[task]() for task in tasks]
+
+    def act(self, observation, context, explore):
+        assert context.argmax(axis=1).tolist() == list(range(len(self.policies)))
+        rows = zip(self.policies, observation.astype(np.float64), strict=True)
+        return np.array([np.clip(policy.get_action(row), -1, 1) for policy, row in rows])
+
+
+@pytest.mark.slow
+def test_scripted_experts_succeed_where_they_are_known_to(monkeypatch):
+    """Goals 0 to 5 of goal seed 42: any step and last step, in MT10's order."""
+    config = compose_run(["env=mt10", "env.goal_seed=42", "agent=sac", "num_threads=1"]).config
+    monkeypatch.setattr("analysis.multitask.measuring.deterministic_policy", deterministic_policy)
+    evaluator = Evaluator(config)
+    found = evaluator.measure(Experts(evaluator.tasks), {}, range(6))
+    evaluator.close()
+    assert found.kind == "partial"
+    assert found.outcomes.success.sum(axis=1).tolist() == [6, 6, 6, 6, 6, 6, 6, 5, 6, 6]
+    assert found.outcomes.final_success.sum(axis=1).tolist() == [6, 4, 6, 0, 6, 6, 6, 2, 6, 6]
+    assert found.outcomes.first_success_step[0].tolist() == [42, 40, 38, 73, 46, 36]
 
 
 # Film -----------------------------------------------------------------------------------------
@@ -429,7 +466,7 @@ def test_tiles_make_one_picture():
     assert picture.shape == (16, 16, 3)
     assert picture[::8, ::8, 0].tolist() == [[1, 2], [3, 0]]
     plain, won = (labelled(np.zeros((120, 120, 3), np.uint8), "reach", flag) for flag in (0, 1))
-    assert plain.max() == 255
+    assert plain.max() > 200
     assert won[..., 1].max() > won[..., 0].max()
 
 
@@ -453,10 +490,12 @@ for step in range(9):
             alone.append(camera.raw_frame()[::-1, ::-1].copy())
             camera.close()
     observation = envs.step(act(observation, envs.context))[0]
-assert tiles.shape == (6, 2, 120, 120, 3), tiles.shape
+assert tiles.shape == (9, 2, 120, 120, 3), tiles.shape
 assert np.array_equal(tiles[:3].reshape(6, 120, 120, 3), np.array(alone))
 assert not np.array_equal(tiles[0, 0], tiles[0, 1])
 restored.close()
+import evaluate
+sys.exit(evaluate.main(["run", sys.argv[1], "--goals", "1", "--video"]))
 """
 
 
@@ -467,23 +506,21 @@ def test_all_tasks_are_filmed_the_right_way_up(copied):
     except RenderingUnavailable as error:
         pytest.skip(f"no OpenGL: {error}")
     environment = {**os.environ, "MUJOCO_GL": backend, "PYTHONPATH": str(REPOSITORY)}
-    commands = [["-c", FRAMES, str(copied)]]
-    commands += [["evaluate.py", "run", str(copied), "--goals", "1", "--video"]]
-    for command in commands:
-        result = subprocess.run(
-            [sys.executable, *command],
-            cwd=REPOSITORY,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert result.returncode == 0, result.stderr
-        assert "Error" not in result.stderr
+    result = subprocess.run(
+        [sys.executable, "-c", FRAMES, str(copied)],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Error" not in result.stderr  # the process ends cleanly
     import imageio.v2 as imageio
 
-    frames = list(imageio.get_reader(copied / "videos" / "tasks.mp4"))
-    assert len(frames) == 6
+    reader: Any = imageio.get_reader(copied / "videos" / "tasks.mp4")
+    frames = list(iter(reader))
+    assert len(frames) == 9
     assert frames[0].shape == (480, 960, 3)
     assert frames[0].std() > 20
     assert not np.array_equal(frames[0], frames[-1])
