@@ -175,7 +175,10 @@ def ridge_coefficients(
     Returns:
         w, (k,).
     """
-    num_rows, size = features.shape
-    penalty = math.sqrt(strength) * np.eye(size)
-    q, r = np.linalg.qr(np.concatenate((features, penalty)))
-    return np.linalg.solve(r, q[:num_rows].T @ targets)
+    size = features.shape[1]
+    system = np.zeros((len(features) + size, size + 1))
+    system[: len(features), :size], system[: len(features), size] = features, targets
+    system[len(features) :, :size] = math.sqrt(strength) * np.eye(size)
+    # With [F y] = Q R the last column of R is Q^T y: Q itself is never needed.
+    triangle = np.asarray(np.linalg.qr(system, mode="r"))
+    return np.linalg.solve(triangle[:size, :size], triangle[:size, size])

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from configs.run import EXECUTION_KEYS, RunConfig, load_run
@@ -55,6 +55,11 @@ def compose_run(overrides: Sequence[str]) -> Composed:
     values, choices = _compose(overrides)
     _check_arm(choices, overrides)
     config = load_run(values)
+    if config.init_from == MISSING:
+        raise ConfigurationError(
+            f"experiment={choices.get('experiment')} starts from a checkpoint; name it, as in "
+            "init_from=runs/.../checkpoints/step-000002000000"
+        )
     plain = to_plain(config)
     directory = _relative_directory(config, plain, choices, overrides)
     return Composed(config, plain, directory, tuple(overrides))

@@ -47,7 +47,7 @@ class Config:
             tasks: fresh goals at every reset, reward v2 only, no exact resume. Evaluations are on
             stock tasks all the same, and the two are never compared (extra ``envpool``).
         fast_path: Use subclasses that compute the same numbers faster.
-        reset_cache: Reuse the exact state after the first reset to each goal.
+        reset_cache: Reuse the exact state after the first reset to each goal; changes no bit.
         num_workers: Processes that step the tasks; 0 means this one, auto chooses by the cores.
             Results do not depend on it.
         hide_task_id: Announce no task to the agent.
@@ -69,7 +69,7 @@ class Config:
     horizon: int = MAX_HORIZON
     backend: str = "stock"
     fast_path: bool = True
-    reset_cache: bool = False
+    reset_cache: bool = True
     num_workers: int | Literal["auto"] = "auto"
     hide_task_id: bool = False
     on_simulator_reset: str = "fail"

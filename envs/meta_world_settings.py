@@ -31,7 +31,7 @@ class Settings:
         fast_path: Use the equal but faster subclasses.
         autoreset: Start the next episode in the step that ends one.
         goal_order: uniform (with replacement) or cycle (a fresh permutation per pass).
-        reset_cache: Reuse the exact state after the first reset to each goal.
+        reset_cache: Reuse the exact state after the first reset to each goal; changes no bit.
         hide_task_id: Announce no context.
         active: Indices of the tasks that have rows, in order; None means all. Context, streams and
             regime keep their meaning within the whole list.
@@ -52,7 +52,7 @@ class Settings:
     fast_path: bool = True
     autoreset: bool = True
     goal_order: str = "uniform"
-    reset_cache: bool = False
+    reset_cache: bool = True
     hide_task_id: bool = False
     active: tuple[int, ...] | None = None
     domain: int = TRAINING

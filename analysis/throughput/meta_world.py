@@ -174,7 +174,8 @@ def note(about: Mapping[str, Any]) -> str:
         f"random actions, resets included, after one window that is dropped; {about['num_cores']} "
         f"cores, {about['cpu']['model']}, load {about['load_before']:.2f} before the start. CPU "
         "time is that of all processes of a world. Medians; in brackets the 95 % bootstrap "
-        "interval of the median. The reset cache is full, as that of a run is soon; all rows of ours had equal rewards. EnvPool draws other goals and has another MuJoCo: "
+        "interval of the median. The reset cache is full, as that of a run is soon; all rows of "
+        "ours had equal rewards. EnvPool draws other goals and has another MuJoCo: "
         "its row is another benchmark."
     )
 

@@ -61,6 +61,7 @@ def plan(
         for name, worker in workers.items():
             label = f"{len(cores)} x {name}, {_envs(num_envs)}"
             rows.append(_side_by_side(label, cores, worker, in_quick=num_envs == 8))
+    rows.append(_side_by_side("1 x suite, 8 envs", cores[:1], _suite(8, 1, seconds), in_quick=True))
     for method in methods:
         worker = {**_suite(16, len(cores), seconds, f"method={method}"), "cores": list(cores)}
         quick = method == "continual_backprop"

@@ -1,20 +1,16 @@
-"""Writes the benchmark: a table on the terminal, the same in Markdown, everything in JSON."""
+"""The tables of the training benchmark."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from analysis.throughput import summary
+from analysis.throughput.section import Section, Table
 from analysis.throughput.summary import Results, Spread
 
-Cells = Sequence[Sequence[str]]
+SIDE_BY_SIDE = 0.9
 MAIN_HEADER = (
     "mode",
     "suite, env steps/s",
@@ -48,27 +44,38 @@ class Report:
         self._overheads = summary.overheads(results, methods)
         self._budget = summary.budget(results)
         self._floors = summary.floors(results)
+        self._side_by_side = summary.side_by_side(results, len(cores))
 
-    def tables(self) -> list[tuple[str, Sequence[str], Cells]]:
+    def tables(self) -> list[Table]:
         """Title, header and cells of every table."""
         return [
-            ("PPO on the Ant: training speed", MAIN_HEADER, [_main_cells(r) for r in self._rows]),
-            (
+            Table(
+                "PPO on the Ant: training speed", MAIN_HEADER, [_main_cells(r) for r in self._rows]
+            ),
+            Table(
                 "Overhead",
                 ("feature", "overhead", "target"),
                 [(o.name, _percent(o.fraction, 2), _limit(o.limit)) for o in self._overheads],
             ),
-            (
+            Table(
+                "Two runs side by side, one core each",
+                ("mode", "sum / twice one run alone on its core", "target"),
+                [
+                    (name, _percent(value, 1), f"at least {100 * SIDE_BY_SIDE:.0f} %")
+                    for name, value in self._side_by_side.items()
+                ],
+            ),
+            Table(
                 "Where the time goes (16 x 128, everything on)",
                 ("part", "share of wall time"),
                 [(part, f"{100 * share:.1f} %") for part, share in self._budget.items()],
             ),
-            (
+            Table(
                 "Floor of this machine, all cores busy",
                 ("quantity", "median (min to max)"),
                 [(name, _number(value, 1)) for name, value in self._floors.items()],
             ),
-            (
+            Table(
                 "SB3, every row",
                 ("measurement", "env steps/s"),
                 [
@@ -79,51 +86,28 @@ class Report:
             ),
         ]
 
-    def show(self, console: Console) -> None:
-        """Print the tables."""
-        for title, header, cells in self.tables():
-            table = Table(*header, title=title, title_justify="left")
-            for row in cells:
-                table.add_row(*row)
-            console.print(table)
-        console.print(self.note())
-
     def note(self) -> str:
         """How the numbers came about, in a few sentences."""
         about = self._about
         return (
             f"{about['repeats']} interleaved repeats, windows of at least {about['seconds']} s "
-            f"after one warm-up rollout, cores {about['cores']}, {about['cpu']['model']}. Load "
-            f"before the start: {about['load_before']:.2f}; a load above 0.1 makes the numbers a "
-            "rough guide only. 2,048 transitions per rollout, 10 epochs, minibatches of 128, "
+            f"after one warm-up rollout, cores {about['cores']}. "
+            "2,048 transitions per rollout, 10 epochs, minibatches of 128, "
             "2 x 256 ReLU, Ant with 27 numbers at friction 1. Medians; in brackets smallest and "
             "largest, after the semicolon the 95 % bootstrap interval of the median."
         )
 
-    def write(self, folder: Path, command: str) -> list[Path]:
-        """Write `throughput.md` and `throughput.json`; returns their paths."""
-        folder.mkdir(parents=True, exist_ok=True)
-        lines = ["# Training speed", "", f"Made by `{command}`.", "", self.note(), ""]
-        for title, header, cells in self.tables():
-            lines += [f"## {title}", "", _markdown(header), _markdown(["---"] * len(header))]
-            lines += [*map(_markdown, cells), ""]
-        markdown, data = folder / "throughput.md", folder / "throughput.json"
-        markdown.write_text("\n".join(lines))
-        content = {
-            "command": command,
-            "about": self._about,
+    def section(self) -> Section:
+        """The tables with everything that they were made from."""
+        data = {
             "rows": [asdict(row) for row in self._rows],
             "overheads": [asdict(overhead) for overhead in self._overheads],
+            "side_by_side": {name: asdict(value) for name, value in self._side_by_side.items()},
             "budget": self._budget,
             "floors": {name: asdict(value) for name, value in self._floors.items()},
             "windows": self._results,
         }
-        data.write_text(json.dumps(content, indent=1) + "\n")
-        return [markdown, data]
-
-
-def _markdown(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+        return Section("ppo", "PPO on the Ant", self.note(), self.tables(), data)
 
 
 def _main_cells(row: summary.Row) -> tuple[str, ...]:

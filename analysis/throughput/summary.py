@@ -166,6 +166,18 @@ def _memory(repeats: Sequence[Windows]) -> float:
     return max(window["peak_memory_mib"] for windows in repeats for window in windows)
 
 
+def side_by_side(results: Results, num_cores: int) -> dict[str, Spread]:
+    """One run on each core: their sum over as many times one that has its core and no neighbour."""
+    found = {}
+    for envs in ("8 envs", "1 env"):
+        together, alone = f"{num_cores} x suite, {envs}", f"1 x suite, {envs}"
+        if together in results and alone in results:
+            pairs = zip(results[together], results[alone], strict=True)
+            shares = [rate(both) / (num_cores * rate(one)) for both, one in pairs]
+            found[f"{num_cores} runs, {envs}"] = spread(shares)
+    return found
+
+
 @dataclass(frozen=True)
 class Overhead:
     """What a feature costs, as a fraction of environment steps per second.

@@ -16,12 +16,34 @@ from typing import Any
 from analysis.throughput.agents_at_work import measure_sb3, measure_suite
 from analysis.throughput.floors import measure_physics, measure_products
 
-Measure = Callable[[Mapping[str, Any], Callable[[], None]], dict[str, float]]
+
+def _methods(settings: Mapping[str, Any], wait: Callable[[], None]) -> dict[str, Any]:
+    from analysis.throughput.methods import measure_in_worker
+
+    return measure_in_worker(settings, wait)
+
+
+def _updates(settings: Mapping[str, Any], wait: Callable[[], None]) -> dict[str, Any]:
+    from analysis.throughput.updates import measure_in_worker
+
+    return measure_in_worker(settings, wait)
+
+
+def _scaling(settings: Mapping[str, Any], wait: Callable[[], None]) -> dict[str, Any]:
+    from analysis.throughput.scaling import measure_in_worker
+
+    return measure_in_worker(settings, wait)
+
+
+Measure = Callable[[Mapping[str, Any], Callable[[], None]], dict[str, Any]]
 KINDS: dict[str, Measure] = {
     "suite": measure_suite,
     "sb3": measure_sb3,
     "physics": measure_physics,
     "products": measure_products,
+    "methods": _methods,
+    "updates": _updates,
+    "scaling": _scaling,
 }
 
 

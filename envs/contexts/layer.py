@@ -174,13 +174,12 @@ class ContextLayer(VectorWrapper):
         self, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Advance every environment by one step."""
-        if self._observation is None:  # restored
-            self._observation = self._inner.last_observation
+        answered = self._observation
+        if answered is None:  # restored
+            answered = self._inner.last_observation
         shown = self.context
         observation, reward, terminated, truncated, info = self.env.step(actions)
-        step = Step(
-            self.env, info, self._observation, actions, reward, terminated, truncated, shown
-        )
+        step = Step(self.env, info, answered, actions, reward, terminated, truncated, shown)
         self.provider.observe(step)
         info["next_context"] = self.context
         if self._resets_itself and step.ended.any():

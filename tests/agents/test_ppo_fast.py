@@ -10,6 +10,10 @@ from agents.parts import Parts
 from networks import mlp
 from networks.fused import FusedPerceptron
 from networks.fused_bfloat16 import BFloat16Perceptron
+from networks.heads import ValueFunction
+from networks.initializers import Initializer
+from networks.streams import Streams
+from networks.torso import ContextSpec
 from plasticity.optimizers import adam
 
 ROWS, NUM_ENVS, LENGTH = 64, 4, 32
@@ -76,12 +80,9 @@ def make(sizes=(16, 16), threads=1, seed=0, methods=None, network=None, **settin
 @pytest.mark.parametrize("inputs", [5, 16, 33])
 @pytest.mark.parametrize("rows", [8, 64])  # fewer and more than the head's layout changes at
 def test_passes_of_all_shapes_equal_autograd(inputs, rows):
-    agent = make()
-    network = type(agent.value)(
-        mlp.build(mlp.Config(hidden_sizes=[12, 20]), inputs, parts_context(), streams()),
-        head_initializer(),
-        streams(),
-    )
+    streams = Streams(0, "test/")
+    torso = mlp.build(mlp.Config(hidden_sizes=[12, 20]), inputs, ContextSpec(), streams)
+    network = ValueFunction(torso, Initializer(), streams)
     x = torch.randn(rows, inputs, generator=torch.Generator().manual_seed(0))
     grad = torch.randn(rows, 1, generator=torch.Generator().manual_seed(1))
     fused = FusedPerceptron(network, rows)
@@ -92,24 +93,6 @@ def test_passes_of_all_shapes_equal_autograd(inputs, rows):
         fused.backward(x, grad)
     for parameter, plain in zip(network.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, plain, rtol=1e-4, atol=1e-5)
-
-
-def parts_context():
-    from networks.torso import ContextSpec
-
-    return ContextSpec()
-
-
-def streams():
-    from networks.streams import Streams
-
-    return Streams(0, "test/")
-
-
-def head_initializer():
-    from networks.initializers import Initializer
-
-    return Initializer("lecun_uniform")
 
 
 def relative(difference, of):

@@ -15,6 +15,7 @@ from agents.baselines import UnequalEpisodes
 from agents.parts import NETWORKS, Parts
 from agents.ppo_steps import AutogradSteps, FusedSteps
 from agents.returns import normalized, normalized_in_minibatches, normalized_per_task
+from agents.update import NumericalFailure
 from configs.build import build_agent, build_environment
 from configs.compose import compose_run
 from configs.schema import ConfigurationError
@@ -299,6 +300,16 @@ def test_an_episode_that_ends_early_is_refused_by_name():
         world.step(agent, ends)
     before = weights(agent)
     with pytest.raises(UnequalEpisodes, match="this one of 12 steps has episodes of 3 to 6 steps"):
+        agent.update()
+    close(before, weights(agent), rtol=0, atol=0)
+
+
+def test_a_reward_that_is_no_number_stops_before_any_change():
+    agent, world = make(**REFERENCE), World()
+    world.fill(agent)
+    agent.rollout.reward[3, 1] = np.nan
+    before = weights(agent)
+    with pytest.raises(NumericalFailure, match="loss of the policy"):
         agent.update()
     close(before, weights(agent), rtol=0, atol=0)
 

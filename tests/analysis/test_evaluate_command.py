@@ -264,9 +264,7 @@ def test_an_episode_is_filmed(run):
     assert not np.array_equal(frames[0], frames[-1])
 
 
-def test_a_checkpoint_of_another_kind_of_world_is_refused_in_one_sentence(
-    trained, tmp_path, capsys
-):
+def test_a_checkpoint_of_another_kind_of_world_is_refused(trained, tmp_path, capsys):
     config = yaml.safe_load((trained / "config.yaml").read_text())
     config["env"] = {"kind": "meta_world", "benchmark": "mt10"}
     shutil.copytree(trained, tmp_path / "run")

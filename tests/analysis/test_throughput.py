@@ -1,7 +1,6 @@
 """The benchmark: windows, floors, equal work, ratios, and its real workers on tiny settings."""
 
 import itertools
-import json
 import time
 from dataclasses import replace
 
@@ -12,7 +11,7 @@ from rich.console import Console
 
 from analysis import cost_model
 from analysis.throughput import __main__ as command_line
-from analysis.throughput import agents_at_work, floors, plan, processes, report, summary
+from analysis.throughput import agents_at_work, floors, plan, ppo, processes, report, summary
 from analysis.throughput.window import Window
 from envs.locomotion import Config, make
 
@@ -85,8 +84,11 @@ def test_every_row_of_the_plan_has_a_name_and_cores_of_its_own():
     assert len({row.name for row in rows}) == len(rows)
     for row in rows:
         assert len(row.workers) in (1, 2)
-        if len(row.workers) == 2:  # side by side: single-threaded, one core each
-            assert [worker["cores"] for worker in row.workers] == [[0], [1]]
+        if (
+            row.name[0] in "12" or len(row.workers) == 2
+        ):  # side by side: single-threaded, one core each
+            expected = [[0], [1]][: len(row.workers)]
+            assert [worker["cores"] for worker in row.workers] == expected
             assert {worker["num_threads"] for worker in row.workers} == {1}
             assert all(worker["extra_lap"] for worker in row.workers)
     assert {r.name for r in rows if r.in_quick} >= {"suite, 8 envs", "SB3, 8 envs, 1 thread"}
@@ -214,18 +216,26 @@ def test_unequal_work_is_refused():
         summary.check_equal_work(results)
 
 
-def test_the_report_is_written_as_markdown_and_json(tmp_path):
-    about = {"repeats": 2, "seconds": 1.0, "cores": CORES, "cpu": {"model": "x"}}
-    written = report.Report(synthetic(), CORES, ["redo"], {**about, "load_before": 0.0})
-    markdown, data = written.write(tmp_path / "new", "python -m analysis.throughput")
-    text = markdown.read_text()
+def test_two_runs_side_by_side_against_twice_one():
+    results = synthetic()
+    results["1 x suite, 8 envs"] = [[training(5_000)], [training(4_500)]]
+    found = summary.side_by_side(results, num_cores=2)
+    assert list(found) == ["2 runs, 8 envs"]
+    assert (found["2 runs, 8 envs"].low, found["2 runs, 8 envs"].high) == (
+        pytest.approx(0.9),
+        pytest.approx(1.0),
+    )
+
+
+def test_the_section_holds_the_tables_and_all_raw_windows():
+    about = {"repeats": 2, "seconds": 1.0, "cores": CORES}
+    section = report.Report(synthetic(), CORES, ["redo"], about).section()
+    text = "\n".join(section.markdown())
     assert "| one run, 8 x 256 | 6,750 (6,000 to 7,500) | 68 (60 to 75) % | 3,000 |" in text
-    assert "Made by `python -m analysis.throughput`." in text
-    content = json.loads(data.read_text())
-    assert content["windows"]["suite, 8 envs"][0][0]["env_steps"] == 2_048
-    assert content["rows"][0]["ratio"]["median"] == pytest.approx(2.25)
+    assert section.data["windows"]["suite, 8 envs"][0][0]["env_steps"] == 2_048
+    assert section.data["rows"][0]["ratio"]["median"] == pytest.approx(2.25)
     console = Console(record=True, width=200)
-    written.show(console)
+    section.show(console)
     assert "share of floor" in console.export_text()
 
 
@@ -237,14 +247,14 @@ def test_repeats_are_interleaved_and_stop_in_time(monkeypatch):
         time.sleep(0.02)
         return [training(1_000)]
 
-    monkeypatch.setattr(command_line, "measure", fake)
+    monkeypatch.setattr(ppo, "run_processes", fake)
     rows = [replace(by_name("profile"), name=n, workers=({"kind": n},)) for n in ("a", "b")]
     rows = [replace(rows[0], max_repeats=1), replace(rows[1], max_repeats=None)]
     quiet = Console(quiet=True)
-    results = command_line.run(rows, 3, minutes=1.0, console=quiet)
+    results = ppo.run(rows, 3, minutes=1.0, console=quiet)
     assert order == ["a", "b", "b", "b"]
     assert [len(results[name]) for name in ("a", "b")] == [1, 3]
-    hurried = command_line.run(rows, 3, minutes=0.0, console=quiet)
+    hurried = ppo.run(rows, 3, minutes=0.0, console=quiet)
     assert len(hurried["b"]) == 1
 
 
@@ -253,3 +263,7 @@ def test_the_command_line_refuses_nonsense(capsys):
         command_line.parse(["--repeats", "0"])
     assert refused.value.code == 2
     assert "give at least 1" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command_line.parse(["--only", "ppo,marathon"])
+    assert "--only names marathon; choose from ppo, methods" in capsys.readouterr().err
+    assert command_line.parse(["--only", "sac,ppo"]).only == ["sac", "ppo"]

@@ -1,4 +1,4 @@
-"""Control arms of the dendrite comparison on both agents: what differs, and that nothing else does."""
+"""Control arms of the dendrite comparison on both agents: what differs, and nothing else does."""
 
 import functools
 from dataclasses import replace

@@ -1,5 +1,7 @@
 """Presets of the controlled comparison: what each arm changes, and that all of them build."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -23,6 +25,7 @@ PRESETS = {
     "dendritic_published": {
         "hidden_sizes": [2800, 2800],
         "dendritic_layers": [1],
+        "num_segments": 10,
         "weight_density": 0.9,
         "head_density": 0.9,
         "init": "published",
@@ -70,4 +73,6 @@ def test_the_matched_perceptron_has_the_width_the_formula_gives(head):
     network = head(main, *arguments, Initializer(), streams)
     live = live_parameters(network) - (8 if head is GaussianPolicy else 0)  # log_std
     width = matched_width(live, 27 + 9, 2, outputs)
-    assert preset("mlp_matched").hidden_sizes == [width, width]
+    matched = replace(preset("mlp_matched"), num_outputs=outputs)
+    torso = build(matched, 27, context)
+    assert [layer.num_units for layer in torso.layers] == [width, width]

@@ -80,7 +80,7 @@ def test_ewc_frees_renewed_entries():
 
 
 def test_fisher_of_a_gaussian_policy():
-    """Dendrites, acceptance 27. For a linear mean with unit spread F of a weight is E[x^2], of a bias 1."""
+    """Dendrites, acceptance 27. Linear mean, unit spread: F of a weight is E[x^2], of a bias 1."""
     network = policy(inputs=3)
     network.torso = nn.Identity()  # type: ignore[assignment]
     network.mean = nn.Linear(3, 2)  # type: ignore[assignment]

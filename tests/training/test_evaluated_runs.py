@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-
 from metaworld.policies import ENV_POLICY_MAP
 
 import evaluate
@@ -399,7 +398,8 @@ def measured(agent, run_dir, num_workers, rows_per_task):
         evaluator.close()
 
 
-@pytest.mark.parametrize("num_workers", [2, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", [2, 5])
 def test_results_do_not_depend_on_the_number_of_workers(trained, num_workers):
     restored = restore_on_tasks(trained, rows_per_task=3)
     found = restored.evaluator.measure(restored.agent, {})
@@ -500,6 +500,7 @@ sys.exit(evaluate.main(["run", sys.argv[1], "--goals", "1", "--video"]))
 
 
 @pytest.mark.gl
+@pytest.mark.slow
 def test_all_tasks_are_filmed_the_right_way_up(copied):
     try:
         backend = find_backend()

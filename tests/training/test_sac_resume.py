@@ -4,12 +4,14 @@ Through train.py on both worlds: stops by signal at any vector step (in the midd
 of an iteration, with the replay exactly full or just cleared), and kills.
 """
 
+import functools
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,22 +19,36 @@ import pytest
 
 import train
 from analysis.checkpoint import CheckpointStore
+from analysis.state_files import state_hash
+from configs.compose import compose_run
 
 REPOSITORY = Path(train.__file__).parent
 COMMON = ["log.figures=false", "log.tensorboard=false", "progress=false", "num_threads=1"]
-ANT = ["experiment=slippery_ant_sac_smoke", "log.log_every_iterations=1"]
+ANT = [
+    "experiment=slippery_ant_sac_smoke",
+    "total_steps=2048",
+    "env.switch_interval=768",
+    "agent.batch_size=32",
+    "agent.replay_size=1024",
+    "agent.warmup_steps=128",
+    "agent.steps_per_iteration=256",
+    "log.log_every_iterations=1",
+]
 ANT_ORACLE = [*ANT, "boundary=oracle", "agent.keep_last_n=300"]
 META_WORLD = [
     "experiment=mt10_smoke",
-    "log.final_evaluation=false",
-    "total_steps=3000",
+    "env.benchmark=custom",
+    "env.tasks=[reach-v3,drawer-close-v3]",
     "env.horizon=40",
     "env.num_goals=3",
+    "total_steps=600",
     "network.hidden_sizes=[16,16]",
-    "agent.batch_size=40",
-    "agent.replay_size=1500",
-    "agent.warmup_steps=500",
-    "agent.steps_per_iteration=500",
+    "agent.batch_size=32",
+    "agent.replay_size=300",
+    "agent.warmup_steps=100",
+    "agent.updates_per_env_step=0.25",
+    "agent.steps_per_iteration=100",
+    "log.final_evaluation=false",
 ]
 FILES = ("progress.csv", "events.jsonl", "episodes.csv")
 
@@ -42,8 +58,15 @@ def _no_reserve(monkeypatch):
     monkeypatch.setattr(CheckpointStore, "reserved_bytes", 0)
 
 
+@functools.cache
+def composed(*words):
+    return compose_run([*words, *COMMON])
+
+
 def run(root, words):
-    return train.main([*words, *COMMON, f"runs_root={root}"])
+    """What `python train.py <words> runs_root=<root>` does; composing is done once."""
+    found = composed(*words)
+    return train.run(replace(found, config=replace(found.config, runs_root=str(root))))
 
 
 def folder(root):
@@ -93,18 +116,28 @@ def stop_at(monkeypatch, env_steps):
 
 
 CASES = {
-    "half full, in an iteration": (ANT, 1_540, 1_540),
-    "exactly full": (ANT, 4_096, 4_096),
-    "full and wrapped": (ANT, 5_000, 4_096),
-    "just cleared": ([*ANT_ORACLE, "agent.buffer_on_switch=clear"], 2_072, 24),
-    "cut at the switch": ([*ANT_ORACLE, "agent.buffer_on_switch=keep_last_n"], 4_300, 504),
-    "tasks, exactly full": (META_WORLD, 1_500, 1_500),
-    "tasks, in an episode": (META_WORLD, 1_730, 1_500),
-    "tasks, in the warm-up": (META_WORLD, 250, 250),
+    "half full, in an iteration": (ANT, 500, 500),
+    "exactly full": (ANT, 1_024, 1_024),
+    "full and wrapped": (ANT, 1_700, 1_024),
+    "just cleared": ([*ANT_ORACLE, "agent.buffer_on_switch=clear"], 780, 12),
+    "cut at the switch": ([*ANT_ORACLE, "agent.buffer_on_switch=keep_last_n"], 1_600, 364),
+    "tasks, exactly full": (META_WORLD, 300, 300),
+    "tasks, in an episode": (META_WORLD, 346, 300),
+    "tasks, in the warm-up": (META_WORLD, 50, 50),
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+SLOW = (
+    "half full, in an iteration",
+    "full and wrapped",
+    "cut at the switch",
+    "tasks, in the warm-up",
+)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in CASES]
+)
 def test_a_stopped_run_goes_on_in_the_same_bits(name, undisturbed, tmp_path, monkeypatch):
     words, env_steps, stored = CASES[name]
     with monkeypatch.context() as patch:
@@ -120,14 +153,14 @@ def test_a_stopped_run_goes_on_in_the_same_bits(name, undisturbed, tmp_path, mon
 def test_the_replay_is_part_of_what_is_compared(tmp_path, monkeypatch):
     """One transition changed in the checkpoint leads to another end."""
     with monkeypatch.context() as patch:
-        stop_at(patch, 1_500)
+        stop_at(patch, 250)
         assert run(tmp_path / "a", META_WORLD) == train.EXIT_SIGNAL
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     assert run(tmp_path / "a", META_WORLD) == train.EXIT_DONE
     original = train.Training._restore
 
     def forgetful(self, state):
-        state["agent"]["replay"]["rows"][7] += 1.0
+        state["agent"]["replay"]["rows"][7:200] += 1.0
         original(self, state)
 
     monkeypatch.setattr(train.Training, "_restore", forgetful)
@@ -163,11 +196,12 @@ def kill_after(root, words, env_steps):
         process.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "env_steps"),
     [
-        pytest.param(ANT, 3_000, id="ant", marks=pytest.mark.slow),
-        pytest.param(META_WORLD, 1_500, id="tasks"),
+        pytest.param(ANT, 1_100, id="ant"),
+        pytest.param(META_WORLD, 300, id="tasks"),
     ],
 )
 def test_a_killed_run_goes_on_in_the_same_bits(words, env_steps, undisturbed, tmp_path):
@@ -179,15 +213,19 @@ def test_a_killed_run_goes_on_in_the_same_bits(words, env_steps, undisturbed, tm
     assert ending(tmp_path) == undisturbed(words)
 
 
-def test_half_and_half_equals_the_whole(undisturbed, tmp_path):
+@pytest.mark.slow
+def test_half_and_half_equals_the_whole(tmp_path):
     """A run of k steps, lengthened to 2k, against a run of 2k: the length is no part of SAC."""
-    half = [word if word != "total_steps=3000" else "total_steps=1500" for word in META_WORLD]
+    half = [word if word != "total_steps=600" else "total_steps=300" for word in META_WORLD]
     where = [f"run_dir={tmp_path}/run"]
     assert run(tmp_path, [*half, *where]) == train.EXIT_DONE
     assert run(tmp_path, [*META_WORLD, *where, "accept_change=true"]) == train.EXIT_DONE
-    checkpoint = CheckpointStore(tmp_path / "run" / "checkpoints").load_latest()
-    steps, state_hash, rows = undisturbed(META_WORLD)
-    assert (checkpoint.env_steps, checkpoint.manifest["state_hash"]) == (steps, state_hash)
+    lengthened = CheckpointStore(tmp_path / "run" / "checkpoints").load_latest()
+    assert run(tmp_path / "whole", META_WORLD) == train.EXIT_DONE
+    whole, rows = newest(tmp_path / "whole"), ending(tmp_path / "whole")[2]
+    assert lengthened.env_steps == whole.env_steps == 600
+    for part in ("agent", "env", "loop"):  # the recorder knows of the accepted change
+        assert state_hash(lengthened.state[part]) == state_hash(whole.state[part]), part
     for name in ("progress.csv", "episodes.csv"):
         assert (tmp_path / "run" / name).read_bytes() == rows[name], name
 
@@ -198,29 +236,28 @@ def test_half_and_half_equals_the_whole(undisturbed, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([*ANT, "agent.replay_size=32"], "agent.replay_size is 32; give at least agent.batch_size"),
-        ([*META_WORLD, "agent.replay_size=40", "agent.batch_size=35"], None),
+        ([*ANT, "agent.replay_size=31"], "agent.replay_size is 31; give at least agent.batch_size"),
+        ([*META_WORLD, "agent.replay_size=40", "agent.batch_size=39"], None),
         (
-            [*META_WORLD, "agent.replay_size=39", "agent.batch_size=35"],
+            [*META_WORLD, "agent.replay_size=39", "agent.batch_size=39"],
             "agent.replay_size=39 is too small for a minibatch of 40 transitions",
         ),
         (
             [*META_WORLD, "agent.task_balanced_batches=independent", "agent.batch_size=45"],
-            "agent.batch_size=45 is no multiple of the 10 environments",
+            "agent.batch_size=45 is no multiple of the 2 environments",
         ),
         ([*ANT, "agent.temperature_per_task=true"], "needs a one-hot context"),
         ([*ANT, "agent.buffer_on_switch=clear"], "acts at task changes; set boundary=oracle"),
         ([*ANT, "agent.buffer_on_switch=forget"], "it must be one of keep, clear, keep_last_n"),
-        ([*ANT, "agent.warmup_steps=6144"], "leaves nothing of total_steps=6,144"),
+        ([*ANT, "agent.warmup_steps=2048"], "leaves nothing of total_steps=2,048"),
         ([*META_WORLD, "agent.critic_clipping=joint"], "which is null; give it a value above 0"),
     ],
 )
 def test_bad_input_gets_one_sentence_and_leaves_nothing(words, message, tmp_path, capsys):
-    if message is None:  # the smallest replay that is enough
-        words, expected = [*words, "total_steps=600"], train.EXIT_DONE
-    else:
-        expected = train.EXIT_CONFIGURATION
-    assert run(tmp_path, words) == expected
+    arguments = [*words, *COMMON, f"runs_root={tmp_path}"]
+    # None: the smallest replay that is enough
+    expected = train.EXIT_DONE if message is None else train.EXIT_CONFIGURATION
+    assert train.main(arguments) == expected
     error = capsys.readouterr().err
     if message is not None:
         assert message in error
@@ -230,9 +267,9 @@ def test_bad_input_gets_one_sentence_and_leaves_nothing(words, message, tmp_path
 
 def test_a_checkpoint_of_another_replay_size_is_refused(tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
-        stop_at(patch, 1_000)
+        stop_at(patch, 200)
         assert run(tmp_path, [*META_WORLD, f"run_dir={tmp_path}/run"]) == train.EXIT_SIGNAL
-    other = [*META_WORLD, "agent.replay_size=800", f"run_dir={tmp_path}/run", "accept_change=true"]
+    other = [*META_WORLD, "agent.replay_size=250", f"run_dir={tmp_path}/run", "accept_change=true"]
     assert run(tmp_path, other) == train.EXIT_CONFIGURATION
     assert "agent.replay_size" in capsys.readouterr().err
     assert np.isfinite(newest_size(tmp_path / "run"))
