@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from agents.base import Agent, Transition
 from agents.learner_threads import LearnerThreads
 from agents.parts import Parts
 from agents.replay import Batch, Columns, Replay
+from agents.sac_capture import CapturedSACSteps, CudaGraph, obstacle
 from agents.sac_config import Config, check_together, resolved, roundings
 from agents.sac_fused import FusedSACSteps
 from agents.sac_losses import squashed_sample
@@ -117,9 +118,7 @@ class SAC(Agent):
         self.updates = updates
         self._threads = LearnerThreads(parts.num_threads if self.device.type == "cpu" else 1)
         entropy = config.target_entropy
-        fast = config.fast_path and FusedSACSteps.supports(updates)
-        make_steps = functools.partial(FusedSACSteps, config.batch_size) if fast else SACSteps
-        self._steps: SACSteps = make_steps(
+        self._steps = self._make_steps(config)(
             self.actor,
             self.targets,
             updates,
@@ -133,6 +132,18 @@ class SAC(Agent):
             ),
             self._threads,
         )
+
+    def _make_steps(self, config: Config) -> Callable[..., SACSteps]:
+        """The fastest way to make gradient steps that device, networks and methods allow."""
+        on_cpu = self.device.type == "cpu"
+        reason = "agent.device is cpu" if on_cpu else obstacle(self.updates)
+        if config.capture == "on" and reason is not None:
+            raise ValueError(f"agent.capture=on is not possible: {reason}; set agent.capture=auto")
+        if on_cpu and config.fast_path and FusedSACSteps.supports(self.updates):
+            return functools.partial(FusedSACSteps, config.batch_size)
+        if config.capture != "off" and reason is None:
+            return functools.partial(CapturedSACSteps, CudaGraph)
+        return SACSteps
 
     # Interaction ---------------------------------------------------------------------------
 
@@ -332,6 +343,7 @@ class SAC(Agent):
             if saved.shape == generator.get_state().shape:
                 generator.set_state(saved)
         self.replay.load_state_dict(state["replay"])
+        self._steps.forget()
         self._sums.copy_(state["sums"])
         self.clock.load_state_dict(state["clock"])
         self.iteration = self.clock.iteration
@@ -355,6 +367,7 @@ class SAC(Agent):
             self.temperature.load_state(state["temperature"], "optimizer" not in fresh_parts)
         if "replay" not in fresh_parts:
             self.replay.load_state_dict(state["replay"])
+        self._steps.forget()
 
     def close(self) -> None:
         """End the learner thread."""

@@ -50,6 +50,8 @@ class Config:
         steps_per_iteration: Environment steps whose gradient steps make one iteration, the unit
             of all log periods; 2,048 are one rollout of the reference PPO.
         device: `cpu` or `cuda`: where networks, replay and updates live.
+        capture: Whether a GPU replays gradient steps from a CUDA graph: `auto` where optimizer and
+            methods allow it, `on` refuses what does not, `off`. The arithmetic is the same.
         fast_path: On the CPU, run the critics through a hand-written pass where they and their
             methods allow it; results then differ from autograd's by floating-point reordering
             only.
@@ -80,6 +82,7 @@ class Config:
     steps_per_iteration: int = 2_048
     device: Literal["cpu", "cuda"] = "cpu"
     fast_path: bool = True
+    capture: Literal["auto", "on", "off"] = "auto"
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.discount <= 1.0:

@@ -73,7 +73,11 @@ class Temperature(nn.Module):
         self.log_temperature = nn.Parameter(values)
         self.per_task = num_tasks > 0
         self.optimizer = torch.optim.Adam(
-            [self.log_temperature], lr=learning_rate, eps=epsilon, fused=True
+            [self.log_temperature],
+            lr=learning_rate,
+            eps=epsilon,
+            fused=True,
+            capturable=device.type == "cuda",  # a CUDA graph may hold its step
         )
 
     def log_of(self, context: Tensor | None) -> Tensor:
@@ -275,6 +279,9 @@ class SACSteps:
         self._mirror_edits(index)
         with torch.no_grad():
             torch._foreach_lerp_(self._averages[index], self._values[index], self._settings.tau)
+
+    def forget(self) -> None:
+        """Hear that tensors may have been replaced; only captured steps remember any."""
 
     def mirror_edits(self) -> None:
         """Repeat in targets and temperature what methods have just done to their networks."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from gymnasium.spaces import Box
 from stable_baselines3.common.vec_env import VecEnv
@@ -20,6 +20,11 @@ class Shape:
         num_envs: Environments stepped together while training.
         action_low: Lower bounds of an action.
         action_high: Upper bounds.
+        context_discrete: Whether the context is a one-hot vector (see `envs.base.EnvInfo`, also
+            for the fields below).
+        gate_context_dim: Length of the part of the context that only hidden layers see.
+        gate_context_discrete: Whether that part is a one-hot vector.
+        num_tasks: Tasks stepped side by side.
     """
 
     observation_dim: int
@@ -28,6 +33,10 @@ class Shape:
     num_envs: int
     action_low: list[float]
     action_high: list[float]
+    context_discrete: bool = True
+    gate_context_dim: int = 0
+    gate_context_discrete: bool = True
+    num_tasks: int = 1
 
     @classmethod
     def of(cls, env: VecEnv) -> Shape:
@@ -49,4 +58,12 @@ class Shape:
             env.num_envs,
             actions.low.tolist(),
             actions.high.tolist(),
+            **_context_kind(env),
         )
+
+
+def _context_kind(env: VecEnv) -> dict[str, Any]:
+    """What our own worlds say about their contexts; nothing where the environment is foreign."""
+    info = getattr(getattr(env, "envs", None), "info", None)
+    names = ("context_discrete", "gate_context_dim", "gate_context_discrete", "num_tasks")
+    return {name: getattr(info, name) for name in names if hasattr(info, name)}

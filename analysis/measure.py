@@ -70,9 +70,7 @@ def measure_activity(
     for group in groups:
         values = features[group.name]
         functions: dict[str, Callable[[], float]] = {
-            "dormant_fraction": functools.partial(
-                _dormant_fraction, group, values, context_ids
-            ),
+            "dormant_fraction": functools.partial(_dormant_fraction, group, values, context_ids),
             "dead_fraction": functools.partial(diagnostics.dead_fraction, values),
             "tau_dormant_fraction": functools.partial(
                 diagnostics.tau_dormant_fraction, values, TAU

@@ -23,6 +23,8 @@ class Choices(Protocol):
     """What is measured, and how often; see `configs.run.LogConfig`."""
 
     @property
+    def log_every_iterations(self) -> int: ...
+    @property
     def ranks_every_iterations(self) -> int: ...
     @property
     def all_ranks_every_iterations(self) -> int: ...
@@ -63,7 +65,8 @@ class NetworkMeasures:
         self._learning = LearningMeasures(agent, inputs)
         period, self._trainability = choices.trainability_steps, None
         if inputs is not None and period is not None:
-            self._trainability = TrainabilityMeasures(period, inputs)
+            rows_every = choices.log_every_iterations
+            self._trainability = TrainabilityMeasures(period, rows_every, inputs)
         self._histories = UnitHistories(folder, agent) if choices.unit_histories else None
         self._groups = self._unit_groups()
         self._row: dict[str, float] = {}
@@ -111,7 +114,7 @@ class NetworkMeasures:
                 self._measure("probe", name, self._probe_inputs(name), iteration)
             self._row.update(measure.measure_weights(name, network))
         self._learning.begin()
-        if self._trainability is not None and self._trainability.is_due(env_steps):
+        if self._trainability is not None and self._trainability.is_due(env_steps, iteration):
             self._row.update(self._trainability.measure(networks, self.reasons))
 
     def see(self, event: Mapping[str, Any]) -> None:

@@ -22,25 +22,32 @@ class TrainabilityMeasures:
 
     Args:
         period: Environment steps between two probes.
+        rows_every: Iterations between two rows.
         inputs: Inputs of one network on the fixed sample set.
         settings: Protocol of the probe.
     """
 
-    def __init__(self, period: int, inputs: Inputs, settings: Settings | None = None) -> None:
+    def __init__(
+        self, period: int, rows_every: int, inputs: Inputs, settings: Settings | None = None
+    ) -> None:
+        self._rows_every = rows_every
         self._period, self._inputs, self._settings = period, inputs, settings or Settings()
         self._references: dict[str, Any] = {}
         self._probes: dict[str, TrainabilityProbe] = {}
-        self._last_row = 0
+        self._last_row = (0, 0)  # environment steps and iteration
 
     def columns(self, networks: Mapping[str, Network]) -> list[str]:
         """Names of what `measure` returns."""
         return [f"probe/{name}/all/{metric}" for name in networks for metric in METRICS]
 
-    def is_due(self, env_steps: int) -> bool:
-        """Whether a row at `env_steps` is to have the probe; call once for every row."""
-        first, interval = self._last_row == 0, env_steps - self._last_row
-        self._last_row = env_steps
-        return first or (env_steps + interval) // self._period > env_steps // self._period
+    def is_due(self, env_steps: int, iteration: int) -> bool:
+        """Whether this row is to have the probe; call once for every row."""
+        last_steps, last_iteration = self._last_row
+        self._last_row = (env_steps, iteration)
+        steps_per_iteration = (env_steps - last_steps) / (iteration - last_iteration)
+        to_next_row = self._rows_every - iteration % self._rows_every
+        next_row = env_steps + steps_per_iteration * to_next_row
+        return last_iteration == 0 or next_row // self._period > env_steps // self._period
 
     def measure(self, networks: Mapping[str, Network], reasons: dict[str, str]) -> dict[str, float]:
         """Probe copies of all networks; takes seconds.
@@ -72,7 +79,7 @@ class TrainabilityMeasures:
         known = {name: p.reference for name, p in self._probes.items() if p.reference is not None}
         references = {**self._references, **known}
         return {
-            "last_row": self._last_row,
+            "last_row": list(self._last_row),
             "references": {
                 name: torch.tensor(scores, dtype=torch.float64)
                 for name, scores in references.items()
@@ -81,7 +88,7 @@ class TrainabilityMeasures:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self._last_row = int(state["last_row"])
+        self._last_row = (int(state["last_row"][0]), int(state["last_row"][1]))
         self._references = {
             name: [[tuple(pair) for pair in fresh] for fresh in scores.tolist()]
             for name, scores in state["references"].items()

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import MISSING, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from configs.run import EXECUTION_KEYS, RunConfig, load_run
@@ -21,6 +21,7 @@ from configs.schema import ConfigurationError, flat, to_plain, unknown_key
 from networks.registry import suggestion
 
 CONFIG_FOLDER = Path(__file__).resolve().parent
+REQUIRED = "required"  # what a preset says in place of a checkpoint that it needs
 GROUPS = ("agent", "env", "context", "network", "optimizer", "method", "arm", "experiment")
 
 
@@ -55,7 +56,7 @@ def compose_run(overrides: Sequence[str]) -> Composed:
     values, choices = _compose(overrides)
     _check_arm(choices, overrides)
     config = load_run(values)
-    if config.init_from == MISSING:
+    if config.init_from == REQUIRED:
         raise ConfigurationError(
             f"experiment={choices.get('experiment')} starts from a checkpoint; name it, as in "
             "init_from=runs/.../checkpoints/step-000002000000"

@@ -77,6 +77,23 @@ class ReplacementCounter:
             self._maturing.append((self.calls + self.maturity_threshold + 1, due))
         return due
 
+    def is_due_next(self) -> bool:
+        """Whether the next `advance` may return more than 0; nothing is counted or drawn.
+
+        `bernoulli` draws, so every call with an eligible unit may.
+        """
+        eligible = self.eligible
+        for call, count in self._maturing:
+            if call > self.calls + 1:
+                break
+            eligible += count
+        if not eligible or self.count_mode == "bernoulli":
+            return bool(eligible)
+        accumulated = self.accumulator + self.replacement_rate * eligible
+        if self.count_mode == "accumulate_strict":
+            return accumulated > 1.0 + ROUNDING
+        return math.floor(accumulated + ROUNDING) > 0
+
     def _due(self, rate: float, generator: torch.Generator | None) -> int:
         if self.count_mode == "bernoulli":
             if generator is None:

@@ -95,8 +95,9 @@ def group_arms(members: Sequence[Member]) -> list[Arm]:
         settings = json.dumps(learning_settings(member.config), sort_keys=True)
         groups.setdefault(settings, []).append(member)
     ordered = sorted(groups.values(), key=lambda group: str(group[0].path))
-    names = _names([group[0].identity for group in ordered])
-    by_names = _fresh_of([group[0].identity for group in ordered], names)
+    identities = [_identity(group[0]) for group in ordered]
+    names = _names(identities)
+    by_names = _fresh_of(identities, names)
     fresh = [
         _same_but_fresh(group[0].config, ordered, names) or named
         for group, named in zip(ordered, by_names, strict=True)
@@ -135,6 +136,13 @@ def _names(identities: Sequence[Mapping[str, Any]]) -> list[str]:
         seen[name] += 1
         numbered.append(f"{name}-{seen[name]}")
     return numbered
+
+
+def _identity(member: Member) -> dict[str, Any]:
+    """Of one run; its arm says `fresh_` where the settings alone make it a fresh copy."""
+    arm, fresh = str(member.identity["arm"]), bool(member.config.get("fresh_at_switch"))
+    prefix = _FRESH if fresh and not arm.startswith(_FRESH) else ""
+    return {**member.identity, "arm": prefix + arm}
 
 
 def _same_but_fresh(

@@ -106,6 +106,7 @@ class SACLearner:
         sizes: Observation, action and one-hot context.
         methods: Method id -> configuration.
         fast_path: As `agent.fast_path`.
+        capture: As `agent.capture`.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class SACLearner:
         sizes: tuple[int, int, int] = (39, 4, 0),
         methods: Any = None,
         fast_path: bool = True,
+        capture: str = "auto",
     ) -> None:
         from agents import sac
         from agents.parts import Parts
@@ -142,6 +144,7 @@ class SACLearner:
             warmup_steps=0,
             device=device,  # type: ignore[arg-type]
             fast_path=fast_path,
+            capture=capture,  # type: ignore[arg-type]
         )
         self.agent: Any = sac.build(config, parts)
         self._fill(observation, action, context)

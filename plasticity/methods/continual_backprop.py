@@ -216,6 +216,15 @@ class ContinualBackprop(Recycler):
         """Count this call and renew what is due: all groups select before any is edited."""
         self._replace_due(optimizer)
 
+    @property
+    def has_fixed_shape(self) -> bool:
+        """Whether a step in which no unit is due may be captured, see `is_due_next`."""
+        return self._stacked is not None and self.config.count_mode != "bernoulli"
+
+    def is_due_next(self) -> bool:
+        """Whether the next step will renew a unit; known without looking at the device."""
+        return any(counter.is_due_next() for counter in self.counters.values())
+
     def _update_utilities(self, activations: Mapping[str, Tensor]) -> None:
         # No no_grad block here, which costs as much as a small operation: nothing has a graph.
         if self._stacked is None or not self._stacked.update(activations):

@@ -11,6 +11,7 @@ import torch
 import train
 from analysis.checkpoint import CheckpointStore
 from analysis.compare.arms import group_arms
+from analysis.compare.flags import method_flags
 from analysis.compare.members import find_members
 from configs.build import build_probe
 from configs.compose import compose_run, presets
@@ -121,7 +122,7 @@ def stop_and_go_on(root, monkeypatch, at, *words):
 # The oracle --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("agent", ["ppo", "sac"])
+@pytest.mark.parametrize("agent", ["ppo", pytest.param("sac", marks=pytest.mark.slow)])
 def test_the_oracle_is_the_baseline_until_the_first_switch_and_then_begins_anew(agent, tmp_path):
     assert run(tmp_path / "oracle", *TINY[agent], "arm=fresh_oracle") == train.EXIT_DONE
     assert run(tmp_path / "plain", *TINY[agent], "arm=standard") == train.EXIT_DONE
@@ -140,8 +141,15 @@ def test_the_oracle_is_the_baseline_until_the_first_switch_and_then_begins_anew(
     assert [int(r["iteration"]) for r in ours] == sorted(int(r["iteration"]) for r in ours)
 
 
-@pytest.mark.parametrize("agent", ["ppo", "sac"])
-@pytest.mark.parametrize("at", [640, 900])
+@pytest.mark.parametrize(
+    ("agent", "at"),
+    [
+        ("ppo", 640),
+        ("sac", 900),
+        pytest.param("ppo", 900, marks=pytest.mark.slow),
+        pytest.param("sac", 640, marks=pytest.mark.slow),
+    ],
+)
 def test_an_interrupted_oracle_ends_in_the_same_bits(agent, at, tmp_path, monkeypatch):
     words = [*TINY[agent], "arm=fresh_oracle"]
     assert run(tmp_path / "whole", *words) == train.EXIT_DONE
@@ -171,17 +179,19 @@ def test_the_oracle_itself_is_the_plain_arm():
 
 def test_comparisons_find_whose_fresh_copy_a_run_is(tmp_path):
     group = [*TINY["ppo"], "total_steps=256", "env.switch_interval=256", "log.diagnostics=false"]
-    arms = (["arm=standard"], ["arm=fresh_oracle"], ["arm=l2"], ["arm=fresh_l2"], ["arm=ns_adam"])
     by_setting = ["arm=ns_adam", "boundary=oracle", "fresh_at_switch=true"]
-    for arm in (*arms, by_setting):
+    for arm in (["arm=standard"], ["arm=fresh_oracle"], ["arm=ns_adam"], by_setting):
         assert run(tmp_path, *group, *arm) == train.EXIT_DONE
-    found = {arm.name: arm.fresh_of for arm in group_arms(find_members([tmp_path]))}
-    copies = {name: of for name, of in found.items() if of is not None}
-    assert len(found) == 6
-    by_arm = {name.rpartition("mlp-")[2]: of.rpartition("mlp-")[2] for name, of in copies.items()}
-    assert by_arm.pop("fresh_oracle") == "standard"
-    assert by_arm.pop("fresh_l2") == "l2"
-    assert list(by_arm.values()) == ["ns_adam"]
+    members = find_members([tmp_path])
+    assert {arm.name: arm.fresh_of for arm in group_arms(members)} == {
+        "standard": None,
+        "fresh_oracle": "standard",
+        "ns_adam": None,
+        "fresh_ns_adam": "ns_adam",
+    }
+    flags = {member.identity["arm"]: method_flags(member.config) for member in members}
+    assert flags["fresh_oracle"] == (True, "all")
+    assert flags["standard"] == (False, "no")
 
 
 def test_a_setting_that_came_later_does_not_change_older_runs():
@@ -215,11 +225,12 @@ def test_a_finished_run_has_a_row_at_its_end(tmp_path, monkeypatch):
     assert files(directory(tmp_path / "cut")) == files(whole)
 
 
+@pytest.mark.slow
 def test_a_run_made_longer_goes_on_without_the_old_last_row(tmp_path):
     words = [*TINY["ppo"], "log.log_every_iterations=4", "log.ranks_every_iterations=4"]
     assert run(tmp_path / "long", *words, "total_steps=3072") == train.EXIT_DONE
-    assert run(tmp_path / "short", *words, "total_steps=1280") == train.EXIT_DONE
-    assert int(rows(directory(tmp_path / "short"))[-1]["env_steps"]) == 1280
+    assert run(tmp_path / "short", *words, "total_steps=1536") == train.EXIT_DONE
+    assert int(rows(directory(tmp_path / "short"))[-1]["env_steps"]) == 1536
     folder = directory(tmp_path / "short")
     grown = [f"run_dir={folder}", "accept_change=true", "total_steps=3072"]
     assert run(tmp_path / "short", *words, *grown) == train.EXIT_DONE
@@ -227,6 +238,7 @@ def test_a_run_made_longer_goes_on_without_the_old_last_row(tmp_path):
     assert (folder / "progress.csv").read_bytes() == (long / "progress.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_begun_by_an_earlier_version_keeps_its_columns(tmp_path, monkeypatch, capsys):
     """Diagnostics that came later are left out of a file that goes on."""
     from analysis.network_measures import NetworkMeasures
@@ -276,10 +288,10 @@ def same(left, right):
     return np.array_equal(left, right)
 
 
-@pytest.mark.parametrize("agent", ["ppo", "sac"])
+@pytest.mark.parametrize("agent", ["ppo", pytest.param("sac", marks=pytest.mark.slow)])
 def test_a_run_is_the_same_with_and_without_the_probe(agent, tmp_path, quick_probe):
     words = [*TINY[agent], "method=[redo]", "method.redo.period=4"]
-    assert run(tmp_path / "probed", *words, "log.trainability_steps=640") == train.EXIT_DONE
+    assert run(tmp_path / "probed", *words, "log.trainability_steps=1280") == train.EXIT_DONE
     assert run(tmp_path / "plain", *words) == train.EXIT_DONE
     assert same(learned(tmp_path / "probed"), learned(tmp_path / "plain"))
     probed, plain = (rows(directory(tmp_path / name)) for name in ("probed", "plain"))
@@ -291,11 +303,10 @@ def test_a_run_is_the_same_with_and_without_the_probe(agent, tmp_path, quick_pro
         f"probe/{name}/all/trainability_gap{end}" for name in networks for end in ("", "_final")
     }
     measured = [int(row["env_steps"]) for row in probed if row[min(names)]]
-    # In the first row, and in the last row before every multiple of 640.
-    last = max(int(row["env_steps"]) for row in probed if int(row["env_steps"]) <= 640)
-    assert measured[0] == int(probed[0]["env_steps"])
-    assert last in measured
-    assert len(measured) < len(probed)
+    # In the first row, and in the last one that was begun before step 1280.
+    steps = [int(row["env_steps"]) for row in probed]
+    assert measured == [steps[0], steps[2]]
+    assert len(steps) == 4
     assert all(np.isfinite(float(row[min(names)])) for row in probed if row[min(names)])
 
 
@@ -317,7 +328,15 @@ RECYCLERS = {
 }
 
 
-@pytest.mark.parametrize("method", list(RECYCLERS))
+@pytest.mark.parametrize(
+    "method",
+    [
+        "continual_backprop",
+        "redo",
+        pytest.param("regrama", marks=pytest.mark.slow),
+        pytest.param("snr", marks=pytest.mark.slow),
+    ],
+)
 def test_unit_histories_follow_every_recycler(method, tmp_path):
     words = [*TINY["ppo"], f"method=[{method}]", "log.unit_histories=true"]
     words += [f"method.{method}.{setting}" for setting in RECYCLERS[method]]
