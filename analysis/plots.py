@@ -27,6 +27,7 @@ from analysis.run_files import (
     read_regimes,
 )
 from analysis.storage import StorageError, temporary_name
+from analysis.unit_figures import draw_units
 
 __all__ = ["draw_run", "return_bins", "run_figure", "save_figure"]
 
@@ -96,7 +97,7 @@ def draw_run(run_dir: Path | str) -> list[Path]:
         run_dir: Run directory.
 
     Returns:
-        The files written, PNG and SVG.
+        The files written, PNG and SVG; with those of the unit histories where the run keeps any.
 
     Raises:
         NotARun: The path is not a run directory, or its files are damaged.
@@ -105,7 +106,8 @@ def draw_run(run_dir: Path | str) -> list[Path]:
     path = Path(run_dir)
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         figure = run_figure(path)
-        return [save_figure(figure, path / "figures" / f"run.{kind}") for kind in ("png", "svg")]
+        files = [save_figure(figure, path / "figures" / f"run.{kind}") for kind in ("png", "svg")]
+    return [*files, *draw_units(path, STYLE)]
 
 
 def run_figure(run_dir: Path) -> Figure:

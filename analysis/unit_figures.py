@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib as mpl
@@ -12,8 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.run_files import NotARun
-from analysis.unit_histories import FILE, METRICS
+from analysis.unit_log import UnitLog, read_unit_log
 
 QUIET = "#8c8c8c"
 TITLES = {
@@ -23,55 +20,6 @@ TITLES = {
     "saturation": "saturated share",
 }
 _LOGARITHMIC = ("utility", "age", "gradient")
-
-
-@dataclass(frozen=True)
-class UnitLog:
-    """Contents of a file of unit histories.
-
-    Attributes:
-        groups: `<network>/<layer>` of every group.
-        num_units: Units of every group.
-        env_steps: (snapshots,) when they were taken.
-        values: Metric -> (snapshots, units of all groups).
-        moved_bins: (groups, bins) lives by floor(log2(gradient steps until outgoing weights moved)).
-        ended_before: (groups,) lives that ended before that.
-    """
-
-    groups: tuple[str, ...]
-    num_units: tuple[int, ...]
-    env_steps: np.ndarray
-    values: dict[str, np.ndarray]
-    moved_bins: np.ndarray
-    ended_before: np.ndarray
-
-    def of(self, metric: str, group: int) -> np.ndarray:
-        """(snapshots, units) of one group."""
-        start = sum(self.num_units[:group])
-        return self.values[metric][:, start : start + self.num_units[group]]
-
-
-def read_unit_log(run_dir: Path) -> UnitLog | None:
-    """Unit histories of a run, None where it keeps none.
-
-    Raises:
-        NotARun: The file is damaged.
-    """
-    path = run_dir / FILE
-    if not path.is_file():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return UnitLog(
-                tuple(str(name) for name in arrays["groups"]),
-                tuple(int(count) for count in arrays["num_units"]),
-                arrays["env_steps"],
-                {metric: arrays[metric] for metric in METRICS},
-                arrays["moved_bins"],
-                arrays["ended_before"],
-            )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise NotARun(f"{path} is damaged: {error}") from error
 
 
 def unit_figure(log: UnitLog) -> Figure | None:
@@ -108,8 +56,7 @@ def _draw_map(
         values = np.where(np.isfinite(values), values, math.nan)
     axes.set_yticks([])
     if np.isnan(values).all():
-        axes.text(0.5, 0.5, "not measured", ha="center", va="center", color=QUIET, fontsize=7)
-        axes.set_xticks([])
+        _say(axes, "not measured")
         return
     edges = np.concatenate(([0.0], env_steps.astype(float)))
     mesh = axes.pcolormesh(
@@ -118,10 +65,18 @@ def _draw_map(
     figure.colorbar(mesh, ax=axes, pad=0.01, aspect=12)
 
 
+def _say(axes: Axes, text: str) -> None:
+    axes.text(0.5, 0.5, text, ha="center", va="center", color=QUIET, fontsize=7)
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
 def _draw_moves(axes: Axes, bins: np.ndarray, ended_before: int) -> None:
     """Histogram of the steps until a fresh unit was read, in powers of two."""
     if not bins.sum() + ended_before:
-        axes.text(0.5, 0.5, "no unit was renewed", ha="center", va="center", color=QUIET, fontsize=7)
+        axes.text(
+            0.5, 0.5, "no unit was renewed", ha="center", va="center", color=QUIET, fontsize=7
+        )
         axes.set_xticks([])
         axes.set_yticks([])
         return

@@ -21,10 +21,9 @@ from torch import Tensor
 from agents.base import Agent
 from analysis.step_watch import StepWatch
 from analysis.storage import StorageError, temporary_name, write_durable
+from analysis.unit_log import FILE, METRICS
 from networks.units import UnitGroup
 
-FILE = "unit_histories.npz"
-METRICS = ("utility", "age", "gradient", "saturation", "moved_after")
 MAX_SNAPSHOTS = 256
 MOVED_SHARE = 0.1
 NUM_BINS = 24

@@ -61,10 +61,10 @@ class LogConfig:
     plain_seconds: float = 30.0
     trainability_steps: int | None = later(None)
     unit_histories: bool = later(False)
-    quick_evaluation_steps: int | None = None
-    quick_evaluation_goals: tuple[int, ...] = (0, 10, 20, 30, 40)
-    final_evaluation: bool = False
-    evaluation_rows_per_task: int = 1
+    quick_evaluation_steps: int | None = later(None)
+    quick_evaluation_goals: tuple[int, ...] = later((0, 10, 20, 30, 40))
+    final_evaluation: bool = later(False)
+    evaluation_rows_per_task: int = later(1)
 
     def __post_init__(self) -> None:
         goals = self.quick_evaluation_goals
