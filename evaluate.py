@@ -187,7 +187,7 @@ def compare(arguments: argparse.Namespace) -> int:
     from analysis.compare.tables import console_table
 
     if arguments.data is not None:
-        if arguments.runs or arguments.baseline or arguments.partial:
+        if arguments.runs or arguments.baseline or arguments.partial or arguments.export_data:
             raise UsageError("--from draws stored data again; it takes no runs and only --out")
         out = arguments.out or arguments.data.resolve().parent
         study = report_again(arguments.data, out)
@@ -195,13 +195,14 @@ def compare(arguments: argparse.Namespace) -> int:
         if arguments.out is None:
             raise UsageError("name the folder of the report: --out results/NAME")
         out, words = arguments.out, shlex.join(["evaluate.py", *arguments.words])
-        study = compare_runs(
-            arguments.runs, out, arguments.baseline, arguments.partial, f"python {words}"
-        )
+        options = arguments.baseline, arguments.partial, f"python {words}", arguments.export_data
+        study = compare_runs(arguments.runs, out, *options)
     for warning in warnings(study):
         print(f"warning: {warning}", file=sys.stderr)
     Console(width=None if sys.stdout.isatty() else 100).print(console_table(out / "results.csv"))
     print(f"wrote {out / 'report.md'} and {out / 'report.html'}")
+    if arguments.export_data is not None:
+        print(f"wrote small copies of the runs to {arguments.export_data}")
     return EXIT_DONE
 
 
@@ -257,6 +258,8 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--out", type=Path, help="folder of the report, such as results/NAME")
     added.add_argument("--baseline", metavar="ARM", help="default: standard")
     added.add_argument("--partial", action="store_true", help="cut to what all runs have done")
+    small = "also write small copies of the runs that give the same report"
+    added.add_argument("--export-data", type=Path, metavar="DIR", help=small)
     added.add_argument("--from", type=Path, dest="data", metavar="DATA", help="stored data again")
     command(figures).add_argument("run_dir", type=Path, metavar="RUN_DIR")
     command(inspect).add_argument("checkpoint", type=Path, metavar="CHECKPOINT")

@@ -35,7 +35,7 @@ class Graph(Protocol):
         ...
 
     def capture(self, work: Callable[[], Tensor]) -> Tensor:
-        """Record the work. Its host code runs, its kernels do not; returns where results will be."""
+        """Record the work: its host code runs, its kernels do not; returns their future results."""
         ...
 
     def replay(self) -> None:
@@ -148,7 +148,7 @@ class CapturedSACSteps(SACSteps):
     def _copy_in(self, batch: Batch, noise: Tensor, next_noise: Tensor) -> None:
         """Put the inputs of a step where the graph reads them."""
         if self._inputs is None:
-            copied = {name: _clone(getattr(batch, name)) for name in _FIELDS}
+            copied: dict[str, Any] = {name: _clone(getattr(batch, name)) for name in _FIELDS}
             self._inputs = Batch(**copied), noise.clone(), next_noise.clone()
             return
         fixed, fixed_noise, fixed_next_noise = self._inputs

@@ -134,8 +134,8 @@ def page(
         "**Reading.** An expert that goes on moving after it has succeeded can undo its success",
         "(door-open swings the door too far every time), so the two columns are different",
         "measures. Everything in this suite reports success at any step and names the last step",
-        "apart. A dozen goals more or less on the last step are the experts', not the layer's: the",
-        "stock classes give the same counts.",
+        "apart. The fast path moves the same bits as Meta-World's own classes, so these are the",
+        "counts of the stock tasks.",
         "",
         f"{about['cpu']['model']}, {about['platform']}, Python {about['python']}, "
         + ", ".join(f"{name} {about['packages'][name]}" for name in ("metaworld", "mujoco"))

@@ -1,13 +1,16 @@
 """Several runs from one command line: `python train.py -m seed=0,1,2 arm=standard,l2`.
 
-Hydra expands the sweep and its launcher starts one process per core; each run is an ordinary run
-in its own directory, so a sweep can be interrupted, continued and grown with the same command.
+Hydra expands the sweep and its launcher starts one process per core, or `hydra/launcher=ray` and
+`submitit_slurm` use many machines. Each run is an ordinary run in its own directory, so a sweep can
+be interrupted, continued and grown with the same command.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import secrets
 import shlex
 import signal
 import sys
@@ -15,7 +18,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +30,22 @@ from omegaconf import DictConfig
 
 from configs.compose import CONFIG_FOLDER, GROUPS, Composed, check_overrides, compose_run
 from configs.schema import ConfigurationError
+from networks.registry import suggestion
 
 COMMANDS_FILE = "commands.txt"
 _RESULTS, _COMMAND = "NEOTENY_SWEEP_RESULTS", "NEOTENY_SWEEP_COMMAND"
 _LAUNCHER = "NEOTENY_SWEEP_PID"
 _FLAGS = ("-m", "--multirun")
 _STOPPED = "one of its processes died, see above"
+# Launcher -> the extra of this package that it needs, and the modules of that extra.
+_SUBMITIT = ("slurm", ("submitit", "hydra_plugins.hydra_submitit_launcher"))
+LAUNCHERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "joblib": ("", ()),
+    "basic": ("", ()),
+    "ray": ("ray", ("ray",)),
+    "submitit_slurm": _SUBMITIT,
+    "submitit_local": _SUBMITIT,
+}
 
 
 def is_multirun(arguments: Sequence[str]) -> bool:
@@ -54,14 +67,13 @@ def sweep(arguments: Sequence[str]) -> int:
     except ConfigurationError as error:
         print(f"configuration: {error}", file=sys.stderr)
         return EXIT_CONFIGURATION
-    with tempfile.TemporaryDirectory(prefix="neoteny-sweep-") as folder:
-        results = Path(folder) / "results.jsonl"
-        results.touch()
-        os.environ[_RESULTS] = str(results)
+    with tempfile.TemporaryDirectory(prefix="sweep-", dir=_shared_folder(arguments)) as folder:
+        os.environ[_RESULTS] = folder
         os.environ[_LAUNCHER] = str(os.getpid())
         os.environ[_COMMAND] = shlex.join(["python", "train.py", *arguments])
         broken = _launch(arguments)
-        rows = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
+        files = Path(folder).glob("*.json")
+        rows = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     if broken == _STOPPED and not rows:  # Hydra refused before the first member
         print("configuration: the sweep cannot start, see above", file=sys.stderr)
         return EXIT_CONFIGURATION
@@ -77,6 +89,7 @@ def _check(arguments: Sequence[str]) -> None:
     """Refuse unknown presets in one sentence, those within a sweep too."""
     words = [word for word in arguments if word not in _FLAGS]
     check_overrides(words)
+    check_launcher(_chosen_launcher(arguments))
     for word in words:
         override = OverridesParser.create().parse_override(word)
         if override.key_or_group in GROUPS and override.is_discrete_sweep():
@@ -85,6 +98,41 @@ def _check(arguments: Sequence[str]) -> None:
                 check_overrides([f"{key}={value}" for value in override.sweep_string_iterator()])
             except HydraException as error:
                 raise ConfigurationError(f"cannot read {word!r}: {error}") from error
+
+
+def _chosen_launcher(arguments: Sequence[str]) -> str:
+    chosen = [w.partition("=")[2] for w in arguments if w.startswith("hydra/launcher=")]
+    return chosen[-1] if chosen else "joblib"
+
+
+def check_launcher(name: str) -> None:
+    """Refuse a launcher that is unknown, or whose packages are not installed.
+
+    Raises:
+        ConfigurationError: With the command that installs what is missing.
+    """
+    if name not in LAUNCHERS:
+        raise ConfigurationError(
+            f"there is no hydra/launcher {name!r}{suggestion(name, list(LAUNCHERS))}; choose one "
+            f"of {', '.join(LAUNCHERS)}"
+        )
+    extra, modules = LAUNCHERS[name]
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        raise ConfigurationError(
+            f"hydra/launcher={name} needs packages that are not installed "
+            f"({missing[0].rpartition('.')[2]}); install them with: pip install -e '.[{extra}]'"
+        )
+
+
+def _shared_folder(arguments: Sequence[str]) -> Path | None:
+    """Where members leave what they report: jobs of a queue run on other machines."""
+    if not _chosen_launcher(arguments).startswith("submitit"):
+        return None
+    roots = [w.partition("=")[2] for w in arguments if w.startswith("runs_root=")]
+    folder = Path(roots[-1] if roots else "runs").resolve() / ".sweeps"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _launch(arguments: Sequence[str]) -> str | None:
@@ -115,7 +163,7 @@ def _summarize(rows: Sequence[dict[str, Any]]) -> None:
         print(f"next: python evaluate.py compare {group} --out results/{name}")
 
 
-def _line(row: dict[str, Any]) -> str:
+def _line(row: Mapping[str, Any]) -> str:
     """One trial: how it ended, where it is, how far it came and what it earned."""
     line = f"{row['status']:<12} {row['directory']}"
     if row["env_steps"] is not None:
@@ -130,22 +178,31 @@ def _line(row: dict[str, Any]) -> str:
 
 def _job(_: DictConfig) -> None:
     """One member of the sweep, in its own process."""
+    if "joblib" in HydraConfig.get().launcher._target_:  # others have launchers of their own
+        stop_with(int(os.environ[_LAUNCHER]))
+    record(run_member(HydraConfig.get().overrides.task, os.environ[_COMMAND]))
+
+
+def run_member(overrides: Sequence[str], command: str) -> dict[str, Any]:
+    """Train one member on one thread; never raises.
+
+    Args:
+        overrides: The words of this member; those about threads and Hydra are left out.
+        command: Command line of the sweep, kept beside the runs.
+
+    Returns:
+        How it ended: directory, group, status, code, env_steps, final_return, seconds.
+    """
     from train import EXIT_CONFIGURATION, EXIT_FAILED, run
 
-    if "joblib" in HydraConfig.get().launcher._target_:  # others have launchers of their own
-        _stop_with(int(os.environ[_LAUNCHER]))
     start = time.monotonic()
-    words = [
-        word
-        for word in HydraConfig.get().overrides.task
-        if not word.startswith(("num_threads=", "hydra"))
-    ]
+    words = [word for word in overrides if not word.startswith(("num_threads=", "hydra"))]
     row: dict[str, Any] = {"directory": " ".join(words), "group": None}
     try:
         composed = compose_run([*words, "num_threads=1"])
         row["directory"] = composed.relative_directory
         row["group"] = str(_group_folder(composed))
-        _note_command(composed)
+        _note_command(composed, command)
         code = run(composed)
         row |= _ending(composed, code)
     except ConfigurationError as error:
@@ -155,11 +212,27 @@ def _job(_: DictConfig) -> None:
         # One broken member must not take the others with it.
         traceback.print_exc()
         code = EXIT_FAILED
+    return ended(row, code, time.monotonic() - start)
+
+
+def ended(row: Mapping[str, Any], code: int, seconds: float) -> dict[str, Any]:
+    """Complete the row of a member with what is known however it ended."""
     row = {"status": f"exit code {code}", "env_steps": None, "final_return": None, **row}
-    row |= {"code": code, "seconds": time.monotonic() - start}
+    return row | {"code": code, "seconds": seconds}
+
+
+def record(row: Mapping[str, Any]) -> None:
+    """Print one finished member, and leave its row for the process that launched the sweep."""
     print(_line(row), flush=True)
-    with open(os.environ[_RESULTS], "a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    file = Path(os.environ[_RESULTS]) / f"{secrets.token_hex(8)}.json"
+    unfinished = file.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(row), encoding="utf-8")
+    unfinished.replace(file)
+
+
+def sweep_command() -> str:
+    """Command line of the sweep that this process launches."""
+    return os.environ[_COMMAND]
 
 
 def _ending(composed: Composed, code: int) -> dict[str, Any]:
@@ -179,9 +252,8 @@ def _group_folder(composed: Composed) -> Path:
     return Path(composed.config.runs_root) / composed.config.group
 
 
-def _note_command(composed: Composed) -> None:
+def _note_command(composed: Composed, command: str) -> None:
     """Keep the command line beside the runs, once, so that reports can print it."""
-    command = os.environ[_COMMAND]
     file = _group_folder(composed) / COMMANDS_FILE
     known = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     if command not in known:
@@ -191,7 +263,7 @@ def _note_command(composed: Composed) -> None:
             stream.write(command + "\n")
 
 
-def _stop_with(launcher: int) -> None:
+def stop_with(launcher: int) -> None:
     """Ask this process to stop soon after the one that launched it has died.
 
     Otherwise an orphan would train on and lock its run while the sweep is started again.

@@ -80,7 +80,7 @@ def refuse_unlike(members: Sequence[Member]) -> None:
 
 def _world(config: Mapping[str, Any]) -> dict[str, Any]:
     world = flat({"env": config["env"]})
-    world.pop("env.world_seed", None)
+    world = {key: value for key, value in world.items() if key not in _NOT_LEARNING}
     return {**world, "total_steps": config.get("total_steps")}
 
 

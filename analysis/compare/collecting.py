@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ from analysis.compare.arms import (
     refuse_unlike,
     shared_seeds,
 )
-from analysis.compare.flags import method_flags
+from analysis.compare.condensed import Condensed
+from analysis.compare.evaluations import add_tasks
+from analysis.compare.flags import context_flags, method_flags
 from analysis.compare.measuring import (
     Clock,
     add_recovery,
+    condensed_of,
     gradient_steps,
     measure,
     oracle_of,
@@ -34,20 +38,39 @@ from analysis.continual.episodes import Array
 _SHOWN_PACKAGES = ("torch", "mujoco", "gymnasium", "numpy")
 
 
-def collect(
-    paths: Iterable[Path | str],
-    baseline: str | None = None,
-    partial: bool = False,
-    command: str = "",
-) -> Study:
-    """Read runs and measure them.
+@dataclass(frozen=True)
+class Gathered:
+    """Runs that may stand in one table, and how they are looked at.
+
+    Attributes:
+        members: The runs.
+        arms: Their arms.
+        baseline: Name of the baseline arm.
+        clock: What they share in time.
+        lines: Place of a run in `members` -> boundaries and values of its regimes.
+        condensed: Place of a run -> its condensed episodes.
+        is_partial: Whether something was cut or left out.
+    """
+
+    members: tuple[Member, ...]
+    arms: tuple[Arm, ...]
+    baseline: str
+    clock: Clock
+    lines: Mapping[int, tuple[Array, Array]]
+    condensed: Mapping[int, Condensed]
+    is_partial: bool
+
+
+def gather(
+    paths: Iterable[Path | str], baseline: str | None = None, partial: bool = False
+) -> Gathered:
+    """Read runs, refuse what no table can hold together, and condense their episodes.
 
     Args:
         paths: Run directories or folders of them.
         baseline: Arm to compare with; `standard` by default.
         partial: Accept unfinished runs and unequal seeds: cut all runs to the shortest and keep
             the seeds that all arms share.
-        command: Command line that asked for it, kept with the data.
 
     Raises:
         NotARun: A folder holds no run, or files are damaged.
@@ -61,43 +84,84 @@ def collect(
         arms = shared_seeds(arms)
     else:
         refuse_unfinished(arms)
-    members = [member for arm in arms for member in arm.members]
+    members = tuple(member for arm in arms for member in arm.members)
     clock = Clock.of(members, _end(members))
     lines = timelines(members, clock)
+    condensed = {
+        place: condensed_of(member, clock, lines[place][0], _end_step(member, clock))
+        for place, member in enumerate(members)
+    }
+    is_cut = clock.end < _planned(members) or len(found) != len(members)
+    return Gathered(
+        members, tuple(arms), chosen, clock, lines, condensed, is_partial=partial and is_cut
+    )
+
+
+def collect(
+    paths: Iterable[Path | str],
+    baseline: str | None = None,
+    partial: bool = False,
+    command: str = "",
+) -> Study:
+    """Read runs and measure them.
+
+    Args:
+        paths: Run directories or folders of them.
+        baseline: Arm to compare with; `standard` by default.
+        partial: See `gather`.
+        command: Command line that asked for it, kept with the data.
+
+    Raises:
+        NotARun: A folder holds no run, or files are damaged.
+        CannotCompare: The runs are unlike, unfinished or incomplete, or there is no such arm.
+        UnlikeRuns: Success on tasks was measured in ways that cannot be compared.
+    """
+    return measured(gather(paths, baseline, partial), command)
+
+
+def measured(gathered: Gathered, command: str = "") -> Study:
+    """Measure runs that belong together; see `collect`."""
+    members, clock = gathered.members, gathered.clock
     values = {
-        place: measure(member, clock, lines[place], _end_step(member, clock))
+        place: measure(
+            member,
+            gathered.condensed[place],
+            clock,
+            gathered.lines[place],
+            _end_step(member, clock),
+        )
         for place, member in enumerate(members)
     }
     in_percent = all(np.isfinite(member.rank_units) for member in members)
     if in_percent:
         for place, member in enumerate(members):
             _scale_ranks(values[place], 100.0 / member.rank_units)
-    reference = add_recovery(values, members, arms, clock, chosen)
-    facts = _facts(arms, chosen)
+    reference = add_recovery(
+        values, gathered.condensed, members, gathered.arms, clock, gathered.baseline
+    )
     about = {
-        "format": 1,
-        "baseline": chosen,
-        "oracle": oracle_of(arms, chosen),
+        "format": 2,
+        "baseline": gathered.baseline,
+        "oracle": oracle_of(gathered.arms, gathered.baseline),
         "recovery_reference": reference,
         "command": command,
-        "partial": partial and (clock.end < _planned(members) or _unequal(found, members)),
+        "partial": gathered.is_partial,
         "end": clock.end,
         "total_steps": _planned(members),
         "windows": clock.windows,
+        "stationary": clock.stationary,
         "rank_in_percent": in_percent,
-        **_world_facts(members, lines),
+        **_world_facts(members, gathered.lines),
+        **add_tasks(values, members),
         "training_commands": training_commands(members),
         **_provenance(members),
     }
-    return Study(about, facts, _runs(arms, facts, members, values, clock))
+    facts = _facts(gathered.arms, gathered.baseline)
+    return Study(about, facts, _runs(gathered.arms, facts, members, values, clock))
 
 
 def _planned(members: Sequence[Member]) -> int:
     return int(members[0].config["total_steps"])
-
-
-def _unequal(found: Sequence[Member], kept: Sequence[Member]) -> bool:
-    return len(found) != len(kept)
 
 
 def _end(members: Sequence[Member]) -> int:
@@ -128,6 +192,7 @@ def _facts(arms: Sequence[Arm], baseline: str) -> tuple[ArmFacts, ...]:
     for arm in arms:
         first = arm.members[0]
         uses, resets = method_flags(first.config)
+        context = context_flags(first.config)
         place = first.path.resolve().parent
         facts.append(
             ArmFacts(
@@ -138,6 +203,9 @@ def _facts(arms: Sequence[Arm], baseline: str) -> tuple[ArmFacts, ...]:
                 arm.fresh_of,
                 uses,
                 resets,
+                context.told,
+                context.is_oracle,
+                context.uses_boundaries,
                 _differences(settings[baseline], settings[arm.name]),
             )
         )

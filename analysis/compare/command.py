@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from analysis.compare.collecting import collect
+from analysis.compare.collecting import gather, measured
+from analysis.compare.copies import all_copies
 from analysis.compare.report import render
 from analysis.compare.study import Study, load_study
 from analysis.storage import StorageError, temporary_name
@@ -20,6 +21,7 @@ def compare_runs(
     baseline: str | None = None,
     partial: bool = False,
     command: str = "",
+    export: Path | None = None,
 ) -> Study:
     """Compare runs and write the report.
 
@@ -29,6 +31,7 @@ def compare_runs(
         baseline: Arm to compare with; `standard` by default.
         partial: Accept unfinished runs and unequal seeds.
         command: Command line, printed in the report.
+        export: Folder for small copies of the runs that give the same report.
 
     Returns:
         The data as stored.
@@ -36,9 +39,13 @@ def compare_runs(
     Raises:
         NotARun: A folder holds no run, or files are damaged.
         CannotCompare: The runs are unlike, unfinished or incomplete, or there is no such arm.
+        ValueError: A copy would replace its run.
         StorageError: A file cannot be written.
     """
-    study = collect(paths, baseline, partial, command)
+    gathered = gather(paths, baseline, partial)
+    if export is not None:
+        write_files(export, all_copies(gathered.members, gathered.condensed, export))
+    study = measured(gathered, command)
     about = {**study.about, "name": out.resolve().name, "out": str(out)}
     return _write(replace(study, about=about), out)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from agents.base import Agent
 from agents.parts import METHODS, NETWORKS, OPTIMIZERS, Parts
-from configs.run import AGENTS
+from configs.run import AGENTS, ANNOUNCED, CONTEXTS
 from configs.schema import load
 from networks.registry import Registry
 from networks.torso import ContextSpec
@@ -20,6 +21,66 @@ _MAX_REPLAY = 20_000
 
 class UnknownSettings(ValueError):
     """Settings of a run that this version cannot build its agent from."""
+
+
+@dataclass(frozen=True)
+class ContextFlags:
+    """What the networks of a run are told about the world.
+
+    Attributes:
+        told: What, in a word or two.
+        is_oracle: Whether it is the truth, which no agent could have found out by itself.
+        uses_boundaries: Whether it shows when the world changes.
+    """
+
+    told: str
+    is_oracle: bool
+    uses_boundaries: bool
+
+
+def context_flags(config: Mapping[str, Any]) -> ContextFlags:
+    """What the context of a run gives away, decided by its settings.
+
+    Args:
+        config: Settings of one run.
+
+    Raises:
+        UnknownSettings: The kind of context does not say.
+    """
+    settings = config.get("context") or {}
+    kind = str(settings.get("kind", ANNOUNCED.kind))
+    if kind != ANNOUNCED.kind:
+        module = CONTEXTS.get(kind)
+        names = ("is_oracle", "uses_boundaries")
+        lacking = [name for name in names if not isinstance(getattr(module, name, None), bool)]
+        if lacking:
+            raise UnknownSettings(
+                f"envs/contexts/{kind}.py must say {' and '.join(lacking)} (True or False at its "
+                "top): every result table states them"
+            )
+        return ContextFlags(kind, *(bool(getattr(module, name)) for name in names))
+    given = {**vars(ANNOUNCED), **settings}
+    env = config["env"]
+    has_friction = "friction_low" in env or "fixed_friction" in env
+    announced = "none" if has_friction or env.get("hide_task_id") else "task"
+    source = str(given["source"])
+    if source == "auto":
+        source = "friction" if has_friction else announced
+    elif source == "task":
+        source = announced
+    if source == "none":
+        return ContextFlags("none", is_oracle=False, uses_boundaries=False)
+    control, at_input = str(given["control"]), given["input"] == "source"
+    told = source if control == "none" else f"{source}, {control}"
+    told += " at gates, true at the input" if control != "none" and at_input else ""
+    true = control in ("none", "delayed") or at_input
+    # Joint training meets all tasks at all times: there the task says nothing about time.
+    changes = source != "task" or _tasks_follow_each_other(env)
+    return ContextFlags(told, is_oracle=true, uses_boundaries=true and changes)
+
+
+def _tasks_follow_each_other(env: Mapping[str, Any]) -> bool:
+    return str(env.get("kind")) not in ("meta_world",)
 
 
 def method_flags(config: Mapping[str, Any]) -> tuple[bool, str]:

@@ -9,23 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from analysis.compare.arms import DEFAULT_BASELINE, Arm
-from analysis.compare.members import Member, Series
-from analysis.compare.recovery import recoveries
+from analysis.compare.arms import DEFAULT_BASELINE, Arm, CannotCompare
+from analysis.compare.condensed import BASE_BINS, Condensed, condense
+from analysis.compare.members import QUICK_SUCCESS, Member, Series
+from analysis.compare.recovery import recovery_shares
 from analysis.compare.study import CURVES
-from analysis.continual import (
-    Episodes,
-    binned_returns,
-    end_of_phase,
-    lifetime_average,
-    recovery_threshold,
-    regime_areas,
-    zero_shot_return,
-)
+from analysis.continual import Episodes, recovery_threshold
 from analysis.continual.episodes import PHASE_SHARE, Array
 
-MAX_BINS = 100
 EPISODES_PER_BIN = 5
+DIVISORS = tuple(d for d in range(1, BASE_BINS + 1) if BASE_BINS % d == 0)
 MAX_REGIMES = 50
 NUM_WINDOWS = 10
 
@@ -37,12 +30,14 @@ class Clock:
     Attributes:
         end: Environment steps compared.
         windows: Whether equal windows stand for regimes, since there are none or too many.
-        return_bins: Bins of the return curves.
+        stationary: Whether nothing ever changes.
+        return_bins: Bins of the return curves, a divisor of 100.
         diagnostic_bins: Bins of all other curves.
     """
 
     end: int
     windows: bool
+    stationary: bool
     return_bins: int
     diagnostic_bins: int
 
@@ -50,7 +45,7 @@ class Clock:
     def of(cls, members: Sequence[Member], end: int) -> Clock:
         """Choose bins of 1 % of the time, wider where runs have too few data for that."""
         whole = [member for member in members if member.status != "failed"] or list(members)
-        episodes = min(int((~m.episodes.cut & (m.episodes.end_steps <= end)).sum()) for m in whole)
+        episodes = min(_num_complete(m, end) for m in whole)
         rows = [
             min((int((m.series[c][0] <= end).sum()) for m in whole if c in m.series), default=0)
             for c in CURVES
@@ -60,9 +55,17 @@ class Clock:
         return cls(
             end,
             regimes == 1 or regimes > MAX_REGIMES,
-            max(1, min(MAX_BINS, episodes // EPISODES_PER_BIN)),
-            max(1, min(MAX_BINS, fewest)),
+            regimes == 1,
+            max(d for d in DIVISORS if d <= max(1, episodes // EPISODES_PER_BIN)),
+            max(1, min(BASE_BINS, fewest)),
         )
+
+
+def _num_complete(member: Member, end: int) -> int:
+    """Episodes that ended in time and were not cut."""
+    if member.condensed is not None:
+        return member.condensed.num_complete
+    return int((~member.episodes.cut & (member.episodes.end_steps <= end)).sum())
 
 
 def timelines(members: Sequence[Member], clock: Clock) -> dict[int, tuple[Array, Array]]:
@@ -100,13 +103,39 @@ def episodes_until(member: Member, clock: Clock, boundaries: Array) -> Episodes:
     return replace(episodes, regimes=np.clip(places, 0, NUM_WINDOWS - 1))
 
 
+def condensed_of(member: Member, clock: Clock, boundaries: Array, end_step: int) -> Condensed:
+    """The condensed episodes of a run, as a small copy has stored them or computed here.
+
+    Raises:
+        CannotCompare: A copy was made of another stretch of time.
+    """
+    stored = member.condensed
+    if stored is None:
+        episodes = episodes_until(member, clock, boundaries)
+        return condense(episodes, boundaries, clock.end, clock.windows, member.env_steps)
+    if (stored.end, stored.windows) != (clock.end, clock.windows):
+        raise CannotCompare(
+            f"{member.path} is a small copy that holds scores of {stored.end:,} steps, but this "
+            f"comparison looks at {clock.end:,}; compare the runs themselves, or only copies that "
+            "were made together"
+        )
+    seen = boundaries[:-1] < end_step
+    if not np.array_equal(stored.starts[: seen.sum()], boundaries[:-1][seen]):
+        raise CannotCompare(
+            f"{member.path} is a small copy with regimes that begin at other steps than its "
+            "events say; copy the run again"
+        )
+    return stored
+
+
 def measure(
-    member: Member, clock: Clock, line: tuple[Array, Array], end_step: int
+    member: Member, condensed: Condensed, clock: Clock, line: tuple[Array, Array], end_step: int
 ) -> dict[str, Array]:
     """Scores and curves of one run.
 
     Args:
         member: The run.
+        condensed: Its episodes.
         clock: Shared by all.
         line: Boundaries and values of its regimes.
         end_step: Environment steps it has done, at most `clock.end`.
@@ -115,28 +144,31 @@ def measure(
         Quantity -> (points,) values.
     """
     boundaries, physical = line
-    episodes = episodes_until(member, clock, boundaries)
     num_regimes = len(boundaries) - 1
     phase_starts = boundaries[1:] - PHASE_SHARE * np.diff(boundaries)
     found = {
-        "lifetime": np.array([lifetime_average(episodes.returns, episodes.lengths)]),
+        "lifetime": np.array([condensed.lifetime]),
         "completed": np.array([end_step / clock.end]),
         "regime/start": boundaries[:-1],
         "regime/value": physical,
-        "regime/area": regime_areas(episodes, num_regimes),
-        "regime/end_of_phase": end_of_phase(episodes, boundaries),
-        # A fresh network's first episodes are those of an untrained policy.
-        "regime/first_episodes": np.array(
-            [zero_shot_return(episodes, regime) for regime in range(num_regimes)]
-        ),
+        "regime/area": condensed.regimes("areas", num_regimes),
+        "regime/end_of_phase": condensed.regimes("phases", num_regimes),
+        "regime/first_episodes": condensed.regimes("first", num_regimes),
+        "regime/drop": condensed.regimes("drops", num_regimes),
         "regime/completed": _shares(end_step, boundaries[:-1], boundaries[1:]),
         "regime/phase_completed": _shares(end_step, phase_starts, boundaries[1:]),
+        "curve/return": _short(condensed.curve(clock.return_bins)),
     }
-    edges = np.linspace(0.0, clock.end, clock.return_bins + 1)
-    found["curve/return"] = _short(binned_returns(episodes, edges))
-    for metric, series in member.series.items():
-        found[f"curve/{metric}"] = _short(_binned(series, clock.end, clock.diagnostic_bins))
-        found[f"end/{metric}"] = np.array([_late_mean(series, end_step)])
+    for metric, (steps, values) in member.series.items():
+        if metric == QUICK_SUCCESS:
+            inside = steps <= clock.end
+            found["quick/step"], found["quick/success"] = steps[inside], values[inside]
+        else:
+            series = steps, values
+            found[f"curve/{metric}"] = _short(_binned(series, clock.end, clock.diagnostic_bins))
+            found[f"end/{metric}"] = np.array([_late_mean(series, end_step)])
+    if not clock.windows:
+        found |= {f"before/{m}": values[:num_regimes] for m, values in member.before.items()}
     return found
 
 
@@ -172,6 +204,7 @@ def _late_mean(series: Series, end_step: int) -> float:
 
 def add_recovery(
     values: Mapping[int, dict[str, Array]],
+    condensed: Mapping[int, Condensed],
     members: Sequence[Member],
     arms: Sequence[Arm],
     clock: Clock,
@@ -185,6 +218,7 @@ def add_recovery(
 
     Args:
         values: Place of a run in `members` -> its quantities, extended here.
+        condensed: Place of a run -> its episodes.
         members: All runs.
         arms: Their arms.
         clock: Shared by all.
@@ -209,8 +243,9 @@ def add_recovery(
             for k, final in enumerate(theirs["regime/end_of_phase"][: len(thresholds)]):
                 if final > untrained[k]:
                     thresholds[k] = recovery_threshold(float(untrained[k]), float(final))
-        drops, times = recoveries(episodes_until(member, clock, boundaries), boundaries, thresholds)
-        values[place]["regime/drop"], values[place]["regime/recovery"] = drops, times
+        found = condensed[place]
+        records = found.record_regimes, found.record_steps, found.record_returns
+        values[place]["regime/recovery"] = recovery_shares(records, boundaries, thresholds)
     return reference
 
 

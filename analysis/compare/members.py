@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from analysis.canonical_json import JsonError, parse_json
+from analysis.compare.before import metric_columns, values_before
+from analysis.compare.condensed import Condensed, read_condensed
 from analysis.continual.episodes import Array, Episodes
 from analysis.run_columns import Columns
 from analysis.run_files import (
@@ -27,6 +29,7 @@ from analysis.runs import describe_run, find_runs
 
 Series = tuple[Array, Array]
 COMMANDS_FILE = "commands.txt"
+QUICK_SUCCESS = "quick_success"
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,13 @@ class Member:
         identity: See `analysis.runs.describe_run`.
         status: `finished`, `failed` or `unfinished`.
         env_steps: Environment steps done.
-        episodes: Training episodes.
-        starts: Regime -> global step at which it began.
-        values: Regime -> physical value; NaN where no event says.
+        episodes: Training episodes; none in a copy, which holds scores of them instead.
+        condensed: What a small copy holds instead, see `analysis.compare.copies`; None for a run.
+        regimes: Numbers of the regimes it has reached.
+        starts: For each of them the global step at which it began.
+        values: For each of them its physical value; NaN where no event says.
         series: Diagnostic -> (environment steps, values).
+        before: Diagnostic -> its value just before each of `regimes`.
         rank_units: Units of the last hidden layer, NaN where unknown.
         iterations: Update phases done.
         speed: Median environment steps per second; NaN without timing.csv.
@@ -55,9 +61,12 @@ class Member:
     status: str
     env_steps: int
     episodes: Episodes
+    condensed: Condensed | None
+    regimes: tuple[int, ...]
     starts: tuple[int, ...]
     values: tuple[float, ...]
     series: Mapping[str, Series]
+    before: Mapping[str, Array]
     rank_units: float
     iterations: int
     speed: float
@@ -93,22 +102,28 @@ def read_member(path: Path) -> Member:
     done = _read_json(path / "done.json")
     summary = done.get("summary") or {}
     status = str(done.get("status", "unfinished"))
+    condensed = read_condensed(path)
     steps = summary.get("env_steps")
-    series, rank_units, iterations, first_value = _series(path)
-    starts, values = _regimes(path, first_value)
+    if steps is None:
+        steps = last_step(path) if condensed is None else condensed.env_steps
+    progress = _Progress(path)
+    regimes, starts, values = _regimes(path, progress.first_value())
     speeds = read_table(path / "timing.csv").get("steps_per_second", np.zeros(0))
     return Member(
         path,
         read_config(path),
         describe_run(path),
         status,
-        last_step(path) if steps is None else int(steps),
+        int(steps),
         read_episodes(path),
+        condensed,
+        regimes,
         starts,
         values,
-        series,
-        rank_units,
-        iterations,
+        progress.series(),
+        progress.before(starts),
+        progress.rank_units,
+        progress.iterations(),
         float(np.median(speeds)) if len(speeds) else math.nan,
         _read_json(path / "environment.json"),
     )
@@ -137,11 +152,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _series(path: Path) -> tuple[dict[str, Series], float, int, float]:
-    """Diagnostics of the policy on the on-policy window, units, iterations, first value."""
-    header, rows = read_cells(path / "progress.csv")
-    columns = Columns.of(path, header)
-    names = {"action_std": "action_std"}
+def columns_of(columns: Columns) -> dict[str, str]:
+    """Diagnostic of a report -> column of progress.csv: the policy on the on-policy window."""
+    names = {"action_std": "action_std", QUICK_SUCCESS: "eval_quick/success"}
     if columns.networks:
         network = columns.networks[0]
         names |= {
@@ -149,33 +162,68 @@ def _series(path: Path) -> tuple[dict[str, Series], float, int, float]:
             "stable_rank": columns.stable_rank("window", network),
             "weight_magnitude": columns.all_weights(network),
         }
-    positions = {name: place for place, name in enumerate(header)}
+    return names
 
-    def column(name: str) -> Array:
-        place = positions.get(name)
-        cells = [] if place is None else [row[place] for row in rows]
+
+class _Progress:
+    """The rows of progress.csv."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path / "progress.csv"
+        self._header, self._rows = read_cells(self._file)
+        self._columns = Columns.of(path, self._header)
+        self._positions = {name: place for place, name in enumerate(self._header)}
+        units = self._columns.num_units
+        self.rank_units = math.nan if units is None else float(units)
+
+    def _column(self, name: str) -> Array:
+        place = self._positions.get(name)
+        cells = [] if place is None else [row[place] for row in self._rows]
         try:
             return np.array([number(cell) for cell in cells], dtype=np.float64)
         except ValueError as error:
-            raise NotARun(f"{path / 'progress.csv'} is damaged: {error}") from error
+            raise NotARun(f"{self._file} is damaged: {error}") from error
 
-    steps, found = column("env_steps"), {}
-    for metric, name in names.items():
-        values = column(name)
-        known = np.isfinite(values)
-        if known.any():
-            found[metric] = (steps[known], values[known])
-    iterations, regimes, places = column("iteration"), column("regime"), column("regime_value")
-    first_value = float(places[0]) if len(places) and regimes[0] == 0.0 else math.nan
-    units = math.nan if columns.num_units is None else float(columns.num_units)
-    return found, units, int(iterations[-1]) if len(iterations) else 0, first_value
+    def series(self) -> dict[str, Series]:
+        """Finite values of the diagnostics that reports follow over time."""
+        steps, found = self._column("env_steps"), {}
+        for metric, name in columns_of(self._columns).items():
+            values = self._column(name)
+            known = np.isfinite(values)
+            if known.any():
+                found[metric] = (steps[known], values[known])
+        return found
+
+    def before(self, starts: Sequence[int]) -> dict[str, Array]:
+        """All diagnostics of the policy just before every switch."""
+        names = metric_columns(self._header, self._columns)
+        try:
+            return values_before(self._header, self._rows, starts, names)
+        except ValueError as error:
+            raise NotARun(f"{self._file} is damaged: {error}") from error
+
+    def iterations(self) -> int:
+        """Update phases done."""
+        done = self._column("iteration")
+        return int(done[-1]) if len(done) else 0
+
+    def first_value(self) -> float:
+        """Physical value of the first regime: no event announces it."""
+        regimes, places = self._column("regime"), self._column("regime_value")
+        return float(places[0]) if len(places) and regimes[0] == 0.0 else math.nan
 
 
-def _regimes(path: Path, first_value: float) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Starts and values of the worlds that a run has reached."""
+def _regimes(
+    path: Path, first_value: float
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...]]:
+    """Numbers, starts and values of the worlds that a run has reached."""
     starts, values = {0: 0}, {0: first_value}
     for index, env_steps, value in world_events(path / "events.jsonl"):
         starts.setdefault(index, env_steps)
         values.setdefault(index, value[0] if value else math.nan)
     ordered = sorted(starts)
-    return tuple(starts[k] for k in ordered), tuple(values[k] for k in ordered)
+    return (
+        tuple(ordered),
+        tuple(starts[k] for k in ordered),
+        tuple(values[k] for k in ordered),
+    )

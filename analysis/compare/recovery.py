@@ -16,6 +16,8 @@ from analysis.continual.episodes import (
 )
 
 _CELLS = 500_000  # episodes x window looked at together, a few MB
+MAX_RECORDS = 2_000
+MIN_RECORDS = 50
 
 
 def trailing_means(episodes: Episodes, start: float, window: float) -> tuple[Array, Array]:
@@ -53,29 +55,62 @@ def trailing_means(episodes: Episodes, start: float, window: float) -> tuple[Arr
     return times, means
 
 
-def recoveries(episodes: Episodes, boundaries: Array, thresholds: Array) -> tuple[Array, Array]:
-    """Drop and recovery time of every regime.
+def trailing_records(episodes: Episodes, boundaries: Array) -> tuple[Array, Array, Array, Array]:
+    """Drop after every switch, and the records of the trailing return in every regime.
+
+    A record is a trailing return above all before it in its regime. The first time that any
+    threshold is reached is a record, so records say when every threshold is reached. Where a
+    regime has more than its share of `MAX_RECORDS`, it is divided into as many equal stretches and
+    the last record of each is kept: a recovery then counts at most one stretch late.
 
     Args:
         episodes: Of one run.
         boundaries: (regimes + 1,) global steps.
-        thresholds: (regimes,) return that counts as recovered; NaN where none is known.
 
     Returns:
-        (regimes,) drops, NaN where unknown; (regimes,) recovery times as shares of the regime,
-        infinity where the threshold was never reached and NaN where there is none.
+        (regimes,) drops, NaN where unknown; (records,) regimes, global steps and trailing returns.
     """
     lengths = np.diff(boundaries)
-    drops, times = np.full((2, len(lengths)), math.nan)
-    before = np.zeros(0)
+    drops = np.full(len(lengths), math.nan)
+    cells = max(MIN_RECORDS, MAX_RECORDS // len(lengths))
+    before, parts = np.zeros(0), [np.zeros((3, 0))]
     for regime, (begin, length) in enumerate(zip(boundaries[:-1], lengths, strict=True)):
         ends, means = trailing_means(episodes.complete(regime), begin, TRAILING_SHARE * length)
         since = ends - begin
         early = means[since <= DROP_SHARE * length]
         if before.size and early.size:
             drops[regime] = before[-1] - early.min()
-        if math.isfinite(thresholds[regime]):
-            reached = since[(means >= thresholds[regime]) & (since <= length)]
-            times[regime] = reached[0] / length if reached.size else math.inf
         before = means
-    return drops, times
+        inside = since <= length
+        ends, means, since = ends[inside], means[inside], since[inside]
+        best = np.maximum.accumulate(np.append(-np.inf, means))[:-1]
+        places = np.flatnonzero(means > best)
+        if len(places) > cells:
+            stretch = np.ceil(since[places] / length * cells)
+            places = places[np.append(stretch[1:] != stretch[:-1], True)]
+        parts.append(np.stack([np.full(len(places), float(regime)), ends[places], means[places]]))
+    regimes, steps, returns = np.concatenate(parts, axis=1)
+    return drops, regimes, steps, returns
+
+
+def recovery_shares(
+    records: tuple[Array, Array, Array], boundaries: Array, thresholds: Array
+) -> Array:
+    """Recovery time of every regime.
+
+    Args:
+        records: (records,) regimes, global steps and trailing returns.
+        boundaries: (regimes + 1,) global steps.
+        thresholds: (regimes,) return that counts as recovered; NaN where none is known.
+
+    Returns:
+        (regimes,) shares of the regime, infinity where the threshold was never reached and NaN
+        where there is none.
+    """
+    regimes, steps, returns = records
+    times = np.full(len(thresholds), math.nan)
+    for regime in np.flatnonzero(np.isfinite(thresholds)):
+        begin, end = boundaries[regime : regime + 2]
+        reached = steps[(regimes == regime) & (returns >= thresholds[regime])]
+        times[regime] = (reached[0] - begin) / (end - begin) if reached.size else math.inf
+    return times

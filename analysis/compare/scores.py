@@ -9,13 +9,17 @@ from typing import Any
 
 import numpy as np
 
+from analysis.compare.correlations import Correlation, correlations
 from analysis.compare.study import ArmFacts, Key, Study
+from analysis.compare.tasks import TaskScores, task_scores
 from analysis.continual import (
     FailureReport,
     Verdict,
     failure_report,
     index_interval,
     late_means,
+    plasticity_index,
+    retention_index,
     score_failures,
     slopes,
     validity_gate,
@@ -32,6 +36,7 @@ from analysis.statistics import (
 )
 
 END_METRICS = ("dormant_fraction", "stable_rank", "weight_magnitude", "action_std")
+_BEFORE = "before/"
 # Environments whose tests show that a switch changes the simulated physics or the task.
 VERIFIED_SWITCHING = frozenset({"locomotion"})
 
@@ -54,6 +59,8 @@ class ArmScores:
         share_recovered: Share of switches after which the threshold was reached.
         index: Summary -> plasticity index against the fresh network.
         self_index: Summary -> the same against a fresh copy of the arm itself.
+        num_undefined: Regimes of its runs without an index, since learning hardly pays there.
+        retention: Summary -> retention index, where nothing ever changes.
         ends: Diagnostic -> mean over runs at their end.
         gradient_steps: Mean over runs.
         overhead: Baseline speed over the arm's, minus 1.
@@ -72,6 +79,8 @@ class ArmScores:
     share_recovered: float = math.nan
     index: dict[str, Interval | None] = field(default_factory=dict)
     self_index: dict[str, Interval | None] = field(default_factory=dict)
+    num_undefined: int = 0
+    retention: dict[str, Interval | None] = field(default_factory=dict)
     ends: dict[str, MeanOfPresent] = field(default_factory=dict)
     gradient_steps: float = math.nan
     overhead: float = math.nan
@@ -89,6 +98,11 @@ class Scores:
         lifetimes: Arm -> (runs,) lifetime averages, failures filled in.
         areas: Arm -> (runs, regimes), failures filled in.
         phases: Arm -> (runs, regimes) end-of-phase returns, failures filled in.
+        recoveries: Arm -> (runs, regimes) recovery times as shares of the regime, infinity where
+            the threshold was never reached.
+        tasks: Success on tasks by arm, empty where none was evaluated.
+        correlations: Diagnostics before switches with the plasticity index after them.
+        is_ranked: Whether methods are ranked: not where the benchmark showed no lost plasticity.
     """
 
     arms: tuple[ArmScores, ...]
@@ -98,6 +112,10 @@ class Scores:
     lifetimes: Mapping[str, Array]
     areas: Mapping[str, Array]
     phases: Mapping[str, Array]
+    recoveries: Mapping[str, Array]
+    tasks: tuple[TaskScores, ...]
+    correlations: tuple[Correlation, ...]
+    is_ranked: bool
 
 
 class _Scorer:
@@ -149,6 +167,8 @@ class _Scorer:
             scores.area_slope = self.attempt(f"{name}, slope", interval, trend, "mean")
         self._recovery(scores)
         self._indices(scores)
+        if self.study.about.get("stationary"):
+            self._retention(scores)
         for metric in END_METRICS:
             scores.ends[metric] = mean_of_present(_last(self.study, name, f"end/{metric}"))
         scores.gradient_steps = mean_of_present([run.gradient_steps for run in runs]).mean
@@ -191,9 +211,58 @@ class _Scorer:
         oracle, name = self.study.about["oracle"], scores.facts.name
         if oracle is not None and scores.facts.fresh_of is None:
             scores.index = self._index(name, str(oracle), "plasticity index")
+            scores.num_undefined = self._num_undefined(name, str(oracle))
         for copy in self.study.arms:
             if copy.fresh_of == name:
                 scores.self_index = self._index(name, copy.name, "index against itself")
+
+    def _num_undefined(self, name: str, copy: str) -> int:
+        found = self.attempt(f"{name}, plasticity index", self.index_of, name, copy)
+        return 0 if found is None else int(np.isnan(found).sum())
+
+    def index_of(self, name: str, copy: str) -> Array:
+        """(runs, regimes) plasticity index."""
+        oracle, untrained = self.partners(name, copy)
+        return plasticity_index(self.areas[name], oracle, untrained).values
+
+    def _retention(self, scores: ArmScores) -> None:
+        """How much of its best return an arm keeps where nothing ever changes."""
+        name = scores.facts.name
+        index = retention_index(self.areas[name], self.untrained)
+        for summary, function in (("late_mean", late_means), ("slope", slopes)):
+            scores.retention[summary] = self.attempt(
+                f"{name}, retention index, {summary}", interval, function(index), "mean"
+            )
+
+    def correlations(self) -> tuple[Correlation, ...]:
+        """Of all arms but fresh copies together."""
+        oracle = self.study.about["oracle"]
+        names = [arm.name for arm in self.study.arms if arm.fresh_of is None]
+        if oracle is None or self.study.about["windows"]:
+            return ()
+        outcomes = [self.attempt("correlations", self.index_of, n, str(oracle)) for n in names]
+        if any(found is None for found in outcomes):
+            return ()
+        metrics = sorted(
+            {
+                quantity
+                for name in names
+                for run in self.study.runs[name].values()
+                for quantity in run.values
+                if quantity.startswith(_BEFORE)
+            }
+        )
+        outcome = np.concatenate(outcomes)
+        tables = {}
+        for quantity in metrics:
+            table = np.full(outcome.shape, math.nan)
+            rows = [self.study.matrix(name, quantity) for name in names]
+            start = 0
+            for part in rows:
+                table[start : start + len(part), : part.shape[1]] = part
+                start += len(part)
+            tables[quantity.removeprefix(_BEFORE)] = table
+        return correlations(tables, outcome)
 
     def _index(self, name: str, copy: str, what: str) -> dict[str, Interval | None]:
         """Late mean and slope, paired by seeds with the fresh copy."""
@@ -249,20 +318,35 @@ def _last(study: Study, arm: str, quantity: str) -> Array:
 
 
 def score(study: Study) -> Scores:
-    """Compute all numbers of the tables."""
+    """Compute all numbers of the tables.
+
+    A benchmark that the validity gate refuses for more than too few seeds ranks no methods:
+    there are no differences, tests and probabilities of improvement then.
+    """
     scorer = _Scorer(study)
     arms = tuple(scorer.arm(facts) for facts in study.arms)
+    verdict = scorer.verdict()
+    is_ranked = verdict is None or verdict.accepted or verdict.lacks_seeds_only
     tested = [a for a in arms if a.comparison is not None and a.facts.fresh_of is None]
-    if tested:
+    if not is_ranked:
+        for arm in arms:
+            arm.comparison = None
+    elif tested:
         p_values = adjust([a.comparison for a in tested if a.comparison is not None])
         for arm, p_value in zip(tested, p_values, strict=True):
             arm.p_adjusted = float(p_value)
+    found = scorer.correlations()
+    names = [arm.name for arm in study.arms]
     return Scores(
         arms,
-        scorer.verdict(),
+        verdict,
         tuple(dict.fromkeys(scorer.notes)),
         scorer.untrained,
         scorer.lifetimes,
         scorer.areas,
         scorer.phases,
+        {name: study.matrix(name, "regime/recovery") for name in names},
+        task_scores(study),
+        found,
+        is_ranked,
     )

@@ -37,6 +37,9 @@ class ArmFacts:
         fresh_of: Arm of which it is a fresh copy, None for most.
         uses_task_boundary: Whether its methods act on announced switches.
         resets_optimizer: `no`, `entries` or `all`.
+        context: What its networks are told about the world, such as `task` or `none`.
+        context_is_oracle: Whether that is the truth.
+        context_uses_boundaries: Whether it shows when the world changes.
         settings: What differs from the baseline: dotted name -> value as text.
     """
 
@@ -47,6 +50,9 @@ class ArmFacts:
     fresh_of: str | None
     uses_task_boundary: bool
     resets_optimizer: str
+    context: str
+    context_is_oracle: bool
+    context_uses_boundaries: bool
     settings: Mapping[str, str]
 
 

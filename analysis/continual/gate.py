@@ -32,6 +32,7 @@ class Verdict:
         late_gap: Fresh minus baseline over the last third of the regimes, in units of return.
         learnable_share: Share of regimes in which a fresh network beats the untrained policy.
         reasons: Why it was refused; empty when accepted.
+        lacks_seeds_only: Refused for nothing but too few baseline seeds: exploratory.
     """
 
     accepted: bool
@@ -39,6 +40,7 @@ class Verdict:
     late_gap: Interval
     learnable_share: float
     reasons: tuple[str, ...]
+    lacks_seeds_only: bool = False
 
 
 def _late_gap(areas: Array, oracle: Array, paired: bool, num_resamples: int, seed: int) -> Interval:
@@ -101,4 +103,5 @@ def validity_gate(
         reasons.append(f"a fresh network beats random in only {learnable:.0%} of the regimes")
     if not switching_verified:
         reasons.append("nobody verified that the switches change the physics or the task")
-    return Verdict(not reasons, slope, gap, learnable, tuple(reasons))
+    lacks_seeds_only = len(reasons) == 1 and len(learned) < MIN_SEEDS
+    return Verdict(not reasons, slope, gap, learnable, tuple(reasons), lacks_seeds_only)

@@ -235,4 +235,7 @@ def _silent_world(observation_dim: int, action_dim: int) -> Any:
         observation_space = gymnasium.spaces.Box(-1.0, 1.0, (observation_dim,), np.float32)
         action_space = gymnasium.spaces.Box(-1.0, 1.0, (action_dim,), np.float32)
 
+        def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+            return np.zeros(observation_dim, np.float32), {}
+
     return Silent()

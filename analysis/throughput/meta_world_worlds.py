@@ -65,18 +65,24 @@ def build_worlds(num_cores: int, seed: int = 0) -> list[World]:
         seed: Of the goals and their choice.
     """
     base = Config(world_seed=seed, num_goals=NUM_GOALS, num_workers=0, reset_cache=False)
+    # First, because its processes are forks of this one with everything that there is by then.
+    forked = _upstream(f"stock, async vector, {NUM_TASKS} processes", "async", seed)
     worlds = [
         _upstream(SYNC, "sync", seed),
+        forked,
         _ours("ours, stock classes", replace(base, fast_path=False)),
         _ours("ours, fast path", base),
         _ours("ours, fast path and reset cache", replace(base, reset_cache=True)),
     ]
-    if find_spec("envpool") is not None:
-        worlds.append(_envpool("EnvPool, 1 thread (another benchmark)", base, 1))
-    worlds.append(_upstream(f"stock, async vector, {NUM_TASKS} processes", "async", seed))
     for count in sorted({1, 2, num_cores}):
         name = f"ours, fast path and reset cache, {count} worker{'s' * (count > 1)}"
         worlds.append(_ours(name, replace(base, reset_cache=True, num_workers=count)))
+    if find_spec("envpool") is not None:
+        worlds.append(_envpool("EnvPool, 1 thread (another benchmark)", base, 1))
+        if num_cores > 1:
+            worlds.append(
+                _envpool(f"EnvPool, {num_cores} cores (another benchmark)", base, num_cores)
+            )
     return worlds
 
 

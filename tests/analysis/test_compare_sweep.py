@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -16,10 +17,6 @@ import evaluate
 import train
 
 REPOSITORY = Path(train.__file__).parent
-SMALL = [
-    *("-m", "experiment=compare_smoke", "arm=standard,l2", "seed=0,1"),
-    *("total_steps=4096", "env.switch_interval=1024", "progress=false"),
-]
 
 
 @pytest.fixture
@@ -165,32 +162,46 @@ def test_an_arm_decides_over_the_methods_of_an_experiment(members, monkeypatch):
     assert seen["ppo-small-l2"].optimizer.weight_decay == 1e-3
 
 
-# A real sweep, killed ------------------------------------------------------------------------
+# Real sweeps, killed -------------------------------------------------------------------------
+
+TINY = [
+    *("-m", "experiment=compare_smoke", "hydra/launcher=basic", "arm=standard,l2", "seed=0"),
+    *("total_steps=3072", "env.switch_interval=1024", "agent.num_epochs=1"),
+    *("log.checkpoint_minutes=0", "log.all_ranks_every_iterations=2", "progress=false"),
+]
+THREE_BY_THREE = [
+    *("-m", "experiment=compare_smoke", "seed=0,1,2", "total_steps=4096"),
+    *("env.switch_interval=1024", "log.checkpoint_minutes=0", "progress=false"),
+]
 
 
-def launch(folder, **options):
-    command = [sys.executable, str(REPOSITORY / "train.py"), *SMALL, "log.checkpoint_minutes=0"]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+def launch(folder, words):
     return subprocess.Popen(
-        command,
+        [sys.executable, str(REPOSITORY / "train.py"), *words],
         cwd=folder,
-        env=environment,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        **options,
     )
 
 
-def finish(folder):
-    process = launch(folder)
-    out, _ = process.communicate(timeout=300)
+def finish(folder, words):
+    process = launch(folder, words)
+    out, _ = process.communicate(timeout=600)
     assert process.returncode == 0, out
     return out
 
 
-def wait_for(condition, process, seconds=120):
+def kill_group(process):
+    """SIGKILL the launcher and all its workers at once."""
+    assert process.poll() is None, process.stdout.read()
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+
+
+def wait_for(condition, process, seconds=240):
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.stdout.read()
@@ -198,15 +209,24 @@ def wait_for(condition, process, seconds=120):
         time.sleep(0.02)
 
 
-def steps_saved(folder):
-    """Newest step of any checkpoint; listed by hand, since entries vanish under a glob."""
-    names = [
-        name
-        for place in folder.glob("runs/*/*/*/seed_*")
-        if (place / "checkpoints").is_dir()
-        for name in os.listdir(place / "checkpoints")
+def directories(folder):
+    return list(folder.glob("runs/*/*/*/seed_*"))
+
+
+def checkpoints(folder):
+    """How many were saved; listed by hand, since entries vanish under a glob."""
+    listed = [
+        os.listdir(d / "checkpoints") for d in directories(folder) if (d / "checkpoints").is_dir()
     ]
-    return max((int(name[5:17]) for name in names if name.startswith("step-")), default=0)
+    return sum(name.startswith("step-") for names in listed for name in names)
+
+
+def num_done(folder):
+    return sum((d / "done.json").is_file() for d in directories(folder))
+
+
+def restarts(folder):
+    return sum(json.loads((d / "done.json").read_text())["restarts"] for d in directories(folder))
 
 
 def timeless_report(folder, monkeypatch):
@@ -225,33 +245,56 @@ def timeless_report(folder, monkeypatch):
     return files
 
 
-@pytest.mark.slow
-def test_a_killed_sweep_gives_the_same_report_as_an_undisturbed_one(tmp_path, monkeypatch):
-    calm, rough = tmp_path / "calm", tmp_path / "rough"
-    calm.mkdir()
-    rough.mkdir()
-    assert "4 runs: 4 done" in finish(calm)
-    process = launch(rough)
-    wait_for(lambda: steps_saved(rough) >= 1_024, process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
-    # Only the launcher dies: its workers must notice, save and let go of their runs.
-    process = launch(rough)
-    wait_for(lambda: len(list(rough.glob("runs/*/*/*/seed_*/done.json"))) >= 1, process)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
-    assert len(list(rough.glob("runs/*/*/*/seed_*/done.json"))) < 4
-    out = finish(rough)
-    assert "4 runs: 4 done" in out
-    restarts = [
-        json.loads(path.read_text())["restarts"]
-        for path in rough.glob("runs/*/*/*/seed_*/done.json")
-    ]
-    assert sum(restarts) >= 1
-    expected = timeless_report(calm, monkeypatch)
-    found = timeless_report(rough, monkeypatch)
+def assert_same_report(calm, rough, monkeypatch):
+    expected, found = (timeless_report(folder, monkeypatch) for folder in (calm, rough))
     assert sorted(found) == sorted(expected)
     for name, data in expected.items():
         assert found[name] == data, name
-    again = finish(rough)
-    assert again.count("nothing to do") == 4
+
+
+@pytest.fixture
+def places(tmp_path):
+    folders = tmp_path / "calm", tmp_path / "rough"
+    for folder in folders:
+        folder.mkdir()
+    return folders
+
+
+def test_a_small_sweep_killed_and_restarted_gives_the_same_report(places, monkeypatch):
+    calm, rough = places
+    process = launch(rough, TINY)
+    wait_for(lambda: checkpoints(rough) >= 2, process)
+    kill_group(process)
+    assert num_done(rough) < 2
+    for folder in (rough, calm):
+        monkeypatch.chdir(folder)
+        assert train.main(TINY) == train.EXIT_DONE
+    assert (restarts(calm), restarts(rough)) == (0, 1)
+    assert_same_report(calm, rough, monkeypatch)
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_at_random_moments_gives_the_same_report(places, monkeypatch):
+    """Three methods, three seeds, everything killed twice, and then only the launcher."""
+    calm, rough = places
+    start = time.monotonic()
+    assert "9 runs: 9 done" in finish(calm, THREE_BY_THREE)
+    seconds = time.monotonic() - start
+    seed = int.from_bytes(os.urandom(4))
+    print(f"moments drawn with seed {seed}, an undisturbed sweep takes {seconds:.0f} s")
+    moments = random.Random(seed)
+    for _ in range(2):
+        process = launch(rough, THREE_BY_THREE)
+        time.sleep(moments.uniform(0.0, 0.4) * seconds)  # imports and saves may be hit as well
+        kill_group(process)
+    # Only the launcher dies: its workers must notice, save and let go of their runs.
+    process, before = launch(rough, THREE_BY_THREE), num_done(rough)
+    wait_for(lambda: num_done(rough) > before, process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert num_done(rough) < 9
+    assert "9 runs: 9 done" in finish(rough, THREE_BY_THREE)
+    assert restarts(rough) >= 1
+    assert_same_report(calm, rough, monkeypatch)
+    again = finish(rough, THREE_BY_THREE)
+    assert again.count("nothing to do") == 9

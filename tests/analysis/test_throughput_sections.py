@@ -133,7 +133,7 @@ def test_scaling_table_and_figure(tmp_path):
         "tasks": {"1": [(1e-3, 1e-3)] * 3, "50": [(1e-3, 1.5e-3)] * 3},
     }
     made = scaling.section(found, OPTIONS)
-    assert made.tables[0].cells[1] == ["512", "4,000", "4.00", "3.77"]
+    assert made.tables[0].cells[1] == ["512", "4,000", "4.00", "3.84"]
     assert made.tables[1].cells[1] == ["50", "1,500", "1.50"]
     assert scaling.draw(made, tmp_path / "scaling.png").read_bytes()[1:4] == b"PNG"
 

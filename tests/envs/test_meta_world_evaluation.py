@@ -79,6 +79,7 @@ def test_experts_of_ten_tasks_on_six_goals(mt10_goals):
 def test_experts_of_ten_tasks_on_all_goals(mt10_goals):
     first, final = successes(mt10_goals, NUM_GOALS, experts(MT10))
     np.testing.assert_allclose((first > 0).sum(1), ALL_GOALS_ANY, atol=1)
+    assert (first > 0).mean() >= 0.95
     np.testing.assert_allclose(final.sum(1), ALL_GOALS_FINAL, atol=1)
 
 

@@ -145,7 +145,7 @@ def test_the_oracle_is_the_baseline_until_the_first_switch_and_then_begins_anew(
     ("agent", "at"),
     [
         ("ppo", 640),
-        ("sac", 900),
+        pytest.param("sac", 900, marks=pytest.mark.slow),
         pytest.param("ppo", 900, marks=pytest.mark.slow),
         pytest.param("sac", 640, marks=pytest.mark.slow),
     ],
@@ -182,14 +182,14 @@ def test_comparisons_find_whose_fresh_copy_a_run_is(tmp_path):
     by_setting = ["arm=ns_adam", "boundary=oracle", "fresh_at_switch=true"]
     for arm in (["arm=standard"], ["arm=fresh_oracle"], ["arm=ns_adam"], by_setting):
         assert run(tmp_path, *group, *arm) == train.EXIT_DONE
-    members = find_members([tmp_path])
-    assert {arm.name: arm.fresh_of for arm in group_arms(members)} == {
+    arms = group_arms(find_members([tmp_path]))
+    assert {arm.name: arm.fresh_of for arm in arms} == {
         "standard": None,
         "fresh_oracle": "standard",
         "ns_adam": None,
         "fresh_ns_adam": "ns_adam",
     }
-    flags = {member.identity["arm"]: method_flags(member.config) for member in members}
+    flags = {arm.name: method_flags(arm.members[0].config) for arm in arms}
     assert flags["fresh_oracle"] == (True, "all")
     assert flags["standard"] == (False, "no")
 
@@ -332,7 +332,7 @@ RECYCLERS = {
     "method",
     [
         "continual_backprop",
-        "redo",
+        pytest.param("redo", marks=pytest.mark.slow),
         pytest.param("regrama", marks=pytest.mark.slow),
         pytest.param("snr", marks=pytest.mark.slow),
     ],

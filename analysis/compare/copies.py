@@ -1,0 +1,128 @@
+"""Small copies of runs: everything a report needs of them, and no more, in a few CSV files.
+
+A copy is a run directory like any other: `config.yaml`, `environment.json` and `done.json` as they
+were, `progress.csv` with the columns that reports read, `events.jsonl` with the first change to
+every world, and in place of `episodes.csv` what reports make of the episodes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from analysis.canonical_json import canonical_json, parse_json
+from analysis.compare.before import METRIC_CLOCK, metric_columns, rows_before
+from analysis.compare.condensed import (
+    RECORD_COLUMNS,
+    RECORDS_FILE,
+    RETURN_COLUMNS,
+    RETURNS_FILE,
+    Condensed,
+    record_rows,
+    return_rows,
+)
+from analysis.compare.members import COMMANDS_FILE, Member, columns_of
+from analysis.compare.study import csv_bytes
+from analysis.multitask.records import FILE as EVALUATION_FILE
+from analysis.run_columns import Columns
+from analysis.run_files import read_cells
+
+WORLD_EVENTS = ("switch", "drift")
+_AS_THEY_ARE = ("config.yaml", "environment.json", "done.json")
+_PLACE_PARTS = 4
+
+
+def copy_files(member: Member, condensed: Condensed) -> dict[str, bytes]:
+    """Files of the copy of one run, by their path below the folder of all copies.
+
+    Raises:
+        NotARun: Files of the run are damaged.
+    """
+    resolved = member.path.resolve()
+    place = "/".join(resolved.parts[-_PLACE_PARTS:])
+    files = {
+        f"{place}/{name}": (member.path / name).read_bytes()
+        for name in _AS_THEY_ARE
+        if (member.path / name).is_file()
+    }
+    files[f"{place}/progress.csv"] = _progress(member, condensed.end)
+    files[f"{place}/events.jsonl"] = _events(member)
+    files[f"{place}/{RETURNS_FILE}"] = csv_bytes(RETURN_COLUMNS, return_rows(condensed))
+    files[f"{place}/{RECORDS_FILE}"] = csv_bytes(RECORD_COLUMNS, record_rows(condensed))
+    if not math.isnan(member.speed):
+        rows = [(member.env_steps, member.speed)]
+        files[f"{place}/timing.csv"] = csv_bytes(("env_steps", "steps_per_second"), rows)
+    evaluation = member.path / EVALUATION_FILE
+    if evaluation.is_file():
+        files[f"{place}/{EVALUATION_FILE}"] = canonical_json(parse_json(evaluation.read_bytes()))
+    commands = resolved.parents[_PLACE_PARTS - 2] / COMMANDS_FILE
+    if commands.is_file():
+        files[f"{resolved.parts[-_PLACE_PARTS]}/{COMMANDS_FILE}"] = commands.read_bytes()
+    return files
+
+
+def _progress(member: Member, end: int) -> bytes:
+    """Whole curves, and of other diagnostics the values just before switches."""
+    header, rows = read_cells(member.path / "progress.csv")
+    if not header:
+        return b""
+    columns = Columns.of(member.path, header)
+    positions = {name: place for place, name in enumerate(header)}
+    whole = [METRIC_CLOCK, "iteration", "regime", *columns_of(columns).values()]
+    metrics = [name for name in metric_columns(header, columns) if name not in whole]
+    names = [name for name in (*whole, "regime_value", *metrics) if name in positions]
+    rows = [row for row in rows if float(row[positions[METRIC_CLOCK]]) <= end]
+    kept = rows_before(header, rows, member.starts, metrics)
+    copied, seen = [], None
+    for place, row in enumerate(rows):
+        now = row[positions["regime"]] if "regime" in positions else ""
+        shown = {name for name, known in kept.items() if place in known}
+        if now != seen:
+            shown.add("regime_value")
+        seen = now
+        copied.append([row[positions[n]] if n in whole or n in shown else "" for n in names])
+    return csv_bytes(names, copied)
+
+
+def _events(member: Member) -> bytes:
+    """The first line about every world."""
+    file = member.path / "events.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True) if file.is_file() else []
+    events = [line for line in lines if b'"regime"' in line and line.endswith(b"\n")]
+    kept: dict[object, bytes] = {}
+    for line in events:
+        event = parse_json(line)
+        if event.get("event") in WORLD_EVENTS:
+            kept.setdefault(event["regime"], line)
+    return b"".join(kept.values())
+
+
+def all_copies(
+    members: Sequence[Member], condensed: Mapping[int, Condensed], folder: Path
+) -> dict[str, bytes]:
+    """Files of the copies of all runs of a comparison.
+
+    Args:
+        members: The runs.
+        condensed: Place of a run -> its condensed episodes.
+        folder: Where they will be written.
+
+    Raises:
+        ValueError: Two runs would share a place, or a copy would replace its run.
+    """
+    files: dict[str, bytes] = {}
+    places: dict[Path, Path] = {}
+    for place, member in enumerate(members):
+        source = member.path.resolve()
+        target = folder.resolve().joinpath(*source.parts[-_PLACE_PARTS:])
+        if target == source:
+            raise ValueError(f"--export-data {folder} would overwrite {member.path} itself")
+        other = places.setdefault(target, source)
+        if other != source:
+            raise ValueError(
+                f"the copies of {other} and {source} would share the place {target}; compare "
+                "runs of different groups, environments, arms or seeds"
+            )
+        files |= copy_files(member, condensed[place])
+    return files

@@ -1,0 +1,56 @@
+"""Success on tasks, for runs that end with an evaluation of every task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from analysis.compare.members import Member
+from analysis.continual.episodes import Array
+from analysis.multitask.records import FILE, Evaluation, load_evaluations
+from analysis.multitask.study import check_alike
+
+FACTS = ("benchmark", "reward_version", "horizon", "success", "num_goals", "goal_policy", "backend")
+
+
+def add_tasks(values: Mapping[int, dict[str, Array]], members: Sequence[Member]) -> dict[str, Any]:
+    """Add success by task to the values of all runs that have it.
+
+    A failed run has no final checkpoint to evaluate: it counts as no success at all.
+
+    Args:
+        values: Place of a run -> its quantities, extended here.
+        members: All runs.
+
+    Returns:
+        `tasks`, their labels, empty where nothing was evaluated; `task_facts`, what makes the
+        numbers comparable; `not_evaluated`, runs without an evaluation.
+
+    Raises:
+        NotAnEvaluation: A file is damaged.
+        UnlikeRuns: The evaluations mean different things.
+    """
+    found: dict[int, Evaluation] = {}
+    for place, member in enumerate(members):
+        if member.status != "failed" and (member.path / FILE).is_file():
+            (found[place],) = load_evaluations(member.path)
+    if not found:
+        return {"tasks": [], "task_facts": {}, "not_evaluated": []}
+    check_alike(list(found.values()))
+    first = next(iter(found.values()))
+    lacking = []
+    for place, member in enumerate(members):
+        if place in found:
+            outcomes = found[place].outcomes
+            values[place]["task/success"] = outcomes.rates.astype(np.float64)
+            values[place]["task/final_success"] = outcomes.final_success.mean(axis=1)
+            values[place]["task/return"] = outcomes.episode_return.mean(axis=1)
+        elif member.status == "failed":
+            for name in ("success", "final_success"):
+                values[place][f"task/{name}"] = np.zeros(len(first.tasks))
+        else:
+            lacking.append("/".join(member.path.resolve().parts[-4:]))
+    facts = {key: first.manifest[key] for key in FACTS}
+    return {"tasks": list(first.labels), "task_facts": facts, "not_evaluated": lacking}

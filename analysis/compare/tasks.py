@@ -1,0 +1,156 @@
+"""Success on several tasks: by task and over all, with intervals over whole seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.compare.study import Key, Study
+from analysis.continual.episodes import Array
+from analysis.statistics import (
+    Comparison,
+    Interval,
+    adjust,
+    compare,
+    interval,
+    stratified_interval,
+)
+
+LAST_SHARE = 0.2
+LEVELLED_OFF = 0.02
+
+
+@dataclass
+class TaskScores:
+    """Success of one arm.
+
+    Attributes:
+        arm: Its name.
+        n: Runs.
+        tasks: One interval per task, mean over seeds.
+        mean: Over seeds and tasks; whole seeds are resampled.
+        iqm: Interquartile mean of the seeds x tasks matrix; whole seeds are resampled, because
+            the tasks of a run share one network.
+        iqm_by_task: The same with the interval of published tables, runs of every task resampled
+            by themselves.
+        final_success: Success at the last step, mean.
+        comparison: Mean success against the baseline, paired by seeds.
+        p_adjusted: Holm-adjusted sign-flip p-value.
+        area: Mean success of the quick evaluations over the whole run; None without any.
+        gain: Success gained over the last fifth of training; None without enough evaluations.
+    """
+
+    arm: str
+    n: int
+    tasks: tuple[Interval, ...]
+    mean: Interval
+    iqm: Interval
+    iqm_by_task: Interval
+    final_success: float
+    comparison: Comparison | None = None
+    p_adjusted: float = math.nan
+    area: Interval | None = None
+    gain: Interval | None = None
+
+    @property
+    def learning(self) -> str:
+        """Whether the arm had levelled off when it was stopped."""
+        if self.gain is None:
+            return "unknown: no quick evaluations"
+        gained = f"{100 * self.gain.estimate:+.1f} points"
+        return f"{'still learning' if self.gain.estimate >= LEVELLED_OFF else 'level'} ({gained})"
+
+
+def last_gain(steps: Array, success: Array, end: float) -> float:
+    """Success gained over the last fifth of training.
+
+    Args:
+        steps: (evaluations,) environment steps.
+        success: (evaluations,).
+        end: Environment steps of the run.
+
+    Returns:
+        Slope of the least-squares line through the evaluations of the last fifth, times its
+        length, which uses all of them; NaN with fewer than two.
+    """
+    late = (steps >= (1.0 - LAST_SHARE) * end - 0.5) & (steps <= end)
+    x, y = steps[late], success[late]
+    offsets = x - x.mean() if len(x) else x
+    spread = float(offsets @ offsets)
+    return float(offsets @ y) / spread * LAST_SHARE * end if spread > 0.0 else math.nan
+
+
+def area_under_curve(steps: Array, success: Array, end: float) -> float:
+    """Mean success over time by the trapezoid rule; NaN with fewer than two evaluations.
+
+    Values before the first and after the last evaluation are those of the nearest one.
+    """
+    if len(steps) < 2:
+        return math.nan
+    x = np.concatenate([[0.0], steps, [end]])
+    y = np.concatenate([success[:1], success, success[-1:]])
+    return float(np.trapezoid(y, x) / end)
+
+
+def task_scores(study: Study) -> tuple[TaskScores, ...]:
+    """Success of all arms; empty where runs have no evaluation of tasks, or only some have."""
+    labels = study.about.get("tasks") or []
+    if not labels or study.about.get("not_evaluated"):
+        return ()
+    means: dict[str, dict[Key, float]] = {}
+    found = []
+    for facts in study.arms:
+        rates = study.matrix(facts.name, "task/success")
+        if not np.isfinite(rates).all() or rates.shape[1] != len(labels):
+            return ()
+        means[facts.name] = dict(zip(study.runs[facts.name], rates.mean(axis=1), strict=True))
+        area, gain = _learning(study, facts.name)
+        found.append(
+            TaskScores(
+                facts.name,
+                len(rates),
+                tuple(interval(rates[:, place], "mean") for place in range(len(labels))),
+                interval(rates, "mean"),
+                interval(rates, "iqm"),
+                stratified_interval(dict(zip(labels, rates.T, strict=True)), "iqm"),
+                float(study.matrix(facts.name, "task/final_success").mean()),
+                area=area,
+                gain=gain,
+            )
+        )
+    _compare(study, found, means)
+    return tuple(found)
+
+
+def _learning(study: Study, arm: str) -> tuple[Interval | None, Interval | None]:
+    """Area under the curve and gain over the last fifth; failed runs are left out."""
+    end, rows = float(study.about["end"]), []
+    for run in study.runs[arm].values():
+        steps = run.values.get("quick/step")
+        if run.status != "failed" and steps is not None:
+            success = run.values["quick/success"]
+            rows.append(
+                (area_under_curve(steps, success, end), last_gain(steps, success, end)),
+            )
+    columns = np.array(rows, dtype=np.float64).reshape(-1, 2).T
+    area, gain = (
+        interval(column, "mean") if len(column) and np.isfinite(column).all() else None
+        for column in columns
+    )
+    return area, gain
+
+
+def _compare(
+    study: Study, found: list[TaskScores], means: Mapping[str, Mapping[Key, float]]
+) -> None:
+    base = means[study.baseline]
+    tested = [s for s in found if s.arm != study.baseline and set(means[s.arm]) == set(base)]
+    for scores in tested:
+        scores.comparison = compare(dict(means[scores.arm]), dict(base), "mean")
+    if tested:
+        p_values = adjust([s.comparison for s in tested if s.comparison is not None])
+        for scores, p_value in zip(tested, p_values, strict=True):
+            scores.p_adjusted = float(p_value)
