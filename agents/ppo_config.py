@@ -90,6 +90,9 @@ class Config:
                 raise ValueError(f"agent.{name} is {getattr(self, name)}; give a value in [0, 1]")
         if self.clip_range <= 0.0:
             raise ValueError(f"agent.clip_range is {self.clip_range}; give a value above 0")
+        for name in ("value_coefficient", "entropy_coefficient"):
+            if getattr(self, name) < 0.0:
+                raise ValueError(f"agent.{name} is {getattr(self, name)}; give 0 or more")
         for name in ("max_grad_norm", "policy_head_bound", "value_head_bound"):
             value = getattr(self, name)
             if value is not None and value <= 0.0:

@@ -16,6 +16,8 @@ from configs.schema import ConfigurationError
 from envs.contexts.layer import ContextLayer
 from networks.torso import ContextSpec
 
+REQUIRED = "required"  # what a preset says in place of a checkpoint that it needs
+
 
 def resolve_threads(config: RunConfig) -> int:
     """Threads of this run: what was asked for, or up to two of the cores this process may use."""
@@ -105,6 +107,11 @@ def build_agent(config: RunConfig, info: Any, num_threads: int = 1) -> Agent:
     Raises:
         ConfigurationError: Agent, network, optimizer and methods do not fit together.
     """
+    if config.init_from == REQUIRED:
+        raise ConfigurationError(
+            "this experiment starts from a checkpoint; name it, as in "
+            "init_from=runs/.../checkpoints/step-000002000000"
+        )
     parts = Parts(
         observation_dim=info.observation_dim,
         action_dim=info.action_dim,

@@ -21,7 +21,6 @@ from configs.schema import ConfigurationError, flat, to_plain, unknown_key
 from networks.registry import suggestion
 
 CONFIG_FOLDER = Path(__file__).resolve().parent
-REQUIRED = "required"  # what a preset says in place of a checkpoint that it needs
 GROUPS = ("agent", "env", "context", "network", "optimizer", "method", "arm", "experiment")
 
 
@@ -56,11 +55,6 @@ def compose_run(overrides: Sequence[str]) -> Composed:
     values, choices = _compose(overrides)
     _check_arm(choices, overrides)
     config = load_run(values)
-    if config.init_from == REQUIRED:
-        raise ConfigurationError(
-            f"experiment={choices.get('experiment')} starts from a checkpoint; name it, as in "
-            "init_from=runs/.../checkpoints/step-000002000000"
-        )
     plain = to_plain(config)
     directory = _relative_directory(config, plain, choices, overrides)
     return Composed(config, plain, directory, tuple(overrides))

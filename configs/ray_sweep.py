@@ -30,6 +30,7 @@ from configs.sweep import ended, run_member
 OLDEST_RAY = (2, 54)
 _STORE_BYTES = 100 * 2**20  # tasks exchange lines of text
 _SAVING_SECONDS = 60.0
+_START_ATTEMPTS = 3
 _LISTENING = "0A"
 T = TypeVar("T")
 
@@ -143,6 +144,7 @@ def _started(cluster: Cluster) -> Iterator[Any]:
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": token,
+            "RAY_raylet_start_wait_time_s": "60",
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         }
         os.environ.pop("RAY_AUTH_TOKEN", None)
@@ -165,15 +167,27 @@ def _connect(ray: Any, cluster: Cluster, folder: str) -> None:
         )
         ray.init(address=cluster.address, **quiet)
         return
-    ray.init(
-        address="local",
-        num_cpus=cluster.num_workers or len(os.sched_getaffinity(0)),
-        num_gpus=0,
-        include_dashboard=False,
-        object_store_memory=_STORE_BYTES,
-        _temp_dir=folder,
-        **quiet,
-    )
+    workers = cluster.num_workers or len(os.sched_getaffinity(0))
+    for attempt in range(1, _START_ATTEMPTS + 1):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=workers,
+                num_gpus=0,
+                include_dashboard=False,
+                object_store_memory=_STORE_BYTES,
+                _temp_dir=f"{folder}/{attempt}",
+                **quiet,
+            )
+            break
+        except Exception as error:  # Ray raises no narrower class
+            ray.shutdown()
+            print(f"Ray did not start: {_first_line(error)}", file=sys.stderr)
+            if attempt == _START_ATTEMPTS:
+                raise ConfigurationError(
+                    f"Ray did not start in {attempt} attempts; its parts must answer within "
+                    "seconds, so try again on a less busy machine, or use hydra/launcher=joblib"
+                ) from error
     exposed = [a for a in listening_addresses(descendants(os.getpid())) if not a.is_loopback]
     if exposed:
         raise ConfigurationError(

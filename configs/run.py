@@ -167,6 +167,7 @@ EXECUTION_KEYS = frozenset(
         "log.figures",
         "log.plain_seconds",
         "log.tensorboard",
+        "env.reset_cache",
         "env.num_workers",
     }
 )

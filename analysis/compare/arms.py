@@ -17,6 +17,7 @@ from networks.registry import suggestion
 DEFAULT_BASELINE = "standard"
 ORACLE = "fresh_oracle"
 _FRESH = "fresh_"
+_SEED_FOLDER = re.compile(r"\bseed_\d+\b")
 _HASH = re.compile(r"-[0-9a-f]{8}$")
 # Runs of one arm may differ in these: which seed, where it is filed, and how it is logged.
 _NOT_LEARNING = EXECUTION_KEYS | {"seed", "group", "env.world_seed"}
@@ -53,6 +54,8 @@ def learning_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in flat(config).items()
         if key not in _NOT_LEARNING and not key.startswith("log.") and value != {}
     }
+    if isinstance(source := settings.get("init_from"), str):  # every seed goes on from its own
+        settings["init_from"] = _SEED_FOLDER.sub("seed_*", source)
     methods = list(config.get("method") or {})
     if len(methods) > 1:
         settings["method order"] = methods

@@ -11,19 +11,18 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from analysis.compare.scores import Scores
 from analysis.compare.study import Study
+from analysis.compare.styles import WIDTH, ArmStyles
+from analysis.compare.task_figures import learning_figure, tasks_figure
 from analysis.continual.episodes import Array
-from analysis.plots import COLOURS, DASHES, FAINT, QUIET, STYLE
+from analysis.plots import FAINT, QUIET, STYLE
 from analysis.statistics import Band, performance_profile, pointwise_band
 
-WIDTH = 7.2
 MAX_MARKERS = 50
 PROFILE_POINTS = 101
-LETTERS_PER_INCH = 14
 DPI = 160
 PANELS = (
     ("return", "episode return", 1.0),
@@ -34,45 +33,6 @@ PANELS = (
 KINDS = ("png", "svg")
 
 
-class _Styles:
-    """Colour and dash of every arm; the baseline is black."""
-
-    def __init__(self, study: Study) -> None:
-        black, others = COLOURS[-1], COLOURS[:-1]
-        self._styles: dict[str, dict[str, Any]] = {}
-        for place, arm in enumerate(a for a in study.arms if a.name != study.baseline):
-            dash = DASHES[place // len(others) % len(DASHES)]
-            style = {"color": others[place % len(others)], "linestyle": dash}
-            self._styles[arm.name] = style
-        self._styles[study.baseline] = {"color": black, "linestyle": "-"}
-
-    def __getitem__(self, arm: str) -> dict[str, Any]:
-        return self._styles[arm]
-
-    def legend(self, figure: Figure, study: Study) -> None:
-        """One legend above all panels, in one row if it fits."""
-        names = [arm.name for arm in study.arms]
-        handles = [Line2D([], [], label=name, **self._styles[name]) for name in names]
-        room = LETTERS_PER_INCH * figure.get_figwidth()
-        columns = len(names)
-        while columns > 1 and _letters(names, columns) > room:
-            columns -= 1
-        figure.legend(
-            handles=handles,
-            loc="outside upper center",
-            ncols=columns,
-            columnspacing=1.2,
-            handlelength=1.6,
-        )
-
-
-def _letters(names: Sequence[str], columns: int) -> int:
-    """Width of a legend in letters; a column is as wide as its widest name."""
-    rows = math.ceil(len(names) / columns)
-    starts = range(0, len(names), rows)
-    return sum(max(map(len, names[start : start + rows])) + 6 for start in starts)
-
-
 def draw_figures(study: Study, scores: Scores) -> dict[str, bytes]:
     """Draw all figures.
 
@@ -80,16 +40,19 @@ def draw_figures(study: Study, scores: Scores) -> dict[str, bytes]:
         File name -> contents, PNG and SVG; equal data give equal bytes.
     """
     files = {}
-    drawings: dict[str, Callable[[Study, Scores, _Styles], Figure | None]] = {
+    drawings: dict[str, Callable[[Study, Scores, ArmStyles], Figure | None]] = {
         "panels": _panels,
         "regimes": _regimes,
+        "recovery": _recovery,
         "profile": _profile,
         "improvement": _improvement,
         "action_std": _action_std,
+        "tasks": tasks_figure,
+        "learning": learning_figure,
     }
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         for name, draw in drawings.items():
-            figure = draw(study, scores, _Styles(study))
+            figure = draw(study, scores, ArmStyles(study))
             if figure is None:
                 continue
             for kind in KINDS:
@@ -103,7 +66,7 @@ def draw_figures(study: Study, scores: Scores) -> dict[str, bytes]:
 # Figures -------------------------------------------------------------------------------------
 
 
-def _panels(study: Study, scores: Scores, styles: _Styles) -> Figure:
+def _panels(study: Study, scores: Scores, styles: ArmStyles) -> Figure:
     """Return, dormant units, stable rank and weights of all arms over time."""
     figure = Figure(figsize=(WIDTH, 5.4), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True)
@@ -124,7 +87,7 @@ def _panels(study: Study, scores: Scores, styles: _Styles) -> Figure:
     return figure
 
 
-def _action_std(study: Study, scores: Scores, styles: _Styles) -> Figure | None:
+def _action_std(study: Study, scores: Scores, styles: ArmStyles) -> Figure | None:
     """How much the policy explores: a late network may have lost that instead of plasticity."""
     if not any(study.matrix(arm.name, "curve/action_std").size for arm in study.arms):
         return None
@@ -137,7 +100,7 @@ def _action_std(study: Study, scores: Scores, styles: _Styles) -> Figure | None:
     return figure
 
 
-def _regimes(study: Study, scores: Scores, styles: _Styles) -> Figure:
+def _regimes(study: Study, scores: Scores, styles: ArmStyles) -> Figure:
     """End-of-phase return against regime number."""
     figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
     axes = figure.subplots()
@@ -157,7 +120,38 @@ def _regimes(study: Study, scores: Scores, styles: _Styles) -> Figure:
     return figure
 
 
-def _profile(study: Study, scores: Scores, styles: _Styles) -> Figure | None:
+def _recovery(study: Study, scores: Scores, styles: ArmStyles) -> Figure | None:
+    """Restricted mean recovery time and censored share against the number of the regime."""
+    known = {
+        arm.name: scores.recoveries[arm.name]
+        for arm in study.arms
+        if np.isfinite(np.minimum(scores.recoveries[arm.name][:, 1:], 1.0)).any()
+    }
+    if not known or study.about["windows"]:
+        return None
+    figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
+    for place, (name, times) in enumerate(known.items()):
+        shift = 0.5 * ((place + 0.5) / len(known) - 0.5)
+        regimes = np.arange(1, times.shape[1])
+        limited = np.minimum(times[:, 1:], 1.0)  # NaN stays: no threshold is known
+        band = pointwise_band(limited)
+        errors = np.nan_to_num(np.maximum([band.mean - band.low, band.high - band.mean], 0.0))
+        style = {"marker": "o", "markersize": 3, **styles[name]}
+        upper.errorbar(regimes + shift, band.mean, yerr=errors, **style)
+        censored = np.where(np.isnan(limited), math.nan, np.isinf(times[:, 1:]))
+        lower.plot(regimes + shift, 100.0 * pointwise_band(censored).mean, **style)
+    upper.set_ylabel("recovery time (share of the regime)")
+    upper.set_ylim(-0.02, 1.05)
+    lower.set_ylabel("never recovered (%)")
+    lower.set_ylim(-4, 104)
+    lower.set_xlabel("regime")
+    lower.xaxis.set_major_locator(MaxNLocator(12, integer=True))
+    styles.legend(figure, study)
+    return figure
+
+
+def _profile(study: Study, scores: Scores, styles: ArmStyles) -> Figure | None:
     """Share of runs and regimes above a return."""
     known = {
         arm.name: scores.areas[arm.name]
@@ -183,7 +177,7 @@ def _profile(study: Study, scores: Scores, styles: _Styles) -> Figure | None:
     return figure
 
 
-def _improvement(study: Study, scores: Scores, styles: _Styles) -> Figure | None:
+def _improvement(study: Study, scores: Scores, styles: ArmStyles) -> Figure | None:
     """Paired probability of improvement over the baseline."""
     rows = [arm for arm in scores.arms if arm.comparison is not None]
     if not rows:
@@ -209,7 +203,7 @@ def _improvement(study: Study, scores: Scores, styles: _Styles) -> Figure | None
 
 
 def _curves(
-    axes: Axes, study: Study, scores: Scores, styles: _Styles, metric: str, factor: float
+    axes: Axes, study: Study, scores: Scores, styles: ArmStyles, metric: str, factor: float
 ) -> None:
     end, drawn = float(study.about["end"]), False
     for arm in study.arms:

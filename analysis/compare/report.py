@@ -9,12 +9,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from analysis.compare.figures import draw_figures
+from analysis.compare.more_tables import (
+    correlation_table,
+    still_learning,
+    tasks_csv,
+    tasks_table,
+)
 from analysis.compare.scores import Scores, score
 from analysis.compare.study import Study, study_files
 from analysis.compare.tables import (
     Table,
     arms_table,
     continual_table,
+    fairness_table,
     interval_text,
     network_table,
     results_csv,
@@ -25,6 +32,11 @@ CAPTIONS = {
     "panels": "Return, dormant units, stable rank and weight magnitude of the policy: mean over "
     "runs with pointwise 95 % bands. Vertical lines are switches.",
     "regimes": "Return at the end of every phase (last 12.5 %), mean and 95 % interval.",
+    "recovery": "Restricted mean recovery time (a run that never recovers counts as the whole "
+    "regime), 95 % intervals, and the share of runs that never recovered.",
+    "tasks": "Success by task and over all tasks, mean over seeds with 95 % intervals: whole seeds "
+    "resampled, and for the last bars the runs of every task by themselves.",
+    "learning": "Success of the quick evaluations, mean and pointwise 95 % band.",
     "profile": "Performance profile: share of runs and regimes with a mean return above τ.",
     "improvement": "Probability of improvement over the baseline, paired, with 95 % intervals.",
     "action_std": "Action standard deviation: exploration that is left.",
@@ -84,6 +96,8 @@ def render(study: Study, name: str) -> dict[str, bytes]:
     files = {f"data/{file}": data for file, data in study_files(study).items()}
     files |= {f"figures/{file}": data for file, data in figures.items()}
     files["results.csv"] = results_csv(scores)
+    if scores.tasks:
+        files["tasks.csv"] = tasks_csv(study, scores)
     files["report.md"] = to_markdown(blocks).encode()
     files["report.html"] = to_html(blocks, name, figures).encode()
     return files
@@ -111,6 +125,11 @@ def warnings(study: Study) -> list[str]:
         for (_, seed), run in runs.items()
         if run.status == "failed"
     ]
+    if lacking := about.get("not_evaluated"):
+        found.append(
+            f"{len(lacking)} runs such as {lacking[0]} have no evaluation of their tasks, so there "
+            "is no table of tasks; make them with: python evaluate.py run RUN_DIR"
+        )
     if failed:
         found.append(f"failed runs count as results: {', '.join(failed)}")
     return found
@@ -126,11 +145,22 @@ def compose(study: Study, scores: Scores, name: str, pictures: Sequence[str]) ->
             f"run. Baseline: {study.baseline}."
         ),
     ]
-    if alerts := warnings(study):
+    alerts = warnings(study)
+    if learning := still_learning(scores.tasks):
+        alerts.append(
+            f"still learning: {', '.join(learning)} gained 2 points or more over the last fifth of "
+            "training; compare areas under the curve, not ends"
+        )
+    if alerts:
         blocks.append(Text(items=tuple(f"Warning, {alert}." for alert in alerts)))
-    blocks += [score_table(study, scores), continual_table(study, scores)]
+    blocks.append(score_table(study, scores))
+    if scores.tasks:
+        blocks.append(tasks_table(study, scores))
+    blocks.append(continual_table(study, scores))
     blocks += [Heading("Loss of plasticity"), *_plasticity(study, scores)]
-    blocks.append(network_table(study, scores))
+    blocks += [fairness_table(study), network_table(study, scores)]
+    if scores.correlations:
+        blocks.append(correlation_table(scores.correlations))
     blocks.append(Heading("Figures"))
     blocks += [Picture(picture) for picture in pictures]
     blocks.append(arms_table(study))
@@ -140,12 +170,23 @@ def compose(study: Study, scores: Scores, name: str, pictures: Sequence[str]) ->
 
 
 def _plasticity(study: Study, scores: Scores) -> list[Block]:
+    """The sentence of the validity gate, and what it rests on."""
+    if study.about["stationary"]:
+        return [
+            Text(
+                "Nothing changes in this world, so no loss of plasticity can be measured here and "
+                "the validity gate does not apply: methods are compared by their return alone. "
+                "The retention index in the table above says how much of its best return an arm "
+                "keeps."
+            )
+        ]
     if study.about["oracle"] is None:
         return [
             Text(
                 "The plasticity index needs an oracle: fresh networks on the same worlds. Train "
                 "the arm `fresh_oracle` on every seed of this group. Without it no loss of "
-                "plasticity can be claimed: raw return also falls where a world is harder."
+                "plasticity can be claimed: raw return also falls where a world is harder. The "
+                "validity gate has not been run: differences above are of return alone."
             )
         ]
     verdict = scores.verdict
@@ -157,12 +198,16 @@ def _plasticity(study: Study, scores: Scores) -> list[Block]:
         f"regimes in which a fresh network beats the untrained policy: "
         f"{100 * verdict.learnable_share:.0f} %",
     ]
-    decision = "accepted" if verdict.accepted else "refused"
+    decision = "accepted for comparing methods"
+    if verdict.lacks_seeds_only:
+        decision = "not accepted yet; the comparison of methods above is exploratory"
+    elif not verdict.accepted:
+        decision = "refused for comparing methods, and no methods are ranked above"
     reasons = "".join(f"; {reason}" for reason in verdict.reasons)
     return [
         Text(
             f"Validity gate ({study.about['oracle']} against {study.baseline}): this benchmark is "
-            f"{decision} for comparing methods{reasons}."
+            f"{decision}{reasons}."
         ),
         Text(items=tuple(lines)),
     ]

@@ -71,46 +71,87 @@ def percent_text(value: float, sign: bool = False) -> str:
 def score_table(study: Study, scores: Scores) -> Table:
     """The main table: score, paired difference, and what each arm was allowed to do."""
     base = study.baseline
-    header = (
-        *("arm", "seeds", "failed", "IQM [95 %]", "mean", f"difference to {base} [95 %]"),
-        *("p", "p (Holm)", "P(improvement) [95 %]", "uses task boundary", "resets optimizer"),
-        "overhead (not paired)",
-    )
     failures = any(arm.num_failed for arm in scores.arms)
-    if failures:
-        header = (*header[:4], "IQM without failed", *header[4:])
-    rows = tuple(_score_row(arm, failures, base) for arm in scores.arms)
+    header = ["arm", "seeds", "failed", "IQM [95 %]"]
+    header += ["IQM without failed"] if failures else []
+    header.append("mean")
+    if scores.is_ranked:
+        header += [f"difference to {base} [95 %]", "p", "p (Holm)", "P(improvement) [95 %]"]
+    header += ["uses task boundary", "resets optimizer", "overhead (not paired)"]
+    rows = tuple(_score_row(arm, failures, base, scores.is_ranked) for arm in scores.arms)
     failed = (
         "Failed runs count; from their failure on they earn the untrained policy's return "
         f"({number_text(scores.untrained)}). "
     )
+    ranked = (
+        "Differences are paired by world seed and agent seed (interquartile mean); p is an exact "
+        "two-sided sign-flip test, adjusted by Holm over all methods of the table. "
+    )
+    unranked = (
+        "There are no differences and no tests: the benchmark did not pass the validity gate "
+        "below, so it ranks no methods. "
+    )
     return Table(
         "Score",
-        header,
+        tuple(header),
         rows,
         "Lifetime average return: interquartile mean over runs with a 95 % percentile bootstrap "
         f"interval over whole runs, and the plain mean. {failed if failures else ''}"
-        "Differences are paired by world seed and agent seed (interquartile mean); p is an exact "
-        "two-sided sign-flip test, adjusted by Holm over all methods of the table. Overhead "
-        "compares median steps per second of different processes: it is not a paired measurement.",
+        f"{ranked if scores.is_ranked else unranked}Overhead compares median steps per second of "
+        "different processes with the baseline's: it is not a paired measurement"
+        + (
+            f", and {DASH} where a run has no timing.csv."
+            if any(math.isnan(arm.overhead) for arm in scores.arms)
+            else "."
+        ),
     )
 
 
-def _score_row(arm: ArmScores, failures: bool, baseline: str) -> tuple[str, ...]:
+def _score_row(arm: ArmScores, failures: bool, baseline: str, is_ranked: bool) -> tuple[str, ...]:
     found, report = arm.comparison, arm.lifetime
     cells = [arm.facts.name, str(arm.n), str(arm.num_failed)]
     cells.append(DASH if report is None else interval_text(report.with_failures))
     if failures:
         cells.append(DASH if report is None else interval_text(report.without_failures))
     cells.append(DASH if arm.mean is None else number_text(arm.mean.estimate))
-    if found is None:
+    if is_ranked and found is None:
         cells += ["baseline" if arm.facts.name == baseline else DASH, DASH, DASH, DASH]
-    else:
+    elif found is not None:
         is_method = arm.facts.fresh_of is None
         cells += [interval_text(found.difference), p_text(found.p_value) if is_method else DASH]
         cells += [p_text(arm.p_adjusted), interval_text(found.improvement)]
     cells += ["yes" if arm.facts.uses_task_boundary else "no", arm.facts.resets_optimizer]
     return (*cells, percent_text(arm.overhead, sign=True))
+
+
+def fairness_table(study: Study) -> Table:
+    """What every arm was told and allowed to start anew."""
+    rows = []
+    for arm in study.arms:
+        rows.append(
+            (
+                arm.name,
+                "yes" if arm.uses_task_boundary else "no",
+                arm.context,
+                "yes" if arm.context_is_oracle else "no",
+                "yes" if arm.context_uses_boundaries else "no",
+                arm.resets_optimizer,
+                "yes" if arm.settings.get("fresh_at_switch") == "True" else "no",
+                str(len(study.runs[arm.name])),
+            )
+        )
+    return Table(
+        "What the arms were allowed",
+        (
+            *("arm", "methods use task boundary", "context", "context is oracle"),
+            *("context uses boundaries", "resets optimizer", "begins all anew", "seeds"),
+        ),
+        tuple(rows),
+        "Asked from the methods and from the settings of the context. A context is an oracle if it "
+        "tells the truth about the world, and uses boundaries if that shows when the world "
+        "changes. Optimizer: `entries` of the units or weights that a method edits, or `all`. All "
+        "anew: networks, optimizer, normaliser and replay at every switch.",
+    )
 
 
 def continual_table(study: Study, scores: Scores) -> Table:
@@ -135,6 +176,12 @@ def continual_table(study: Study, scores: Scores) -> Table:
             lambda arm: interval_text(arm.self_index.get("late_mean")),
             lambda arm: interval_text(arm.self_index.get("slope")),
         ]
+    if any(arm.retention for arm in scores.arms):
+        header += ["retention, last third", "retention slope"]
+        columns += [
+            lambda arm: interval_text(arm.retention.get("late_mean")),
+            lambda arm: interval_text(arm.retention.get("slope")),
+        ]
     rows = tuple(tuple(column(arm) for column in columns) for arm in scores.arms)
     stretch = "window (a tenth of the run)" if study.about["windows"] else "regime"
     reference = study.about["recovery_reference"]
@@ -146,8 +193,27 @@ def continual_table(study: Study, scores: Scores) -> Table:
         f"cut by a switch left out. Area: mean return of a {stretch}, slope per {stretch}; worlds "
         "differ in difficulty, so this slope alone shows no loss of plasticity. Recovery: share of "
         "the regime until the trailing return covers 90 % of the way from the untrained policy to "
-        f"the end of the phase of {reference} on the same world; 1 where it never does.",
+        f"the end of the phase of {reference} on the same world; 1 where it never does."
+        + _index_caption(scores),
     )
+
+
+def _index_caption(scores: Scores) -> str:
+    text = ""
+    if any(arm.index or arm.self_index for arm in scores.arms):
+        undefined = sum(arm.num_undefined for arm in scores.arms)
+        text += (
+            " PI: gain over the untrained policy relative to the fresh oracle's in the same "
+            "regime; PI_self: relative to a fresh copy of the arm itself; slopes per regime. Loss "
+            "of plasticity is claimed from a slope of PI_self below 0, never from the return. "
+            f"Regimes in which learning hardly pays have no index: {undefined} of all runs."
+        )
+    if any(arm.retention for arm in scores.arms):
+        text += (
+            " Retention: return of a window relative to the best window so far, both over the "
+            "untrained policy; nothing changes here, so there is no plasticity index."
+        )
+    return text
 
 
 def network_table(study: Study, scores: Scores) -> Table:
@@ -202,15 +268,20 @@ def _flat_row(arm: ArmScores) -> dict[str, object]:
     add("area_slope", arm.area_slope)
     add("recovery", arm.recovery)
     row["share_recovered"] = _cell(arm.share_recovered)
-    for name, index in (("pi", arm.index), ("pi_self", arm.self_index)):
+    indices = (("pi", arm.index), ("pi_self", arm.self_index), ("retention", arm.retention))
+    for name, index in indices:
         for summary in ("late_mean", "slope"):
             add(f"{name}_{summary}", index.get(summary))
+    row["pi_undefined"] = arm.num_undefined
     for metric in END_METRICS:
         row[metric] = _cell(arm.ends[metric].mean)
         row[f"{metric}_missing"] = arm.ends[metric].num_missing
     row["gradient_steps"] = _cell(arm.gradient_steps)
     row["uses_task_boundary"] = "yes" if facts.uses_task_boundary else "no"
     row["resets_optimizer"] = facts.resets_optimizer
+    row["context"] = facts.context
+    row["context_is_oracle"] = "yes" if facts.context_is_oracle else "no"
+    row["context_uses_boundaries"] = "yes" if facts.context_uses_boundaries else "no"
     row["overhead"] = "unknown" if math.isnan(arm.overhead) else repr(arm.overhead)
     return row
 

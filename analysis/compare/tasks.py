@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.compare.study import Key, Study
+from analysis.compare.study import Study
 from analysis.continual.episodes import Array
 from analysis.statistics import (
     Comparison,
@@ -100,7 +100,7 @@ def task_scores(study: Study) -> tuple[TaskScores, ...]:
     labels = study.about.get("tasks") or []
     if not labels or study.about.get("not_evaluated"):
         return ()
-    means: dict[str, dict[Key, float]] = {}
+    means: dict[str, dict[Hashable, float]] = {}
     found = []
     for facts in study.arms:
         rates = study.matrix(facts.name, "task/success")
@@ -144,12 +144,12 @@ def _learning(study: Study, arm: str) -> tuple[Interval | None, Interval | None]
 
 
 def _compare(
-    study: Study, found: list[TaskScores], means: Mapping[str, Mapping[Key, float]]
+    study: Study, found: list[TaskScores], means: Mapping[str, Mapping[Hashable, float]]
 ) -> None:
     base = means[study.baseline]
     tested = [s for s in found if s.arm != study.baseline and set(means[s.arm]) == set(base)]
     for scores in tested:
-        scores.comparison = compare(dict(means[scores.arm]), dict(base), "mean")
+        scores.comparison = compare(means[scores.arm], base, "mean")
     if tested:
         p_values = adjust([s.comparison for s in tested if s.comparison is not None])
         for scores, p_value in zip(tested, p_values, strict=True):

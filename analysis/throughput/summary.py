@@ -203,7 +203,7 @@ def overheads(results: Results, methods: Sequence[str]) -> list[Overhead]:
         without = results["suite, 16 envs"]
         pairs = zip(results[name], without, strict=True)
         values = [rate(plain) / rate(with_method) - 1.0 for with_method, plain in pairs]
-        limit = 0.10 if method == "continual_backprop" else None
+        limit = 0.05 if method == "continual_backprop" else None
         found.append(Overhead(method, spread(values), limit))
     profiles = [windows[0] for windows in results.get("profile", [])]
     for name, parts, limit in (

@@ -48,7 +48,7 @@ def files_of(folder):
 
 def test_everything_is_there(report):
     names = set(files_of(report))
-    figures = ("panels", "regimes", "profile", "improvement", "action_std")
+    figures = ("panels", "regimes", "recovery", "profile", "improvement", "action_std")
     assert names == {
         *("report.md", "report.html", "results.csv"),
         *("data/about.json", "data/runs.csv", "data/members.csv"),
@@ -120,7 +120,7 @@ class _Links(html.parser.HTMLParser):
 def test_the_page_needs_no_other_file(report):
     page = _Links()
     page.feed((report / "report.html").read_text())
-    assert len(page.sources) == 5
+    assert len(page.sources) == 6
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
     assert page.open == []
 

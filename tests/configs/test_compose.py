@@ -125,6 +125,8 @@ def test_parity_preset():
         (["method=[redo,redo]"], "names redo twice"),
         (["method.redo.period=5"], r"redo is not chosen; add it, as in method=\[redo\]"),
         (["agent.clip_range=nan"], "must be a finite number"),
+        (["agent.value_coefficient=-1"], "agent.value_coefficient is -1.0; give 0 or more"),
+        (["agent.entropy_coefficient=-1"], "agent.entropy_coefficient is -1.0; give 0 or more"),
         (["env.fixed_friction=0.1"], "not read by schedule=abrupt"),
         (["agent.discount=high"], "agent.discount is 'high'; it must be a number"),
         (["agent.discount=1.5"], r"agent.discount is 1.5; give a value in \[0, 1\]"),

@@ -10,6 +10,7 @@ from networks.mlp import Config, build
 from networks.sequential import unit_groups_of
 from networks.streams import Streams
 from networks.torso import ContextSpec
+from plasticity.replacement_count import ReplacementCounter
 from plasticity.stacked_contribution import StackedContribution
 from plasticity.unit_statistics import UnitStatistics
 
@@ -99,3 +100,25 @@ def test_other_forms_are_left_to_the_general_update():
     assert not stacked.update({**good, "layers.1": good["layers.1"].double()})
     assert not stacked.update({**good, "layers.1": good["layers.1"][:, :3]})
     assert all(not one.utility.any() for one in statistics)
+
+
+@pytest.mark.parametrize("mode", ["accumulate", "accumulate_strict"])
+def test_the_host_foresees_every_replacement(mode):
+    counter = ReplacementCounter(16, 0.013, maturity_threshold=5, count_mode=mode)
+    foreseen, happened = [], []
+    for _ in range(400):
+        before = counter.state_dict()
+        foreseen.append(counter.is_due_next())
+        assert counter.state_dict() == before
+        happened.append(counter.advance() > 0)
+    assert foreseen == happened
+    assert sum(happened) > 20
+
+
+def test_drawn_counts_are_due_whenever_a_unit_is_eligible():
+    counter = ReplacementCounter(4, 0.5, maturity_threshold=2, count_mode="bernoulli")
+    foreseen = []
+    for _ in range(4):
+        foreseen.append(counter.is_due_next())
+        counter.advance(generator(0))
+    assert foreseen == [False, False, True, True]

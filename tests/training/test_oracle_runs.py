@@ -15,7 +15,6 @@ from analysis.compare.flags import method_flags
 from analysis.compare.members import find_members
 from configs.build import build_probe
 from configs.compose import compose_run, presets
-from configs.schema import ConfigurationError
 from plasticity import probe
 
 TINY = {
@@ -393,6 +392,8 @@ def test_a_transplant_sweep_has_a_run_for_every_organ(tmp_path, monkeypatch, cap
     assert "6 runs: 6 done" in capsys.readouterr().out
 
 
-def test_a_transplant_without_a_donor_is_refused():
-    with pytest.raises(ConfigurationError, match="starts from a checkpoint; name it"):
-        compose_run(["experiment=transplant"])
+def test_a_transplant_without_a_donor_is_refused(tmp_path, capsys):
+    words = ["experiment=transplant", "progress=false", f"runs_root={tmp_path}"]
+    assert train.main(words) == train.EXIT_CONFIGURATION
+    assert "starts from a checkpoint; name it" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,98 @@
+"""Tables that only some comparisons have: success on tasks, diagnostics against outcomes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from analysis.compare.correlations import Correlation
+from analysis.compare.scores import Scores
+from analysis.compare.study import Study, csv_bytes
+from analysis.compare.tables import DASH, Table, interval_text, number_text, p_text
+from analysis.compare.tasks import TaskScores
+from analysis.statistics import Interval
+
+
+def tasks_table(study: Study, scores: Scores) -> Table:
+    """Success by task and over tasks, in per cent: one column per arm."""
+    arms = scores.tasks
+    rows = [
+        (str(label), *(_percent(arm.tasks[place]) for arm in arms))
+        for place, label in enumerate(study.about["tasks"])
+    ]
+    rows.append(("mean over tasks", *(_percent(arm.mean) for arm in arms)))
+    rows.append(("IQM, whole seeds", *(_percent(arm.iqm) for arm in arms)))
+    rows.append(("IQM, tasks resampled apart", *(_percent(arm.iqm_by_task) for arm in arms)))
+    finals = (number_text(100.0 * arm.final_success) for arm in arms)
+    rows.append(("success at the last step", *finals))
+    if scores.is_ranked:
+        rows.append((f"difference to {study.baseline}", *(_difference(arm) for arm in arms)))
+        rows.append(("p (Holm)", *(p_text(arm.p_adjusted) for arm in arms)))
+    rows.append(("area under the curve", *(_percent(arm.area) for arm in arms)))
+    rows.append(("last fifth of training", *(arm.learning for arm in arms)))
+    facts = study.about["task_facts"]
+    return Table(
+        "Success on tasks",
+        ("task", *(f"{arm.arm} (n = {arm.n})" for arm in arms)),
+        tuple(rows),
+        f"Success in per cent [95 %]: {facts['success']}, {facts['num_goals']} goals per task, "
+        f"horizon {facts['horizon']}, reward {facts['reward_version']}, back-end "
+        f"{facts['backend']}; mean over seeds, final checkpoint. Intervals resample whole seeds, "
+        "because the tasks of a run share one network; the one with tasks apart is that of "
+        "published tables and too narrow. The interquartile mean can leave out the hard tasks. "
+        "Differences are of the mean over tasks, paired by seeds. Area: mean success of the "
+        "quick evaluations over training. An arm that gained 2 points or more over the last fifth "
+        "of training (least-squares line) is still learning: its end says little about its limit.",
+    )
+
+
+def still_learning(arms: Sequence[TaskScores]) -> list[str]:
+    """Arms that no verdict should be passed on yet."""
+    return [arm.arm for arm in arms if arm.learning.startswith("still")]
+
+
+def _percent(found: Interval | None) -> str:
+    return interval_text(found, 100.0)
+
+
+def _difference(arm: TaskScores) -> str:
+    return DASH if arm.comparison is None else _percent(arm.comparison.difference)
+
+
+def tasks_csv(study: Study, scores: Scores) -> bytes:
+    """Every number of the table of tasks, unrounded: arm, quantity, estimate, low, high."""
+    rows: list[tuple[object, ...]] = []
+    for arm in scores.tasks:
+        named: list[tuple[str, Interval | None]] = list(
+            zip(map(str, study.about["tasks"]), arm.tasks, strict=True)
+        )
+        named += [("mean", arm.mean), ("iqm", arm.iqm), ("iqm_by_task", arm.iqm_by_task)]
+        named += [("area_under_curve", arm.area), ("gain_last_fifth", arm.gain)]
+        if scores.is_ranked and arm.comparison is not None:
+            named.append(("difference", arm.comparison.difference))
+        for name, found in named:
+            bounds = (math.nan,) * 3 if found is None else (found.estimate, found.low, found.high)
+            rows.append((arm.arm, name, *map(float, bounds)))
+    return csv_bytes(("arm", "quantity", "estimate", "low", "high"), rows)
+
+
+def correlation_table(found: Sequence[Correlation]) -> Table:
+    """Which diagnostics may be used as evidence."""
+    rows = tuple(
+        (
+            one.metric,
+            interval_text(one.rho),
+            f"{one.num_pairs:,}",
+            "yes" if one.is_evidence else "no",
+        )
+        for one in found
+    )
+    return Table(
+        "Diagnostics before a switch and plasticity after it",
+        ("diagnostic of the policy", "Spearman's rho [95 %]", "pairs", "evidence"),
+        rows,
+        "Last value before each switch against the plasticity index of the regime that follows, "
+        "over all runs but fresh copies, each less its regime's mean over runs (difficulty); whole "
+        "runs are resampled. A diagnostic whose interval contains 0 may be plotted, not used as "
+        "evidence.",
+    )

@@ -1,0 +1,258 @@
+"""Comparisons on several tasks, of still learning arms, and of what contexts give away."""
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import scipy.stats
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from simulated_tasks import evaluation_of, rates_to_success
+from synthetic_studies import add_run, write_csv
+
+import evaluate
+from analysis.compare import flags
+from analysis.compare.collecting import collect
+from analysis.compare.correlations import centred, rank_correlation
+from analysis.compare.flags import UnknownSettings, context_flags
+from analysis.compare.report import compose
+from analysis.compare.scores import score
+from analysis.compare.tasks import area_under_curve, last_gain
+from analysis.multitask import UnlikeRuns, study, write_evaluation
+from analysis.runs import find_runs
+
+RATES = {"standard": (0.2, 0.4, 1.0, 0.0), "redo": (0.6, 0.4, 1.0, 0.2)}
+JOINT = {"kind": "meta_world", "switch_interval": 4_000}
+
+
+def with_tasks(root, seeds=range(3), gain=0.0, **manifest):
+    """Runs of one world whose evaluations differ by seed; quick success rises by `gain`."""
+    for arm, rates in RATES.items():
+        for seed in seeds:
+            path = add_run(root, arm, seed, num_regimes=1, interval=4_000, env=JOINT)
+            shifted = [min(1.0, rate + 0.2 * (seed % 2)) for rate in rates]
+            found = evaluation_of(rates_to_success(shifted), seed, 4_000, **manifest)
+            write_evaluation(path, found, {})
+            add_quick(path, gain if arm == "redo" else 0.0)
+    return root
+
+
+def add_quick(path, gain):
+    text = (path / "progress.csv").read_text().splitlines()
+    header, rows = text[0].split(","), [line.split(",") for line in text[1:]]
+    place = header.index("env_steps")
+    named = [dict(zip(header, row, strict=True)) for row in rows]
+    for row, cells in zip(named, rows, strict=True):
+        share = max(0.0, int(cells[place]) / 4_000 - 0.8) / 0.2
+        row["eval_quick/success"] = repr(0.5 + gain * share)
+    write_csv(path / "progress.csv", [*header, "eval_quick/success"], named)
+
+
+def test_success_by_task_equals_that_of_the_study(tmp_path):
+    found = collect([with_tasks(tmp_path)])
+    assert found.about["tasks"] == ["a", "b", "c", "d"]
+    scores = {arm.arm: arm for arm in score(found).tasks}
+    for arm, rates in RATES.items():
+        expected = study(
+            [
+                evaluation_of(rates_to_success([min(1.0, r + 0.2 * (s % 2)) for r in rates]), s)
+                for s in range(3)
+            ]
+        )
+        mine = scores[arm]
+        assert mine.tasks == tuple(task.success for task in expected.tasks)
+        assert (mine.mean, mine.iqm) == (expected.mean, expected.iqm)
+        assert mine.iqm_by_task == expected.iqm_by_task
+        # Tasks of a run rise and fall together, which whole seeds know and tasks apart do not.
+        assert mine.iqm.high - mine.iqm.low > mine.iqm_by_task.high - mine.iqm_by_task.low
+    assert scores["redo"].comparison.difference.estimate == pytest.approx(0.15)
+
+
+def test_the_report_has_bars_and_says_who_is_still_learning(tmp_path, monkeypatch):
+    monkeypatch.chdir(with_tasks(tmp_path, gain=0.05))
+    words = ["compare", "runs", "--out", "out", "--export-data", "small"]
+    assert evaluate.main(words) == evaluate.EXIT_DONE
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "still learning: redo gained 2 points or more" in text
+    assert "| last fifth of training | level (+0.0 points) | still learning (+5.0 points) |" in text
+    assert "![Success by task" in text
+    rows = (tmp_path / "out" / "tasks.csv").read_text().splitlines()
+    assert rows[0] == "arm,quantity,estimate,low,high"
+    assert sum(row.startswith("redo,iqm,") for row in rows) == 1
+    assert "Nothing changes in this world" in text
+    again = ["compare", "small", "--out", "out"]
+    before = (tmp_path / "out" / "figures" / "tasks.png").read_bytes()
+    assert evaluate.main(again) == evaluate.EXIT_DONE
+    assert (tmp_path / "out" / "tasks.csv").read_text().splitlines() == rows
+    assert (tmp_path / "out" / "figures" / "tasks.png").read_bytes() == before
+
+
+def test_unlike_and_missing_evaluations(tmp_path):
+    with_tasks(tmp_path)
+    path = next(p for p in find_runs(tmp_path) if "redo/seed_1" in str(p))
+    table = rates_to_success(RATES["redo"])
+    write_evaluation(path, evaluation_of(table, 1, 4_000, reward_version="v1"), {})
+    with pytest.raises(UnlikeRuns, match="reward_version is"):
+        collect([tmp_path])
+    (path / "evaluation.json").unlink()
+    found = collect([tmp_path])
+    assert found.about["not_evaluated"] == ["study/slippery_ant/ppo-mlp-redo/seed_1"]
+    assert score(found).tasks == ()
+    text = str(compose(replace(found, about={**found.about, "out": "x"}), score(found), "x", []))
+    assert "python evaluate.py run RUN_DIR" in text
+
+
+def test_gain_and_area_by_hand():
+    steps, success = np.array([0.0, 50, 80, 90, 100]), np.array([0.0, 0.2, 0.5, 0.5, 0.6])
+    slope = scipy.stats.linregress(steps[2:], success[2:]).slope
+    assert last_gain(steps, success, 100.0) == pytest.approx(20 * slope, abs=1e-12)
+    assert math.isnan(last_gain(steps[:3], success[:3], 100.0))
+    assert area_under_curve(steps, success, 100.0) == pytest.approx(
+        (50 * 0.1 + 30 * 0.35 + 10 * 0.5 + 10 * 0.55) / 100, abs=1e-12
+    )
+    assert area_under_curve(np.array([20.0, 60.0]), np.array([0.2, 0.4]), 100.0) == pytest.approx(
+        (20 * 0.2 + 40 * 0.3 + 40 * 0.4) / 100, abs=1e-12
+    )
+
+
+# Retention, gate ------------------------------------------------------------------------------
+
+
+def test_a_world_that_never_changes_has_a_retention_index(tmp_path):
+    def score_of(level, seed, regime, share):  # rises, then loses half of it
+        return level * (min(1.0, 2 * share) if share < 0.7 else 0.5) + seed
+
+    for seed in range(3):
+        add_run(
+            tmp_path,
+            "standard",
+            seed,
+            num_regimes=1,
+            score=score_of,
+            episodes_per_regime=500,
+            interval=20_000,
+        )
+    found = collect([tmp_path])
+    scores = score(found)
+    assert found.about["stationary"]
+    areas, untrained = scores.areas["standard"], scores.untrained
+    expected = []
+    for row in areas - untrained:
+        best, kept = -math.inf, []
+        for gain in row:
+            best = max(best, gain)
+            kept.append(gain / best if best > 0 else math.nan)
+        expected.append(kept)
+    retention = scores.arms[0].retention
+    late = np.array(expected)[:, -4:].mean()
+    assert retention["late_mean"].estimate == pytest.approx(late, abs=1e-12)
+    assert late < 0.7
+    slopes = [np.polyfit(np.flatnonzero(np.isfinite(k)), np.array(k)[np.isfinite(k)], 1)[0]
+              for k in expected]  # fmt: skip
+    assert retention["slope"].estimate == pytest.approx(np.mean(slopes), abs=1e-12)
+
+
+def test_a_benchmark_that_fails_the_gate_ranks_no_methods(tmp_path):
+    def steady(level, seed, regime, share):
+        return level * share + 0.2 * math.sin(11.0 * seed + 3 * regime)
+
+    for arm in ("standard", "redo", "fresh_oracle"):
+        for seed in range(3):
+            add_run(tmp_path, arm, seed, score=steady)
+    found = collect([tmp_path])
+    scores = score(found)
+    assert not scores.is_ranked
+    assert all(arm.comparison is None for arm in scores.arms)
+    text = str(compose(replace(found, about={**found.about, "out": "x"}), scores, "x", []))
+    assert "refused for comparing methods, and no methods are ranked above" in text
+    assert "P(improvement)" not in text
+
+
+# Contexts -------------------------------------------------------------------------------------
+
+ANT, TASKS = {"kind": "locomotion", "friction_low": 0.02}, {"kind": "meta_world"}
+
+
+@pytest.mark.parametrize(
+    ("env", "context", "told", "is_oracle", "uses_boundaries"),
+    [
+        (ANT, None, "none", False, False),
+        (TASKS, None, "task", True, False),
+        ({**TASKS, "hide_task_id": True}, None, "none", False, False),
+        ({"kind": "sequences"}, {"kind": "given", "source": "task"}, "task", True, True),
+        (ANT, {"kind": "given", "source": "auto"}, "friction", True, True),
+        (ANT, {"kind": "given", "source": "regime"}, "regime", True, True),
+        (ANT, {"source": "auto", "control": "shuffled"}, "friction, shuffled", False, False),
+        (ANT, {"source": "auto", "control": "zero"}, "friction, zero", False, False),
+        (ANT, {"source": "friction", "control": "delayed"}, "friction, delayed", True, True),
+        (
+            TASKS,
+            {"source": "auto", "control": "shuffled", "input": "source"},
+            "task, shuffled at gates, true at the input",
+            True,
+            False,
+        ),
+    ],
+)
+def test_contexts_say_what_they_give_away(env, context, told, is_oracle, uses_boundaries):
+    found = context_flags({"env": env} | ({} if context is None else {"context": context}))
+    assert (found.told, found.is_oracle, found.uses_boundaries) == (
+        told,
+        is_oracle,
+        uses_boundaries,
+    )
+
+
+def test_a_context_of_another_kind_says_so_itself(monkeypatch):
+    settings = {"env": ANT, "context": {"kind": "inferred"}}
+    module = SimpleNamespace(is_oracle=False)
+    monkeypatch.setattr(flags.CONTEXTS, "get", lambda kind: module)
+    with pytest.raises(UnknownSettings, match=r"inferred\.py must say uses_boundaries"):
+        context_flags(settings)
+    module.uses_boundaries = True
+    assert context_flags(settings) == flags.ContextFlags("inferred", False, True)
+
+
+def test_seeds_that_go_on_from_their_own_checkpoints_are_one_arm(tmp_path):
+    for seed in range(2):
+        source = f"runs/a/b/ppo-mlp-standard/seed_{seed}/checkpoints/step-1"
+        path = add_run(tmp_path, "standard", seed)
+        config = yaml.safe_load((path / "config.yaml").read_text())
+        (path / "config.yaml").write_text(yaml.safe_dump({**config, "init_from": source}))
+    assert [arm.name for arm in collect([tmp_path]).arms] == ["standard"]
+
+
+# Correlations ---------------------------------------------------------------------------------
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.integers(3, 6), st.integers(2, 5))
+def test_rank_correlation_equals_scipy(seed, runs, regimes):
+    rng = np.random.default_rng(seed)
+    metric, outcome = rng.integers(0, 9, (2, runs, regimes)).astype(float)
+    metric[0, 0] = np.nan
+    found = rank_correlation(metric, outcome, num_resamples=50)
+    both = ~np.isnan(metric)
+    x, y = (centred(np.where(both, v, np.nan)) for v in (metric, outcome))
+    known = ~np.isnan(x)
+    if found is not None:
+        expected = scipy.stats.spearmanr(x[known], y[known]).statistic
+        assert found[0].estimate == pytest.approx(expected, abs=1e-12)
+        assert found[0].low <= found[0].high
+        assert found[1] == known.sum()
+
+
+def test_difficulty_of_regimes_is_no_correlation():
+    rng = np.random.default_rng(0)
+    difficulty = 100.0 * np.arange(6)
+    noise = rng.normal(size=(2, 20, 6))
+    found, pairs = rank_correlation(difficulty + noise[0], difficulty + noise[1])
+    assert pairs == 120
+    assert found.low < 0.0 < found.high
+    same, _ = rank_correlation(difficulty + noise[0], 3.0 * difficulty + noise[0] ** 3)
+    assert same.low > 0.8
+    assert rank_correlation(noise[0][:2], noise[1][:2]) is None
+    assert rank_correlation(np.ones((5, 4)), noise[1][:5, :4]) is None
