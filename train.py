@@ -385,6 +385,10 @@ def main(arguments: list[str]) -> int:
         print(__doc__)
         print("Groups and presets are the folders and files of configs/; set any key: group.key=.")
         return EXIT_DONE
+    if arguments[:1] == ["tune"]:
+        from analysis.tune import tune
+
+        return tune(arguments[1:])
     if is_multirun(arguments):
         return sweep(arguments)
     try:

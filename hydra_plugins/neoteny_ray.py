@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import CompactHydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
@@ -44,10 +45,14 @@ class RayLauncher(Launcher):
     ) -> Sequence[JobReturn]:
         """Run all members; what became of them is in their rows."""
         from configs.ray_sweep import Cluster, run_on_ray
+        from configs.schema import ConfigurationError
         from configs.sweep import record, sweep_command
 
-        cluster = Cluster(self.address, self.token_path, self.num_workers)
         members = [list(words) for words in job_overrides]
-        for row in run_on_ray(cluster, members, sweep_command(), self.max_retries):
-            record(row)
+        try:
+            cluster = Cluster(self.address, self.token_path, self.num_workers)
+            for row in run_on_ray(cluster, members, sweep_command(), self.max_retries):
+                record(row)
+        except ConfigurationError as error:  # Hydra prints this class as one sentence
+            raise CompactHydraException(f"configuration: {error}") from error
         return [JobReturn(words, status=JobStatus.COMPLETED) for words in members]

@@ -71,7 +71,8 @@ def _progress(member: Member, end: int) -> bytes:
     positions = {name: place for place, name in enumerate(header)}
     whole = [METRIC_CLOCK, "iteration", "regime", *columns_of(columns).values()]
     metrics = [name for name in metric_columns(header, columns) if name not in whole]
-    names = [name for name in (*whole, "regime_value", *metrics) if name in positions]
+    wanted = {*whole, "regime_value", *metrics}
+    names = [name for name in header if name in wanted]
     rows = [row for row in rows if float(row[positions[METRIC_CLOCK]]) <= end]
     kept = rows_before(header, rows, member.starts, metrics)
     copied, seen = [], None

@@ -209,7 +209,7 @@ def test_contexts_say_what_they_give_away(env, context, told, is_oracle, uses_bo
 def test_a_context_of_another_kind_says_so_itself(monkeypatch):
     settings = {"env": ANT, "context": {"kind": "inferred"}}
     module = SimpleNamespace(is_oracle=False)
-    monkeypatch.setattr(flags.CONTEXTS, "get", lambda kind: module)
+    monkeypatch.setattr(flags, "CONTEXTS", {"inferred": module})
     with pytest.raises(UnknownSettings, match=r"inferred\.py must say uses_boundaries"):
         context_flags(settings)
     module.uses_boundaries = True

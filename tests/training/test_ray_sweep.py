@@ -83,7 +83,7 @@ def test_children_of_children_are_descendants():
         child.communicate(b"\n")
 
 
-def wait_for(condition, process, seconds=120):
+def wait_for(condition, process, seconds=400):
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.stdout and process.stdout.read()
