@@ -39,14 +39,8 @@ from configs.schema import ConfigurationError
 from configs.sweep import is_multirun, sweep
 from envs.base import SimulatorError
 
-EXIT_DONE, EXIT_FAILED, EXIT_CONFIGURATION, EXIT_NUMERICAL, EXIT_STORAGE, EXIT_SIGNAL = (
-    0,
-    1,
-    2,
-    3,
-    4,
-    75,
-)
+EXIT_DONE, EXIT_FAILED, EXIT_CONFIGURATION = 0, 1, 2
+EXIT_NUMERICAL, EXIT_STORAGE, EXIT_SIGNAL = 3, 4, 75
 
 MAX_FAILED_SAVES = 3
 # What may change within a run, with accept_change=true; anything else makes another run.

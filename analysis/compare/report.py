@@ -203,7 +203,7 @@ def _plasticity(study: Study, scores: Scores) -> list[Block]:
         decision = "not accepted yet; the comparison of methods above is exploratory"
     elif not verdict.accepted:
         decision = "refused for comparing methods, and no methods are ranked above"
-    reasons = "".join(f"; {reason}" for reason in verdict.reasons)
+    reasons = f" ({'; '.join(verdict.reasons)})" if verdict.reasons else ""
     return [
         Text(
             f"Validity gate ({study.about['oracle']} against {study.baseline}): this benchmark is "

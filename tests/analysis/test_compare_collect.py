@@ -121,8 +121,8 @@ def test_fast_recovery_equals_the_slow_one():
         assert len(slow[0]) > 20
         np.testing.assert_allclose(fast, slow, rtol=1e-12)
     thresholds = np.array([5.0, np.nan, returns.max() + 1])
-    drops, *records = trailing_records(episodes, boundaries)
-    times = recovery_shares(tuple(records), boundaries, thresholds)
+    drops, places, steps, means = trailing_records(episodes, boundaries)
+    times = recovery_shares((places, steps, means), boundaries, thresholds)
     for regime in (0, 2):
         expected = recovery(episodes, boundaries, regime, thresholds[regime])
         np.testing.assert_allclose(drops[regime], expected.drop)

@@ -25,8 +25,9 @@ def wide_progress(path):
     """More columns, as real runs have, and cells that are empty in most rows."""
     with (path / "progress.csv").open() as stream:
         rows = list(csv.DictReader(stream))
+    seed = int(path.name.removeprefix("seed_"))
     for place, row in enumerate(rows):
-        row["window/policy/all/dead_fraction"] = repr(0.1 + 0.017 * place**1.5)
+        row["window/policy/all/dead_fraction"] = repr(0.1 + 0.017 * place ** (1.5 + 0.1 * seed))
         row["weights/policy/layers.0/weight_magnitude"] = repr(0.3 + place / 7)
         row["probe/policy/all/dormant_fraction"] = repr(place / 9) if place % 3 == 0 else ""
         row["entropy"] = repr(5.0 - place / 3)
@@ -172,8 +173,8 @@ def test_records_say_when_any_threshold_is_reached(rows, threshold):
     episodes = episodes_from(rows)
     end = float(episodes.end_steps[-1])
     boundaries = np.array([0.0, np.floor(end / 2), end + 1])
-    _, *records = trailing_records(episodes, boundaries)
-    found = recovery_shares(tuple(records), boundaries, np.full(2, threshold))
+    _, regimes, steps, returns = trailing_records(episodes, boundaries)
+    found = recovery_shares((regimes, steps, returns), boundaries, np.full(2, threshold))
     for regime in (0, 1):
         begin, stop = boundaries[regime : regime + 2]
         window = 0.02 * (stop - begin)

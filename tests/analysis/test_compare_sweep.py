@@ -170,8 +170,9 @@ TINY = [
     *("log.checkpoint_minutes=0", "log.all_ranks_every_iterations=2", "progress=false"),
 ]
 THREE_BY_THREE = [
-    *("-m", "experiment=compare_smoke", "seed=0,1,2", "total_steps=4096"),
-    *("env.switch_interval=1024", "log.checkpoint_minutes=0", "progress=false"),
+    *("-m", "experiment=compare_smoke", "seed=0,1,2", "total_steps=3072"),
+    *("env.switch_interval=1024", "agent.num_epochs=1", "log.all_ranks_every_iterations=2"),
+    *("log.checkpoint_minutes=0", "progress=false"),
 ]
 
 
@@ -189,7 +190,7 @@ def launch(folder, words):
 
 def finish(folder, words):
     process = launch(folder, words)
-    out, _ = process.communicate(timeout=600)
+    out, _ = process.communicate(timeout=1200)
     assert process.returncode == 0, out
     return out
 
