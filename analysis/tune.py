@@ -29,15 +29,14 @@ from analysis.tuning_results import Conditions, Found, table, write_presets, wri
 from analysis.tuning_space import DEFAULT
 from configs.compose import CONFIG_FOLDER
 from configs.schema import ConfigurationError
-from configs.sweep import run_member, stop_with
+from configs.sweep import leave_without, run_member, stop_with
 
-ENDED = (0, 3)  # exit codes of finished and failed trials; both are results
+EXIT_DONE, EXIT_CONFIGURATION, EXIT_NUMERICAL = 0, 2, 3
+ENDED = (EXIT_DONE, EXIT_NUMERICAL)  # finished and failed trials are both results
 
 
 def tune(arguments: Sequence[str]) -> int:
     """Tune the arms, print the table, write the presets, and return the exit code."""
-    from train import EXIT_CONFIGURATION, EXIT_DONE
-
     command = shlex.join(["python", "train.py", "tune", *arguments])
     try:
         study = prepare(arguments)
@@ -93,7 +92,9 @@ def _run(study: Study, command: str) -> dict[Trial, dict[str, Any]]:
 def _train(trial: Trial, command: str, launcher: int) -> tuple[Trial, dict[str, Any]]:
     if os.getpid() != launcher:
         stop_with(launcher)
-    return trial, run_member(trial.words, command)
+    row = run_member(trial.words, command)
+    leave_without(launcher)
+    return trial, row
 
 
 # Choosing ------------------------------------------------------------------------------------

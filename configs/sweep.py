@@ -36,6 +36,7 @@ COMMANDS_FILE = "commands.txt"
 _RESULTS, _COMMAND = "NEOTENY_SWEEP_RESULTS", "NEOTENY_SWEEP_COMMAND"
 _LAUNCHER = "NEOTENY_SWEEP_PID"
 _FLAGS = ("-m", "--multirun")
+EXIT_ORPHANED = 75
 _STOPPED = "one of its processes died, see above"
 # Launcher -> the extra of this package that it needs, and the modules of that extra.
 _SUBMITIT = ("slurm", ("submitit", "hydra_plugins.hydra_submitit_launcher"))
@@ -178,9 +179,13 @@ def _line(row: Mapping[str, Any]) -> str:
 
 def _job(_: DictConfig) -> None:
     """One member of the sweep, in its own process."""
-    if "joblib" in HydraConfig.get().launcher._target_:  # others have launchers of their own
-        stop_with(int(os.environ[_LAUNCHER]))
+    launcher = int(os.environ[_LAUNCHER])
+    watched = "joblib" in HydraConfig.get().launcher._target_  # others have their own ways
+    if watched:
+        stop_with(launcher)
     record(run_member(HydraConfig.get().overrides.task, os.environ[_COMMAND]))
+    if watched:
+        leave_without(launcher)
 
 
 def run_member(overrides: Sequence[str], command: str) -> dict[str, Any]:
@@ -278,3 +283,14 @@ def stop_with(launcher: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, name=name, daemon=True).start()
+
+
+def leave_without(launcher: int) -> None:
+    """End this process if the one that launched it has died; to be called after every member.
+
+    The signal of `stop_with` may have come when a member was just ending, and then it is used up:
+    the process would wait for work that nobody sends, or begin what was queued.
+    """
+    if os.getpid() != launcher and os.getppid() != launcher:
+        sys.stdout.flush()
+        os._exit(EXIT_ORPHANED)

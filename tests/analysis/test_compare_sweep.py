@@ -169,9 +169,10 @@ TINY = [
     *("total_steps=3072", "env.switch_interval=1024", "agent.num_epochs=1"),
     *("log.checkpoint_minutes=0", "log.all_ranks_every_iterations=2", "progress=false"),
 ]
+# Long enough for redo to check its units once, at gradient step 100 of 144.
 THREE_BY_THREE = [
     *("-m", "experiment=compare_smoke", "seed=0,1,2", "total_steps=3072"),
-    *("env.switch_interval=1024", "agent.num_epochs=1", "log.all_ranks_every_iterations=2"),
+    *("env.switch_interval=1024", "agent.num_epochs=3", "log.all_ranks_every_iterations=2"),
     *("log.checkpoint_minutes=0", "progress=false"),
 ]
 

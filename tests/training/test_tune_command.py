@@ -116,16 +116,16 @@ def test_an_interrupted_command_chooses_nothing_and_goes_on(trials, monkeypatch,
 
     def interrupted(composed):
         calls.append(composed)
-        return train.EXIT_SIGNAL if len(calls) == 3 else run(composed)
+        return train.EXIT_SIGNAL if len(calls) == 2 else run(composed)
 
     monkeypatch.setattr(train, "run", interrupted)
-    assert tune() == train.EXIT_SIGNAL
-    assert "1 of 4 trials have not ended" in capsys.readouterr().err
+    assert tune("arm=redo") == train.EXIT_SIGNAL
+    assert "1 of 2 trials have not ended" in capsys.readouterr().err
     assert not Path("presets").exists()
     monkeypatch.setattr(train, "run", run)
-    assert tune() == train.EXIT_DONE
+    assert tune("arm=redo") == train.EXIT_DONE
     first = Path("runs/tuning/tuning.json").read_bytes()
-    assert tune() == train.EXIT_DONE
+    assert tune("arm=redo") == train.EXIT_DONE
     assert Path("runs/tuning/tuning.json").read_bytes() == first
 
 
@@ -154,8 +154,8 @@ def test_a_failed_trial_counts_as_the_untrained_policy(trials, monkeypatch):
 
 
 def test_the_selector_never_sees_later_rows_or_evaluation_worlds(trials):
-    assert tune() == train.EXIT_DONE
-    study = prepare(SMALL)
+    assert tune("arm=redo") == train.EXIT_DONE
+    study = prepare([*SMALL, "arm=redo"])
     directories = {
         trial: study.root / compose_run(trial.words).relative_directory for trial in study.trials
     }
@@ -194,10 +194,10 @@ def test_wrong_words_are_refused_before_anything_starts(trials, capsys, word, sa
 
 
 def test_another_plan_needs_another_group(trials, capsys):
-    assert tune() == train.EXIT_DONE
-    assert tune("tune.budget=3") == train.EXIT_CONFIGURATION
+    assert tune("arm=standard") == train.EXIT_DONE
+    assert tune("arm=standard", "tune.budget=3") == train.EXIT_CONFIGURATION
     assert "name another group" in capsys.readouterr().err
-    assert tune("tune.budget=3", "group=tuning_2") == train.EXIT_DONE
+    assert tune("arm=standard", "tune.budget=3", "group=tuning_2") == train.EXIT_DONE
 
 
 def test_a_preset_of_somebody_else_is_not_overwritten(trials, capsys):
