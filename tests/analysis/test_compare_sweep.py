@@ -252,7 +252,8 @@ def timeless_report(folder, monkeypatch):
         files[name] = json.dumps(rows).encode()
     for name in ("report.md", "report.html", "about.json"):
         text = re.sub(rb"[+-]\d+ % ?(?=\||</td></tr>)", b"", files[name])
-        files[name] = re.sub(rb'(commit: |")[0-9a-f]{40}[^"\n<]*', b"", text)
+        commits = rb'- commit: .*\n|<li>commit: [^<]*</li>|"commits": \[[^]]*\]'
+        files[name] = re.sub(commits, b"", text)
     return files
 
 
