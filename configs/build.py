@@ -56,6 +56,7 @@ def with_context(config: RunConfig, envs: Any, info: Any) -> tuple[Any, Any]:
     """
     provide = CONTEXTS.get(config.context.kind).provide
     try:
+        _check_tasks_are_shown(config)
         provider = provide(config.context, envs, info, config.env, config.total_steps, config.seed)
     except ValueError as error:
         envs.close()
@@ -64,6 +65,29 @@ def with_context(config: RunConfig, envs: Any, info: Any) -> tuple[Any, Any]:
         return envs, info
     layer = ContextLayer(envs, info, provider)
     return layer, layer.info
+
+
+def _check_tasks_are_shown(config: RunConfig) -> None:
+    """Refuse agents that tell tasks apart by the context where a control hides or changes it.
+
+    Raises:
+        ValueError: Temperatures, advantages or baselines would belong to false tasks.
+    """
+    control = getattr(config.context, "control", "none")
+    if control == "none" or getattr(config.context, "input", None) == "source":
+        return
+    agent = config.agent
+    for name, wanted in (
+        ("temperature_per_task", True),
+        ("normalize_advantage", "per_task"),
+        ("baseline", "linear"),
+    ):
+        if getattr(agent, name, None) == wanted:
+            raise ValueError(
+                f"agent.{name}={str(wanted).lower()} tells tasks apart by the context, which "
+                f"context.control={control} replaces; set context.input=source, so that only the "
+                "gates see the control"
+            )
 
 
 def context_spec(info: Any) -> ContextSpec:

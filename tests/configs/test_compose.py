@@ -1,10 +1,13 @@
 """The command line: presets, refusals with suggestions, and run directories."""
 
 import itertools
+import logging
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.utils import configure_log
 
-from configs.compose import compose_run, presets
+from configs.compose import CONFIG_FOLDER, compose_run, presets
 from configs.schema import ConfigurationError
 
 
@@ -149,3 +152,15 @@ def test_bad_input_gets_one_clear_sentence(words, message):
     with pytest.raises(ConfigurationError, match=message) as error:
         compose_run(words)
     assert "\n" not in str(error.value)
+
+
+def test_hydra_leaves_the_loggers_alone_that_exist_already():
+    logger = logging.getLogger("envs.simulation")
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        hydra = compose("train", return_hydra_config=True).hydra
+    try:
+        configure_log(hydra.hydra_logging)
+        configure_log(hydra.job_logging)
+        assert not logger.disabled
+    finally:
+        logger.disabled = False

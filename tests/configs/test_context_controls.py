@@ -1,0 +1,63 @@
+"""Agents that tell tasks apart by the context, where a control replaces it."""
+
+import types
+
+import pytest
+
+from configs.build import with_context
+from configs.compose import compose_run
+from configs.schema import ConfigurationError
+
+
+class Envs:
+    closed = False
+
+    def close(self):
+        self.closed = True
+
+
+def layer(*words):
+    envs = Envs()
+    config = compose_run(["env=mt10", *words]).config
+    try:
+        return with_context(config, envs, types.SimpleNamespace())
+    except ConfigurationError:
+        assert envs.closed
+        raise
+
+
+@pytest.mark.parametrize("context", ["zero", "constant", "shuffled", "delayed"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["agent=sac", "agent.temperature_per_task=true"],
+        ["agent=ppo", "agent.normalize_advantage=per_task"],
+        ["agent=mtppo", "agent.rollout_length=500", "agent.minibatch_size=100"],
+    ],
+)
+def test_false_tasks_are_refused(context, words):
+    with pytest.raises(ConfigurationError, match=r"tells tasks apart.*context\.input=source"):
+        layer(f"context={context}", *words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [
+            "context=shuffled",
+            "context.input=source",
+            "agent=sac",
+            "agent.temperature_per_task=true",
+        ],
+        ["context=shuffled", "agent=sac"],
+        ["context=task", "agent=sac", "agent.temperature_per_task=true"],
+    ],
+)
+def test_true_tasks_are_not(words):
+    # what the empty environments cannot answer comes after the check
+    try:
+        layer(*words)
+    except ConfigurationError as error:
+        assert "tells tasks apart" not in str(error)
+    except AttributeError:
+        pass
