@@ -30,7 +30,9 @@ class Parts:
         action_dim: Size of an action.
         num_envs: Environments stepped together.
         context: Shape of the context, dim 0 when there is none.
-        network: `Config` of a file in `networks/`.
+        network: `Config` of a file in `networks/`: of the policy, and of all where
+            `value_network` is None.
+        value_network: The same for value functions.
         optimizer: `Config` of a file in `plasticity/optimizers/`.
         methods: Method id -> `Config` of a file in `plasticity/methods/`, in hook order.
         seed: Seed of all agent streams.
@@ -55,6 +57,14 @@ class Parts:
     max_episode_steps: int = 0
     life: int = 0
     num_tasks: int = 1
+    value_network: Any = None
+
+    @property
+    def of_values(self) -> Parts:
+        """The parts that value functions are built from."""
+        if self.value_network is None:
+            return self
+        return replace(self, network=self.value_network, value_network=None)
 
     @property
     def streams(self) -> Streams:

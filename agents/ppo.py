@@ -129,8 +129,8 @@ class PPO(Agent):
         self.value: ValueFunction | None = None
         self._baseline: Baseline = LinearBaseline(config.discount, self._num_tasks)
         if config.baseline == "network":
-            torso = parts.torso("value", parts.observation_dim, 1)
-            head = _head_law(config.value_head_bound, parts)
+            torso = parts.of_values.torso("value", parts.observation_dim, 1)
+            head = _head_law(config.value_head_bound, parts.of_values)
             self.value = ValueFunction(torso, head, streams.child("value"))
             self._baseline = NetworkBaseline(self.value)
 

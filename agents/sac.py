@@ -84,8 +84,8 @@ class SAC(Agent):
         ).to(self.device)
         self.critic_1, self.critic_2 = (
             QFunction(
-                parts.torso(name, pair_dim, 1),
-                _head_law(config.critic_head_bound, parts),
+                parts.of_values.torso(name, pair_dim, 1),
+                _head_law(config.critic_head_bound, parts.of_values),
                 streams.child(name),
             ).to(self.device)
             for name in CRITICS

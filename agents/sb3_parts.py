@@ -38,6 +38,10 @@ def refuse_what_sb3_cannot_take(kind: str, parts: Parts) -> None:
             f"agent={kind} cannot run {', '.join(parts.methods)}: stable-baselines3 has no hook "
             f"for methods; use agent={kind.removeprefix('sb3_')}, or method=[]"
         )
+    if parts.value_network is not None:
+        raise ValueError(
+            f"agent={kind} builds its own networks and would ignore value_network; leave it null"
+        )
     for group, given, preset in (
         ("network", parts.network, "mlp"),
         ("optimizer", parts.optimizer, "adam"),

@@ -141,6 +141,7 @@ def build_agent(config: RunConfig, info: Any, num_threads: int = 1) -> Agent:
         action_dim=info.action_dim,
         num_envs=info.num_envs,
         network=config.network,
+        value_network=config.value_network,
         optimizer=config.optimizer,
         methods=config.method,
         context=context_spec(info),

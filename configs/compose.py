@@ -21,7 +21,12 @@ from configs.schema import ConfigurationError, flat, to_plain, unknown_key
 from networks.registry import suggestion
 
 CONFIG_FOLDER = Path(__file__).resolve().parent
-GROUPS = ("agent", "env", "context", "network", "optimizer", "method", "arm", "experiment")
+GROUPS = (
+    "agent", "env", "context", "network", "value_network",
+    "optimizer", "method", "arm", "experiment",
+)  # fmt: skip
+# Groups that choose among the presets of another one, as Hydra spells them.
+_SPELLED = {"value_network": "network@value_network"}
 
 
 @dataclass(frozen=True)
@@ -63,12 +68,19 @@ def compose_run(overrides: Sequence[str]) -> Composed:
 def _chooses_nothing(word: str) -> bool:
     """Whether a word says `arm=null` or the like, which is the default anyway."""
     key, _, value = word.partition("=")
-    return key in ("arm", "experiment") and value in ("null", "")
+    return key in ("arm", "experiment", "value_network") and value in ("null", "")
+
+
+def spelled_for_hydra(word: str) -> str:
+    """A word such as `value_network=mlp` the way Hydra writes it; others as they are."""
+    key, equals, value = word.partition("=")
+    return f"{_SPELLED.get(key, key)}{equals}{value}"
 
 
 def presets(group: str) -> list[str]:
     """Names of the presets of one group."""
-    return sorted(path.stem for path in (CONFIG_FOLDER / group).glob("*.yaml"))
+    folder = CONFIG_FOLDER / _SPELLED.get(group, group).partition("@")[0]
+    return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
@@ -106,7 +118,8 @@ def _compose(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-            composed = compose("train", list(overrides), return_hydra_config=True)
+            words = [*map(spelled_for_hydra, overrides)]
+            composed = compose("train", words, return_hydra_config=True)
         choices = dict(composed.hydra.runtime.choices)
         OmegaConf.set_readonly(composed, False)
         with_hydra = OmegaConf.to_container(composed, resolve=False)
@@ -167,6 +180,8 @@ def _unknown(key: str, overrides: Sequence[str]) -> str:
     parts = key.split(".")
     if parts[0] == "method" and len(parts) > 1 and parts[1] not in (node.get("method") or {}):
         return f"{key} is set but {parts[1]} is not chosen; add it, as in method=[{parts[1]}]"
+    if parts[0] == "value_network" and len(parts) > 1 and node.get("value_network") is None:
+        return f"{key} is set but no value_network is chosen; add it, as in value_network=mlp"
     for depth, part in enumerate(parts):
         if not isinstance(node, dict) or part not in node:
             names = list(node) if isinstance(node, dict) else []
@@ -182,6 +197,8 @@ def _relative_directory(
     """Name the run: the presets it uses, and a hash of whatever differs from them."""
     arm, method_words = choices.get("arm"), [w for w in overrides if w.startswith("method=")]
     words = [f"{group}={choices[group]}" for group in ("agent", "env", "network")]
+    value_network = choices.get(_SPELLED["value_network"])
+    words += [f"value_network={value_network}"] if value_network else []
     words += [f"arm={arm}"] if arm else [f"optimizer={choices['optimizer']}", *method_words[-1:]]
     experiment = choices.get("experiment")
     if experiment and config.group == experiment:
@@ -202,7 +219,8 @@ def _relative_directory(
         suffix = "-" + hashlib.sha256(canonical.encode()).hexdigest()[:8]
     named = ".".join([choices["optimizer"], *(name.strip() for name in methods if name.strip())])
     label = arm or named
-    name = f"{choices['agent']}-{choices['network']}-{label}{suffix}"
+    networks = ".".join(filter(None, (choices["network"], value_network)))
+    name = f"{choices['agent']}-{networks}-{label}{suffix}"
     return f"{config.group}/{choices['env']}/{name}/seed_{config.seed}"
 
 

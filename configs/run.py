@@ -102,6 +102,8 @@ class RunConfig:
         optimizer: `Config` of a file in `plasticity/optimizers/`.
         method: Method id -> `Config`, in hook order.
         context: `Config` of a file in `envs/contexts/`: what is told about the world.
+        value_network: `Config` of a file in `networks/` for the value functions (PPO's value
+            network, SAC's critics); None gives them the same as the policy.
         log: When what is written.
         seed: Agent seed; worlds have their own seed in `env`.
         total_steps: Environment steps of the run.
@@ -126,6 +128,7 @@ class RunConfig:
     optimizer: Any
     method: dict[str, Any] = field(default_factory=dict)
     context: Any = later(ANNOUNCED)  # noqa: RUF009 (makes a field)
+    value_network: Any = later(None)  # noqa: RUF009
     log: LogConfig = field(default_factory=LogConfig)
     seed: int = 0
     total_steps: int = 20_000_000
@@ -195,6 +198,8 @@ def load_run(values: Mapping[str, Any]) -> RunConfig:
         typed[key] = _member(registry, values.get(key), key)
     if "context" in values:
         typed["context"] = _member(CONTEXTS, values["context"], "context")
+    if values.get("value_network") is not None:
+        typed["value_network"] = _value_network(values["value_network"])
     methods = values.get("method") or {}
     if not isinstance(methods, Mapping):
         raise ConfigurationError(f"method is {methods!r}; give method=<id> or method=[<id>,<id>]")
@@ -222,6 +227,15 @@ def _member(registry: Registry, values: Any, path: str) -> Any:
     except ValueError as error:
         raise ConfigurationError(f"{path}: {error}") from error
     return load(module.Config, values, path)
+
+
+def _value_network(values: Any) -> Any:
+    """Settings of networks call themselves `network`; here they are those of another group."""
+    try:
+        return _member(NETWORKS, values, "value_network")
+    except ConfigurationError as error:
+        message = re.sub(r"(?<![\w.])network\.", "value_network.", str(error))
+        raise ConfigurationError(message) from error
 
 
 def can_visit_goals(env_kind: str) -> bool:

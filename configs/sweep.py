@@ -28,7 +28,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from configs.compose import CONFIG_FOLDER, GROUPS, Composed, check_overrides, compose_run
+from configs.compose import (
+    CONFIG_FOLDER,
+    GROUPS,
+    Composed,
+    check_overrides,
+    compose_run,
+    spelled_for_hydra,
+)
 from configs.schema import ConfigurationError
 from networks.registry import suggestion
 
@@ -139,7 +146,7 @@ def _shared_folder(arguments: Sequence[str]) -> Path | None:
 def _launch(arguments: Sequence[str]) -> str | None:
     """Let Hydra run the members; what stopped it before its end, or None."""
     original = sys.argv
-    sys.argv = [original[0], *arguments]
+    sys.argv = [original[0], *map(spelled_for_hydra, arguments)]
     try:
         hydra.main(config_path=str(CONFIG_FOLDER), config_name="train", version_base="1.3")(_job)()
     except KeyboardInterrupt:

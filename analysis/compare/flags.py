@@ -137,6 +137,7 @@ def _built(config: Mapping[str, Any], context: ContextSpec) -> Agent:
         action_dim=_ACTION_DIM,
         num_envs=int(config["env"].get("num_envs", 1)),
         network=_typed(NETWORKS, config["network"], "network"),
+        value_network=_value_network(config),
         optimizer=_typed(OPTIMIZERS, config["optimizer"], "optimizer"),
         methods={
             name: _typed(METHODS, method, f"method.{name}")
@@ -147,6 +148,11 @@ def _built(config: Mapping[str, Any], context: ContextSpec) -> Agent:
     )
     agent = _typed(AGENTS, settings, "agent")
     return AGENTS.get(str(settings["kind"])).build(agent, parts)
+
+
+def _value_network(config: Mapping[str, Any]) -> Any:
+    settings = config.get("value_network")
+    return None if settings is None else _typed(NETWORKS, settings, "value_network")
 
 
 def _typed(registry: Registry, settings: Mapping[str, Any], where: str) -> Any:
