@@ -48,7 +48,7 @@ class NetworkBaseline:
 
     @torch.no_grad()
     def values(self, row: Rollout) -> tuple[np.ndarray, np.ndarray]:
-        """V(o_t) and V(true successor of o_t), both (T, N) float64.
+        """V(o_t) and V(true successor of o_t), both (T, N) float64, with their own contexts.
 
         Inside an episode the successor is the next observation of the rollout; only boundaries
         and the last row need another look at the network.
@@ -62,8 +62,10 @@ class NetworkBaseline:
                 row.next_observation.reshape(row.num_transitions, -1)[ends],
             )
         )
-        context = row.context.reshape(row.num_transitions, -1)
-        gates = np.concatenate((context, context[ends])) if context.shape[1] else None
+        context, following = (
+            rows.reshape(row.num_transitions, -1) for rows in (row.context, row.next_context)
+        )
+        gates = np.concatenate((context, following[ends])) if context.shape[1] else None
         parts = [
             self._network(
                 torch.from_numpy(stacked[start : start + ROWS_AT_ONCE]),

@@ -43,6 +43,7 @@ class Rollout:
         self.observation = zeros(observation_dim)
         self.next_observation = zeros(observation_dim)
         self.context = zeros(context_dim)
+        self.next_context = zeros(context_dim)
         self.action = zeros(action_dim)
         self.noise = zeros(action_dim)
         self.log_std = zeros(action_dim) if with_log_std else None
@@ -102,4 +103,6 @@ class Rollout:
         self.position = int(state["position"])
         if self.position:
             for name, array in self._arrays().items():
-                array[: self.position] = state[name]
+                # Rollouts of earlier versions kept no contexts of successors.
+                rows = state["context"] if name not in state else state[name]
+                array[: self.position] = rows

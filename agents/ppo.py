@@ -183,6 +183,7 @@ class PPO(Agent):
         row.next_observation[t] = (
             successor if self.normalizer is None else self.normalizer(successor)
         )
+        row.next_context[t] = transition.next_context
         row.position = t + 1
 
     @property

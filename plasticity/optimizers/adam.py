@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -19,6 +19,17 @@ _ROLE_ORDER = (
     ("log_std",),
     ("segment", "temperature"),
 )
+
+
+class Decay(Protocol):
+    """Settings of weight decay; see `Config`."""
+
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def wd_on_biases(self) -> bool: ...
+    @property
+    def wd_on_log_std(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -105,7 +116,7 @@ def build(
     )
 
 
-def parameter_groups(config: Config, module: nn.Module) -> list[dict[str, Any]]:
+def parameter_groups(config: Decay, module: nn.Module) -> list[dict[str, Any]]:
     """Split trainable parameters by the decay that applies to their role.
 
     Weights always decay; biases and normalisation entries, and the log standard deviation, as
