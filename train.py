@@ -130,6 +130,8 @@ class Training:
                     self.context,
                     info["next_context"],
                     info["regime"],
+                    info.get("target"),
+                    info.get("split", "train"),
                 )
             )
             recorder.step(envs.env_steps, reward, terminated, truncated, info)

@@ -32,6 +32,9 @@ class Transition:
         context: (N, C) what accompanied the observation; C may be 0.
         next_context: (N, C) what accompanies the successor.
         regime: (N,) index of the world or task the transition belongs to.
+        target: (N, act) the right action, where the world is a supervised problem that tells it;
+            NaN in entries that do not count. None in worlds that only reward.
+        split: There, whether to learn from it (`train`) or not (`validation`, `test`).
     """
 
     observation: np.ndarray
@@ -43,6 +46,8 @@ class Transition:
     context: np.ndarray
     next_context: np.ndarray
     regime: np.ndarray
+    target: np.ndarray | None = None
+    split: str = "train"
 
 
 class Agent(ABC):

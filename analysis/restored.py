@@ -202,12 +202,19 @@ def fixed_worlds(config: RunConfig, num_envs: int) -> tuple[Any, Any]:
     """Environments like those of training, in one world, and their description.
 
     Raises:
-        NotARun: The environment has no friction that could be fixed.
+        NotARun: The environment has no friction that could be fixed, or the networks were told
+            the number of the world, which a friction of its own does not have.
     """
     if not hasattr(config.env, "fixed_friction"):
         raise NotARun(
             f"the environment is of kind {config.env.kind}, which has no friction; only runs of "
             "walking robots can be measured at one"
+        )
+    if getattr(config.context, "source", None) == "regime":
+        raise NotARun(
+            "its networks were told the numbers of the worlds (context.source=regime), and a "
+            "friction chosen now is none of these worlds; its training curves are drawn by: "
+            "python evaluate.py figures"
         )
     fixed = replace(config.env, schedule="fixed", switch_rule="exact", num_envs=num_envs)
     return build_environment(replace(config, env=fixed), resolve_threads(config))

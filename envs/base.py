@@ -31,6 +31,8 @@ class EnvInfo:
         gate_context_discrete: The same as ``context_discrete`` for that part.
         num_tasks: Tasks that are stepped side by side, each by equally many environments; 1 where
             all environments have the same task, or share a regime that changes.
+        answers: In supervised problems, what the right action is: ``numbers`` to come close to,
+            or one score per class (``classes``). Empty where actions only have rewards.
     """
 
     name: str
@@ -47,6 +49,7 @@ class EnvInfo:
     gate_context_dim: int = 0
     gate_context_discrete: bool = True
     num_tasks: int = 1
+    answers: str = ""
 
 
 class SimulatorError(RuntimeError):

@@ -1,4 +1,9 @@
-"""k-winners: only the k largest units of a layer speak, sample by sample."""
+"""k-winners: only the k largest units of a layer speak, sample by sample.
+
+The output jumps where another unit begins to win. A policy can live with that; a critic whose
+gradient by the action is to say which action is better hardly can: give critics another network
+(`value_network=dendrites_relu`, `value_network=mlp`), or use agents that do not differentiate them.
+"""
 
 from __future__ import annotations
 

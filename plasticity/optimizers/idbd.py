@@ -11,20 +11,18 @@ from torch import Tensor, nn
 
 from plasticity.optimizers.per_unit_adam import PerUnitAdam
 
-LARGEST_CHANGE = 2.0
+LARGEST_CHANGE = 2.0  # of the logarithm of a step size in one step
 SMALLEST_LOG_GAIN = -10.0
-# What every weight remembers, all 0 at its start; subclasses add to it.
-MEMORY = ("trace", "log_gain", "curvature")
 
 
 @dataclass(frozen=True)
 class Config:
     """Settings of IDBD.
 
-    There is no momentum and no division by the size of a gradient, so the scale of the loss
-    matters to `learning_rate` as for plain gradient descent, and to `meta_learning_rate` even
-    more: a loss c times as large needs one c squared times as small. Autostep removes the second
-    dependence.
+    There is no momentum and no division by the size of gradients, so the scale of the loss
+    matters to `learning_rate` as it does to plain gradient descent, and to `meta_learning_rate`
+    more: a loss c times as large needs one c times and one c squared times as small. Autostep
+    removes the second dependence.
 
     Attributes:
         kind: Name of this file.
@@ -37,9 +35,10 @@ class Config:
         ValueError: A value is out of range.
 
     Source: Sutton 1992, "Adapting bias by gradient descent: an incremental version of
-    delta-bar-delta", Figure 2; its footnote 2 for the bounds on the logarithms.
+    delta-bar-delta", Figure 2, and its advice on bounds of the logarithms.
     Deviation: beyond linear learners, where x_i^2 is not the curvature, a running mean of squared
-    gradients stands for it; the lower bound of -10 counts from the logarithm of alpha_0.
+    gradients (corrected for its start at 0) stands for it; the lower bound of -10 counts from the
+    logarithm of alpha_0.
     """
 
     kind: str = "idbd"
@@ -48,27 +47,141 @@ class Config:
     curvature_decay: float = 0.999
 
     def __post_init__(self) -> None:
-        check(self)
+        if not self.learning_rate > 0.0:
+            raise ValueError(f"optimizer.learning_rate is {self.learning_rate}; it must be > 0")
+        if not self.meta_learning_rate >= 0.0:
+            raise ValueError(
+                f"optimizer.meta_learning_rate is {self.meta_learning_rate}; it must be >= 0"
+            )
+        if not 0.0 <= self.curvature_decay < 1.0:
+            raise ValueError(
+                f"optimizer.curvature_decay is {self.curvature_decay}; it must be at least 0 and "
+                "below 1"
+            )
 
 
-class StepSizeSettings(Config):
-    """What both optimizers with learned step sizes are configured with."""
+class Idbd(PerUnitAdam):
+    """Gradient descent with one learned step size per weight.
+
+    With g the negative gradient, d the curvature and alpha = alpha_0 exp(log_gain):
+    log_gain <- log_gain + theta g h, then w <- w + alpha g, then
+    h <- h max(0, 1 - alpha d) + alpha g. The trace h remembers which way recent steps have moved
+    the weight, as far as they still show: steps that go on in one direction should have been
+    larger.
+
+    The learning rate of a group is alpha_0, so a schedule scales all step sizes alike. A renewed
+    entry (`zero_entries`) starts with alpha_0 and no memory; it has its own count of steps, from
+    the base class, which is Adam's in nothing else here.
+
+    Args:
+        params: Parameters or parameter groups.
+        config: Settings.
+    """
+
+    memory: tuple[str, ...] = ("trace", "log_gain", "curvature")
+
+    def __init__(self, params: Iterable[Tensor] | Iterable[dict[str, Any]], config: Config) -> None:
+        super().__init__(params, config.learning_rate)
+        self.config = config
+        self._given: dict[Tensor, Tensor] = {}
+
+    def give_curvature(self, parameter: Tensor, curvature: Tensor) -> None:
+        """Say what the curvature is in the next step, in place of squared gradients.
+
+        Args:
+            parameter: A parameter.
+            curvature: Second derivative of the loss by every entry, broadcastable to the
+                parameter; the squared input x_i^2 for a linear learner with loss (y - w x)^2 / 2.
+        """
+        self._given[parameter] = curvature
+
+    def step_sizes(self, parameter: Tensor) -> Tensor:
+        """Step size of every entry, in the shape of a parameter that has been stepped."""
+        for group in self.param_groups:
+            if any(parameter is member for member in group["params"]):
+                return self._alpha(parameter, group)
+        raise ValueError("the parameter does not belong to this optimizer")
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Make one step on every parameter that has a gradient; closures are not supported."""
+        assert closure is None
+        stepped = [
+            (parameter, group, self._curvature(parameter, parameter.grad))
+            for group in self.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None
+        ]
+        self._given = {}
+        self._adapt(stepped)
+        for parameter, group, curvature in stepped:
+            alpha, trace = self._alpha(parameter, group), self.state[parameter]["trace"]
+            trace.mul_(torch.addcmul(torch.ones_like(alpha), alpha, curvature, value=-1).relu_())
+            step = alpha.mul_(parameter.grad)
+            trace.sub_(step)
+            parameter.sub_(step)
+
+    def zero_entries(self, parameter: Tensor, dim: int, indices: Tensor) -> None:
+        """Let some rows (dim 0) or columns (dim 1) start anew: alpha_0 and no memory."""
+        for name in self.memory:
+            self.state[parameter][name].index_fill_(dim, indices, 0.0)
+
+    def _adapt(self, stepped: list[tuple[Tensor, dict[str, Any], Tensor]]) -> None:
+        """Learn the step sizes from gradients and traces."""
+        for parameter, _, _ in stepped:
+            state = self.state[parameter]
+            change = state["trace"] * parameter.grad
+            change.mul_(-self.config.meta_learning_rate).clamp_(-LARGEST_CHANGE, LARGEST_CHANGE)
+            state["log_gain"].add_(change).clamp_min_(SMALLEST_LOG_GAIN)
+
+    def _alpha(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
+        return self.state[parameter]["log_gain"].exp().mul_(group["lr"])
+
+    def _curvature(self, parameter: Tensor, grad: Tensor) -> Tensor:
+        """Count a step and return the curvature: given, or the mean squared gradient so far."""
+        state, decay = self._state_of(parameter), self.config.curvature_decay
+        state["step"] += 1
+        if parameter in self._given:
+            return self._given[parameter]
+        state["curvature"].mul_(decay).addcmul_(grad, grad, value=1.0 - decay)
+        if not state["any_restart"]:
+            return state["curvature"] / (1.0 - decay ** state["step"])
+        correction = 1.0 - decay ** self.steps(parameter).double()
+        return state["curvature"] / correction.to(state["curvature"].dtype)
+
+    def _fresh(self, parameter: Tensor) -> dict[str, Any]:
+        counters = super()._fresh(parameter)
+        kept = ("step", "any_restart", "row_start", "column_start")
+        return {
+            **{name: counters[name] for name in kept if name in counters},
+            **{name: torch.zeros_like(parameter) for name in self.memory},
+        }
 
 
-def check(config: Any) -> None:
-    """Check the settings that optimizers with learned step sizes share.
+def trainable(module: nn.Module) -> list[nn.Parameter]:
+    """Parameters to optimize.
 
     Raises:
-        ValueError: A value is out of range.
+        ValueError: The network has no trainable parameter.
     """
-    if not config.learning_rate > 0.0:
-        raise ValueError(f"optimizer.learning_rate is {config.learning_rate}; it must be > 0")
-    if not config.meta_learning_rate >= 0.0:
-        raise ValueError(
-            f"optimizer.meta_learning_rate is {config.meta_learning_rate}; it must be >= 0"
-        )
-    if not 0.0 <= config.curvature_decay < 1.0:
-        raise ValueError(
-            f"optimizer.curvature_decay is {config.curvature_decay}; it must be at least 0 and "
-            "below 1"
-        )
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ValueError("the network has no trainable parameter, so there is nothing to optimize")
+    return parameters
+
+
+def build(
+    config: Config,
+    module: nn.Module,
+    per_unit_step: bool = False,
+    generator: torch.Generator | None = None,
+) -> torch.optim.Optimizer:
+    """Build the optimizer of one network.
+
+    Args:
+        config: Settings.
+        module: The network; parameters without `requires_grad` are left out.
+        per_unit_step: Not used; step counters can always restart for single units.
+        generator: Not used; nothing is drawn.
+    """
+    return Idbd(trainable(module), config)

@@ -19,6 +19,7 @@ from analysis.evaluation import (
     write_results,
 )
 from analysis.restored import fixed_worlds
+from analysis.run_files import NotARun
 from analysis.storage import StorageError
 from configs.build import build_agent
 from configs.compose import compose_run
@@ -231,3 +232,8 @@ def test_environments_without_friction_are_refused():
     config = compose_run(WORDS).config
     with pytest.raises(ValueError, match="kind other, which has no friction"):
         fixed_worlds(replace(config, env=type("Other", (), {"kind": "other"})()), 1)
+
+
+def test_networks_told_the_number_of_the_world_have_none_at_a_chosen_friction():
+    with pytest.raises(NotARun, match="none of these worlds"):
+        fixed_worlds(compose_run(["context=regime", "network=dendrites"]).config, 1)
