@@ -42,6 +42,7 @@ class Parts:
         life: How often everything has begun anew; every life has random streams of its own.
         num_tasks: Tasks that are stepped side by side, each by equally many environments; 1 where
             all environments have the same task, or a regime that no task names.
+        answers: In supervised problems, what the right action is: `numbers` or `classes`.
     """
 
     observation_dim: int
@@ -57,6 +58,7 @@ class Parts:
     max_episode_steps: int = 0
     life: int = 0
     num_tasks: int = 1
+    answers: str = ""
     value_network: Any = None
 
     @property

@@ -38,7 +38,9 @@ def unit_features(
 
 
 def activity_columns(sample_set: str, network: str, groups: Sequence[UnitGroup]) -> list[str]:
-    """Names of what `measure_activity` returns."""
+    """Names of what `measure_activity` returns; nothing where there are no hidden units."""
+    if not groups:
+        return []
     return [
         f"{sample_set}/{network}/{layer}/{metric}"
         for layer in (*(group.name for group in groups), "all")
@@ -83,7 +85,7 @@ def measure_activity(
                 reasons[name] = reason
             totals[metric] += row[name] * group.num_units
     num_units = sum(group.num_units for group in groups)
-    for metric, total in totals.items():
+    for metric, total in totals.items() if groups else ():
         row[f"{sample_set}/{network}/all/{metric}"] = total / num_units
     return row
 

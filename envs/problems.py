@@ -22,6 +22,7 @@ from envs.base import EnvInfo
 from envs.snapshots import Snapshot, load_arrays, require, require_equal
 
 SPLITS = ("train", "validation", "test")
+NO_TASK = -1
 Event = dict[str, int | float | str | None]
 
 
@@ -47,7 +48,7 @@ class Block:
     context: np.ndarray
     task: int
     split: str = "train"
-    on_task: int = -1
+    on_task: int = NO_TASK
     ends_phase: bool = False
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -142,6 +143,7 @@ class ProblemEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             answers="classes" if problem.is_classification else "numbers",
         )
         self._block: Block | None = None
+        self._task = NO_TASK  # of the last answers
         self._right = self._asked = 0
         self._zeros = np.zeros(num_rows)
         self._never = np.zeros(num_rows, dtype=bool)
@@ -217,12 +219,10 @@ class ProblemEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if actions.shape != answered.answers.shape:
             raise ValueError(f"actions have shape {actions.shape}, expected {self._shape()}.")
         reward, events = self._score(answered, actions)
+        events = self._switched(answered.task) + events
         self.env_steps += self.num_envs
         regime, regime_value = self.regime, self.regime_value
         self._block = following = self.problem.next_block()
-        if following.task != answered.task:
-            switch: Event = {"event": "switch", "regime": following.task}
-            events.append({**switch, "env_steps": self.env_steps, "env_index": None})
         is_told = answered.split != "test"
         info = {
             "target": answered.answers if is_told else np.full_like(answered.answers, np.nan),
@@ -243,6 +243,18 @@ class ProblemEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     def _shape(self) -> tuple[int, int]:
         return self.num_envs, self.problem.num_outputs
+
+    def _switched(self, task: int) -> list[Event]:
+        """The event of a new task, told with its first answers.
+
+        Earlier would be no use to a learner, and a run that ends between two tasks must look the
+        same whether it is made longer afterwards or not.
+        """
+        before, self._task = self._task, task
+        if before in (task, NO_TASK):
+            return []
+        switch: Event = {"event": "switch", "env_steps": self.env_steps, "env_index": None}
+        return [{**switch, "regime": task}]
 
     def _score(self, block: Block, actions: np.ndarray) -> tuple[np.ndarray, list[Event]]:
         """Rewards (N,), 0 for rows that only fill up, and the result of a finished examination."""
@@ -283,6 +295,7 @@ class ProblemEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             "environment": self.info.name,
             "num_envs": self.num_envs,
             "env_steps": self.env_steps,
+            "answered_task": self._task,
             "right": self._right,
             "asked": self._asked,
             "task": block.task,
@@ -324,4 +337,5 @@ class ProblemEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             ends_phase=bool(numbers["ends_phase"]),
         )
         self.env_steps = int(require(snapshot, "env_steps"))
+        self._task = int(require(snapshot, "answered_task"))
         self._right, self._asked = (int(require(snapshot, k)) for k in ("right", "asked"))

@@ -1,14 +1,16 @@
-"""Where the friction of world 0, 1, 2, ... comes from: a generator, a table or a list."""
+"""Where the value of world 0, 1, 2, ... comes from: a generator, a table or a list."""
 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+
+from envs.laws import Law
+from envs.modifiers.friction import LAW as FRICTION
 
 TABLE_PATH = Path(__file__).with_name("friction_table.csv")
 TABLE_SHAPE = (100, 50)
@@ -20,11 +22,21 @@ class ScheduleExhausted(ValueError):
     """A world was asked for that the list or the table does not hold."""
 
 
+def raw_bits(table_seed: int, *key: int) -> np.random.PCG64:
+    """A stream of raw 64-bit numbers of its own."""
+    return np.random.PCG64(np.random.SeedSequence(entropy=table_seed, spawn_key=key))
+
+
+def uniform(bits: np.random.PCG64) -> float:
+    """The next number in [0, 1) with 53 random bits."""
+    return (int(bits.random_raw()) >> 11) * 2.0**-53
+
+
 class Worlds(Protocol):
-    """A sequence of frictions, one per world index."""
+    """A sequence of values, one per world index."""
 
     def value(self, index: int) -> float:
-        """Friction of world ``index`` (0, 1, ...), dimensionless."""
+        """Value of world ``index`` (0, 1, ...)."""
         ...
 
     @property
@@ -37,36 +49,20 @@ class Worlds(Protocol):
         ...
 
 
-def checked_friction(value: float, where: str) -> float:
-    """Return ``value`` as a float if MuJoCo can use it as a sliding friction.
-
-    Raises:
-        ValueError: If the value is not a finite number above 0.
-    """
-    number = float(value)
-    if not math.isfinite(number) or number <= 0.0:
-        raise ValueError(
-            f"{where} is {value!r}, but a friction must be a finite number above 0; "
-            "choose for example a value between 0.02 and 2.0."
-        )
-    return number
-
-
 class GeneratedWorlds:
-    """Log-uniform frictions, reproducible one by one and without an end.
+    """Values drawn from a law, reproducible one by one and without an end.
 
-    Row ``row`` is PCG64 seeded with ``SeedSequence(entropy=table_seed, spawn_key=(row,))``. World k
-    takes the k-th raw 64-bit output: u = (raw >> 11) 2^-53, F = exp(ln low + u (ln high - ln low)).
-    Raw outputs, because numpy promises their stability and not that of its distributions.
+    Row ``row`` is PCG64 seeded with ``SeedSequence(entropy=table_seed, spawn_key=(row, *stream))``.
+    World k takes the k-th raw 64-bit output as u = (raw >> 11) 2^-53, for a logarithmic law
+    exp(ln low + u (ln high - ln low)). Raw outputs, because numpy promises their stability and not
+    that of its distributions.
 
     Source: Dohare et al., Nature 632:768-774 (2024): friction log-uniform on [0.02, 2.0].
     """
 
-    def __init__(self, row: int, table_seed: int, low: float, high: float) -> None:
-        self._row, self._table_seed = row, table_seed
-        self._low, self._high = low, high
-        sequence = np.random.SeedSequence(entropy=table_seed, spawn_key=(row,))
-        self._bits = np.random.PCG64(sequence)
+    def __init__(self, row: int, table_seed: int, law: Law, stream: tuple[int, ...] = ()) -> None:
+        self._row, self._table_seed, self._law, self._stream = row, table_seed, law, stream
+        self._bits = raw_bits(table_seed, row, *stream)
         self._values: list[float] = []
 
     @property
@@ -74,37 +70,38 @@ class GeneratedWorlds:
         return None
 
     def value(self, index: int) -> float:
-        log_low, log_high = math.log(self._low), math.log(self._high)
         while len(self._values) <= index:
-            uniform = (int(self._bits.random_raw()) >> 11) * 2.0**-53
-            self._values.append(math.exp(log_low + uniform * (log_high - log_low)))
+            previous = self._values[-1] if self._values else None
+            self._values.append(self._law.draw(uniform(self._bits), previous))
         return self._values[index]
 
     def describe(self) -> dict[str, object]:
+        named: dict[str, object] = {"stream": list(self._stream)} if self._stream else {}
         return {
             "source": "generated",
             "row": self._row,
             "table_seed": self._table_seed,
-            "range": [self._low.hex(), self._high.hex()],
-            "first_values": [self.value(k).hex() for k in range(TABLE_SHAPE[1])],
+            "range": [self._law.low.hex(), self._law.top.hex()],
+            "first_values": [float(self.value(k)).hex() for k in range(TABLE_SHAPE[1])],
+            **named,
         }
 
 
 class ListWorlds:
-    """Frictions written down one by one; past the end it raises or starts again.
+    """Values written down one by one; past the end it raises or starts again.
 
     Args:
-        values: At least one friction.
+        values: At least one value.
+        law: What values are possible.
         cycle: Whether world ``len(values)`` is world 0 again.
         name: What the values are called in error messages.
     """
 
-    def __init__(self, values: Sequence[float], *, cycle: bool, name: str) -> None:
+    def __init__(self, values: Sequence[float], law: Law, *, cycle: bool, name: str) -> None:
         if len(values) == 0:
-            raise ValueError(
-                f"{name} is empty; give at least one friction, for example [1.0, 0.1]."
-            )
-        self._values = [checked_friction(v, f"{name}[{k}]") for k, v in enumerate(values)]
+            example = f"[{law.nominal:g}, {law.low:g}]"
+            raise ValueError(f"{name} is empty; give at least one value, for example {example}.")
+        self._values = [law.check(value, f"{name}[{k}]") for k, value in enumerate(values)]
         self._cycle, self._name = cycle, name
 
     @property
@@ -117,7 +114,7 @@ class ListWorlds:
         if index >= len(self._values):
             raise ScheduleExhausted(
                 f"world {index} was reached, but {self._name} holds only {len(self._values)} "
-                "frictions; give more values, train for fewer steps, or choose on_exhausted=cycle."
+                "values; give more values, train for fewer steps, or choose on_exhausted=cycle."
             )
         return self._values[index]
 
@@ -159,4 +156,5 @@ def table_worlds(row: int) -> ListWorlds:
             f"world_seed={row} is outside the table's rows 0-{TABLE_SHAPE[0] - 1}; choose a row in "
             "the table or source=generated, which has no end."
         )
-    return ListWorlds(friction_table()[row].tolist(), cycle=False, name=f"row {row} of the table")
+    values, name = friction_table()[row].tolist(), f"row {row} of the table"
+    return ListWorlds(values, FRICTION, cycle=False, name=name)

@@ -19,7 +19,7 @@ from plasticity.method import Method, Target
 from plasticity.optimizer_state import POLICIES, apply_policy, check_policy
 
 TARGET_EDITS = ("copy", "drift")
-NETWORKS = ("policy", "value", "actor", "critic_1", "critic_2")
+NETWORKS = ("policy", "value", "actor", "critic_1", "critic_2", "predictor")
 
 
 class RecyclerConfig(Protocol):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-NETWORKS = ("policy", "value", "actor", "critic_1", "critic_2")
-ACTORS = ("policy", "actor")
+NETWORKS = ("policy", "value", "actor", "critic_1", "critic_2", "predictor")
+ACTORS = ("policy", "actor", "predictor")
 CRITICS = ("critic_1", "critic_2")
 
 
@@ -14,7 +14,7 @@ def check_networks(kind: str, networks: str | list[str]) -> str | list[str]:
 
     Args:
         kind: Id of the method.
-        networks: `all`; `actors`, which is the policy of whatever agent; or a list of names, in
+        networks: `all`; `actors`, which is what acts in whatever agent (policy, actor, predictor); or a list of names, in
             which `critics` stands for both critics of an off-policy agent.
 
     Returns:

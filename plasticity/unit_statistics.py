@@ -73,7 +73,13 @@ class UnitStatistics:
         correction = correction.view(-1, *(1,) * (running.dim() - 1))
         return running / correction.clamp_min(SMALLEST_DENOMINATOR).to(running.dtype)
 
-    def update(self, activation: Tensor, call: int, gradient: Tensor | None = None) -> None:
+    def update(
+        self,
+        activation: Tensor,
+        call: int,
+        gradient: Tensor | None = None,
+        given: Tensor | None = None,
+    ) -> None:
         """Fold one minibatch into the running statistics.
 
         Args:
@@ -81,6 +87,7 @@ class UnitStatistics:
                 (B, units, values) where units have several values.
             call: Number of this call, from 1.
             gradient: Derivative of the loss by `activation`, for utilities that use it.
+            given: Utility on this minibatch, (units,), where its formula is of whole networks.
         """
         several = self.group.values_per_unit > 1
         if self.mean is not None:
@@ -91,7 +98,9 @@ class UnitStatistics:
         if self.formula == "contribution" and not several:
             self._update_contribution(activation)
         elif self.formula != "random":
-            instantaneous = self._instantaneous(activation, call, gradient)
+            instantaneous = given
+            if instantaneous is None:
+                instantaneous = self._instantaneous(activation, call, gradient)
             self.utility.mul_(self.decay).add_(instantaneous, alpha=1.0 - self.decay)
 
     def _update_contribution(self, activation: Tensor) -> None:

@@ -25,6 +25,8 @@ class Utility:
         uses_outgoing: O_i.
         uses_incoming: 1 / I_i.
         uses_fisher: Fisher information of the unit's output, see `fisher_information`.
+        uses_network: Nothing of the above but what all later layers do with the unit, see
+            `plasticity.propagated_utility`.
     """
 
     uses_activation: bool = False
@@ -32,6 +34,7 @@ class Utility:
     uses_outgoing: bool = False
     uses_incoming: bool = False
     uses_fisher: bool = False
+    uses_network: bool = False
 
 
 UTILITIES = {
@@ -43,6 +46,7 @@ UTILITIES = {
     "feature_by_input": Utility(uses_deviation=True, uses_incoming=True),
     "fisher": Utility(uses_fisher=True),
     "fisher_contribution": Utility(uses_fisher=True, uses_activation=True, uses_outgoing=True),
+    "propagated": Utility(uses_network=True),
     "random": Utility(),
 }
 """Utilities by name. `random` has no formula: fresh noise is the ranking key itself."""
@@ -97,7 +101,7 @@ def instantaneous_utility(
     """Utility y_i of every unit on one minibatch.
 
     Args:
-        name: A name of `UTILITIES` except `random`.
+        name: A name of `UTILITIES` except `random` and `propagated`.
         activation: Values that readers consume, (B, units) or (B, channels, height, width).
         outgoing: Mean (or summed) absolute outgoing weight of every unit, (units,).
         incoming: Mean absolute incoming weight, (units,); floored at 1e-12.
@@ -108,13 +112,16 @@ def instantaneous_utility(
         (units,) in the dtype of `outgoing`. Factors that the formula does not use are not read.
 
     Raises:
-        ValueError: `random`, which has no formula, or a gradient is needed and missing.
+        ValueError: `random`, which has no formula, or `propagated`, whose formula is of whole
+            networks, or a gradient is needed and missing.
 
     Source: Dohare et al. 2024, equations 1 and 2 and the ablations of their public code.
     """
     utility = UTILITIES[name]
     if utility == Utility():
         raise ValueError(f"utility {name!r} is noise, drawn when units are ranked")
+    if utility.uses_network:
+        raise ValueError(f"utility {name!r} is of a whole network; use PropagatedUtility")
     result = torch.ones_like(outgoing)
     if utility.uses_activation:
         result = result * mean_absolute(activation)
@@ -130,6 +137,26 @@ def instantaneous_utility(
             raise ValueError(f"utility {name!r} needs the gradients of the units' outputs")
         result = result * fisher_information(gradient)
     return result
+
+
+def shared_utility(
+    weight: Tensor, strength: Tensor, reader_utility: Tensor | None = None
+) -> Tensor:
+    """Split the utilities of a layer's rows among its inputs in proportion to contributions.
+
+    Args:
+        weight: Absolute weights |w_ki|, (rows, inputs).
+        strength: Mean |h_i| of every input, (inputs,).
+        reader_utility: U_k, (rows,); None for outputs, which have a utility of 1 each.
+
+    Returns:
+        sum_k U_k |h_i| |w_ki| / (sum_j |h_j| |w_kj| + 1e-12), (inputs,). A row whose inputs are
+        all silent gives nothing away.
+    """
+    per_row = (weight @ strength).add_(SMALLEST_DENOMINATOR).reciprocal_()
+    if reader_utility is not None:
+        per_row.mul_(reader_utility)
+    return strength * (per_row @ weight)
 
 
 def dormancy_scores(magnitude: Tensor) -> Tensor:

@@ -192,13 +192,14 @@ class Chain:
         pid, self._life = int(left["pid"]), int(left["life"])
         self._first_step = int(left["first_step"])
         gentle = self.task.mean_kill_seconds is None
-        number = signal.SIGTERM if gentle else signal.SIGKILL
+        how, number = ("stopped", signal.SIGTERM) if gentle else ("killed", signal.SIGKILL)
         if _birth(pid) == left["born"]:  # otherwise the number belongs to somebody else now
             _signal_group(pid, number)
             while _birth(pid) == left["born"]:
                 time.sleep(0.05)
+        finished = (self.task.run_dir / "done.json").exists()
         lived = _last_life_seconds(self.samples_path, self._life)
-        self._bury(lived, "stopped" if gentle else "killed")
+        self._bury(lived, "finished" if finished else how)
 
     def _tail(self) -> str:
         data = self._log_path.read_bytes()[-_TAIL_BYTES:]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from networks.units import UnitGroup
 from plasticity.method import Target
+from plasticity.propagated_utility import PropagatedUtility
 from plasticity.recycling import Recycler, check_choice, check_shared_settings
 from plasticity.replacement_count import (
     COUNT_MODES,
@@ -37,7 +38,8 @@ class Config:
         utility_decay: Decay of the running utility, in [0, 1); 0 uses the last minibatch alone.
         utility: One of `plasticity.utilities.UTILITIES`. `fisher` and `fisher_contribution` need
             the gradients at the units' outputs, which the hand-written learning pass of plain
-            perceptrons does not keep: PPO then uses autograd and is slower.
+            perceptrons does not keep: PPO then uses autograd and is slower. `propagated` hands
+            utility on from the outputs through all layers (`plasticity.propagated_utility`).
         rank_key: `corrected` divides the running utility by 1 - decay^age; `raw` does not, and so
             penalises units that have just matured.
         count_mode: `accumulate`, `accumulate_strict` or `bernoulli`.
@@ -175,6 +177,8 @@ class ContinualBackprop(Recycler):
                 self.threshold,
                 config.count_mode,
             )
+        whole = UTILITIES[config.utility].uses_network
+        self._propagated = PropagatedUtility(target.unit_groups) if whole else None
         every = list(self.statistics.values())
         self._stacked = StackedContribution(every) if StackedContribution.supports(every) else None
 
@@ -232,11 +236,12 @@ class ContinualBackprop(Recycler):
 
     @torch.no_grad()
     def _update_one_by_one(self, activations: Mapping[str, Tensor]) -> None:
-        for statistics in self.statistics.values():
-            activation, gradient = self.activation_of(statistics.group, activations), None
-            if self._uses_gradients:
-                gradient = self._gradient_of(statistics.group)
-            statistics.update(activation, self.calls + 1, gradient)
+        groups = {name: statistics.group for name, statistics in self.statistics.items()}
+        values = {name: self.activation_of(group, activations) for name, group in groups.items()}
+        given = {} if self._propagated is None else self._propagated(values)
+        for name, statistics in self.statistics.items():
+            gradient = self._gradient_of(groups[name]) if self._uses_gradients else None
+            statistics.update(values[name], self.calls + 1, gradient, given.get(name))
         self._gradients = {}
 
     def _gradient_of(self, group: UnitGroup) -> Tensor:

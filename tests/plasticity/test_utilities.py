@@ -12,8 +12,13 @@ from networks.units import Recording
 from plasticity.unit_statistics import UnitStatistics
 from plasticity.utilities import UTILITIES, dormancy_scores, instantaneous_utility
 
-# Utilities of gradients have a page of their own, test_fisher_utility.py.
-FORMULAS = [name for name, u in UTILITIES.items() if name != "random" and not u.uses_fisher]
+# Utilities of gradients and of whole networks have pages of their own, test_fisher_utility.py and
+# test_propagated_utility.py.
+FORMULAS = [
+    name
+    for name, u in UTILITIES.items()
+    if name != "random" and not u.uses_fisher and not u.uses_network
+]
 HAND = {
     "contribution": [4.0, 0.6],
     "weight": [2.0, 3.0],
