@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 FILM_SECONDS = 20.0
 DEFAULT_FRICTIONS, DEFAULT_EPISODES = "0.02,0.2,2", 20
-_OPTIONS = ("frictions", "episodes", "seed", "goals", "rows_per_task")
+_OPTIONS = ("frictions", "values", "episodes", "seed", "goals", "rows_per_task")
 EXIT_DONE, EXIT_CONFIGURATION, EXIT_NUMERICAL, EXIT_STORAGE = 0, 2, 3, 4
 
 
@@ -101,12 +101,12 @@ def _evaluate_run(
     if has_tasks(run_dir):
         from analysis.multitask.command import evaluate_tasks
 
-        _refuse_options(run_dir, arguments, ("frictions", "episodes", "seed"))
+        _refuse_options(run_dir, arguments, ("frictions", "values", "episodes", "seed"))
         out, goals = arguments.out or run_dir, arguments.goals
         evaluate_tasks(run_dir, checkpoint, out, goals, arguments.rows_per_task, films)
     else:
         _refuse_options(run_dir, arguments, ("goals", "rows_per_task"))
-        _evaluate_frictions(run_dir, checkpoint, frictions, arguments, films)
+        _evaluate_worlds(run_dir, checkpoint, frictions, arguments, films)
 
 
 def _refuse_options(run_dir: Path, arguments: argparse.Namespace, names: Sequence[str]) -> None:
@@ -119,7 +119,7 @@ def _refuse_options(run_dir: Path, arguments: argparse.Namespace, names: Sequenc
         )
 
 
-def _evaluate_frictions(
+def _evaluate_worlds(
     run_dir: Path,
     checkpoint: Path | None,
     frictions: list[float],
@@ -138,17 +138,35 @@ def _evaluate_frictions(
         for problem in restored.problems:
             print(f"checkpoint passed over: {problem}", file=sys.stderr)
         print(f"evaluating {run_dir} at step {restored.env_steps:,}", flush=True)
-        worlds = evaluate(restored.agent, restored.envs, frictions, episodes, seed)
+        quantity, values = _worlds_to_visit(run_dir, restored, frictions, arguments)
+        worlds = evaluate(restored.agent, restored.envs, values, episodes, seed, quantity)
         Console(width=None if sys.stdout.isatty() else 100).print(results_table(worlds))
         about = {"run": str(run_dir), "seed": seed, **restored.about}
         print(f"wrote {write_results(out / 'evaluation.json', worlds, about)}", flush=True)
         if films:
-            _film(restored, out / "videos", frictions, seed)
+            _film(restored, out / "videos", quantity, values, seed)
     finally:
         restored.close()
 
 
-def _film(restored: Restored, folder: Path, frictions: list[float], seed: int) -> None:
+def _worlds_to_visit(
+    run_dir: Path, restored: Restored, frictions: list[float], arguments: argparse.Namespace
+) -> tuple[str, list[float]]:
+    """Name and values of the (first) quantity that changed in training."""
+    from analysis.evaluation import checked_values
+
+    quantity, law = next(iter(restored.config.env.laws.items()))
+    others = ("goals", "rows_per_task")
+    if quantity == "friction":
+        _refuse_options(run_dir, arguments, ("values", *others))
+        return quantity, frictions
+    _refuse_options(run_dir, arguments, ("frictions", *others))
+    if law.high is None:  # it numbers the actuators
+        law = law.narrowed(None, None, restored.envs.info.action_dim)
+    return quantity, checked_values(arguments.values, quantity, law)
+
+
+def _film(restored: Restored, folder: Path, quantity: str, values: list[float], seed: int) -> None:
     from analysis.evaluation import start_seed
     from analysis.restored import fixed_worlds
     from analysis.video import RenderingUnavailable, record_episode
@@ -156,9 +174,9 @@ def _film(restored: Restored, folder: Path, frictions: list[float], seed: int) -
     envs, info = fixed_worlds(restored.config, 1)
     max_steps = round(FILM_SECONDS / info.step_seconds)
     try:
-        for friction in frictions:
-            path = folder / f"friction_{friction:g}.mp4"
-            record_episode(restored.agent, envs, path, friction, start_seed(seed), max_steps)
+        for value in values:
+            path = folder / f"{quantity}_{value:g}.mp4"
+            record_episode(restored.agent, envs, path, value, start_seed(seed), max_steps)
             print(f"wrote {path}", flush=True)
     except RenderingUnavailable as error:
         print(f"no video: {error}", file=sys.stderr)
@@ -206,6 +224,15 @@ def compare(arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+def sequence(arguments: argparse.Namespace) -> int:
+    """Success matrices, forgetting and transfer of runs on tasks one after another."""
+    from analysis.sequences.command import report_sequences
+
+    command = f"python {shlex.join(['evaluate.py', *arguments.words])}"
+    report_sequences(arguments.runs, arguments.out, arguments.references, command)
+    return EXIT_DONE
+
+
 def inspect(arguments: argparse.Namespace) -> int:
     """Print the manifest of a checkpoint; nothing is built and no other file is opened."""
     from analysis.canonical_json import canonical_json
@@ -242,10 +269,12 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("run_dir", type=Path, nargs="?", metavar="RUN_DIR", help="or a checkpoint")
     added.add_argument("--experiment", metavar="NAME", help="all runs in runs/NAME instead")
     added.add_argument("--checkpoint", type=Path, help="instead of the newest intact one")
-    added.add_argument("--video", action="store_true", help="film every friction, or all tasks")
+    added.add_argument("--video", action="store_true", help="film every world, or all tasks")
     added.add_argument("--out", type=Path, help="folder of the results instead of RUN_DIR")
     walking = added.add_argument_group("walking robots")
     walking.add_argument("--frictions", help=f"default: {DEFAULT_FRICTIONS}")
+    other = "where another quantity than friction changed, such as 0.5,1,2"
+    walking.add_argument("--values", help=other)
     walking.add_argument("--episodes", type=_positive, help=f"default: {DEFAULT_EPISODES}")
     walking.add_argument("--seed", type=_seed, help="of the start states")
     tasks = added.add_argument_group("Meta-World")
@@ -261,6 +290,11 @@ def _parser() -> argparse.ArgumentParser:
     small = "also write small copies of the runs that give the same report"
     added.add_argument("--export-data", type=Path, metavar="DIR", help=small)
     added.add_argument("--from", type=Path, dest="data", metavar="DATA", help="stored data again")
+    added = command(sequence)
+    added.add_argument("runs", type=Path, nargs="+", metavar="RUN_OR_GROUP")
+    added.add_argument("--out", type=Path, required=True, help="folder of the report")
+    where = "folder of all runs with single-task references; default: that of the runs"
+    added.add_argument("--references", type=Path, metavar="RUNS", help=where)
     command(figures).add_argument("run_dir", type=Path, metavar="RUN_DIR")
     command(inspect).add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
     return parser

@@ -25,14 +25,17 @@ from agents.base import Transition
 from agents.baselines import UnequalEpisodes
 from agents.update import NumericalFailure
 from analysis.checkpoint import CheckpointError, CheckpointStore, load_checkpoint
-from analysis.ending import end_run
+from analysis.ending import earlier, end_run, run_costs
 from analysis.interruption import Interruption
 from analysis.multitask.training import TrainingEvaluation
+from analysis.process_memory import PeakMemory
 from analysis.progress import Progress
 from analysis.recorder import Recorder
 from analysis.run_directory import ConfigurationChanged, RunDirectory, RunLocked
-from analysis.storage import StorageError
-from configs.build import build_agent, build_environment, build_probe, resolve_threads
+from analysis.sequences.references import train_references
+from analysis.storage import StorageError, StorageLostError
+from analysis.tune import tune
+from configs.build import build_agent, build_environment, build_probe, rehearse, resolve_threads
 from configs.compose import Composed, compose_run
 from configs.run import EXECUTION_KEYS
 from configs.schema import ConfigurationError
@@ -93,10 +96,11 @@ class Training:
             self.probe,
             start_steps=0 if loaded is None else loaded.env_steps,
             restarts=directory.restarts,
-            active_seconds=0.0 if loaded is None else _active_seconds(loaded.manifest),
+            active_seconds=earlier(loaded, "active_seconds"),
             evaluation_columns=self.evaluation.columns,
         )
-        self._switched = False
+        self.memory = PeakMemory(earlier(loaded, "peak_memory_mib"))
+        self._switched = self._unannounced = False
         self.observation, self.context = self.envs.reset()[0], self.envs.context
         if loaded is not None:
             self._restore(loaded.state)
@@ -117,6 +121,7 @@ class Training:
         """Train until the end; False if a signal asked to stop before."""
         envs, agent, recorder = self.envs, self.agent, self.recorder
         while self._evaluated(interruption) and envs.env_steps < self.config.total_steps:
+            self._announce()
             action = agent.act(self.observation, self.context, explore=True)
             observation, reward, terminated, truncated, info = envs.step(action)
             agent.observe(
@@ -137,10 +142,9 @@ class Training:
             recorder.step(envs.env_steps, reward, terminated, truncated, info)
             self.observation, self.context = observation, info["context"]
             if any(event["event"] == "switch" for event in info["events"]):
-                self._switched = True
-                if self.config.boundary == "oracle":
-                    agent.on_task_change(int(envs.regime.max()))
-                    recorder.write_events(envs.env_steps)  # before a signal saves a checkpoint
+                self._switched = self._unannounced = True
+            if not getattr(envs, "announces_after_update", False):
+                self._announce()
             if agent.update_is_due:
                 self._update(progress, info)
             progress.step(envs.env_steps)
@@ -153,11 +157,17 @@ class Training:
             return False
         return True
 
+    def _announce(self) -> None:
+        """Tell the agent of a switch that it has not heard of, where the run announces switches."""
+        if self._unannounced and self.config.boundary == "oracle":
+            self.agent.on_task_change(int(self.envs.regime.max()))
+            self.recorder.write_events(self.envs.env_steps)  # before a signal saves a checkpoint
+        self._unannounced = False
+
     def _evaluated(self, interruption: Interruption) -> bool:
         """Evaluate if the clock says so; False if a signal cut it short, so that it stays due."""
-        return self.evaluation.quick_if_due(
-            self.agent, self.envs.env_steps, self.recorder, interruption.is_requested
-        )
+        steps, stop = self.envs.env_steps, interruption.is_requested
+        return self.evaluation.if_due(self.agent, steps, self.recorder, stop)
 
     def conclude(self, interruption: Interruption) -> dict[str, float] | None:
         """Save the last checkpoint and evaluate it if configured; None if a signal stopped that."""
@@ -199,6 +209,7 @@ class Training:
                 "observation": self.observation,
                 "context": self.context,
                 "switched": self._switched,
+                **({"unannounced": True} if self._unannounced else {}),
                 **self.evaluation.state_dict(),
             },
             "recorder": self.recorder.state_dict(),
@@ -211,22 +222,28 @@ class Training:
             self.envs.env_steps,
             self.state_dict(),
             pinned=pinned,
-            metadata={"active_seconds": self.recorder.active_seconds},
+            metadata={
+                "active_seconds": self.recorder.active_seconds,
+                "peak_memory_mib": self.memory.mib,
+                "bit_exact": self.directory.is_bit_exact,
+            },
         )
         self._last_checkpoint = time.monotonic()
         return path
 
     def _try_checkpoint(self) -> None:
-        """Save, but go on training when the disk refuses; the third refusal in a row is final.
+        """Save, but go on training when the disk is full; the third refusal in a row is final.
 
-        The first checkpoint after a switch is pinned.
+        So is the first where the directory is gone or read-only. The first checkpoint after a
+        switch is pinned.
         """
         pinned, self._switched = self._switched, False
         try:
             self.checkpoint(pinned)
         except StorageError as error:
             self._switched = pinned
-            if self.store.failed_saves >= MAX_FAILED_SAVES:
+            lost = isinstance(error, StorageLostError)
+            if lost or self.store.failed_saves >= MAX_FAILED_SAVES:
                 raise
             self._last_checkpoint = time.monotonic()
             print(f"checkpoint skipped, training goes on: {error}", file=sys.stderr, flush=True)
@@ -239,13 +256,9 @@ class Training:
         if getattr(self.envs, "resume", "exact") != "exact":  # these began new episodes
             self.observation, self.context = self.envs.last_observation, self.envs.context
         self._switched = bool(state["loop"]["switched"])
+        self._unannounced = "unannounced" in state["loop"]
         self.evaluation.load_state_dict(state["loop"])
         self.recorder.load_state_dict(state["recorder"])
-
-    def crash_dump(self, extra: dict[str, Any]) -> Path:
-        """Save what a failed run looked like, beside the intact checkpoints."""
-        folder = CheckpointStore(self.directory.path / "crash", keep=1)
-        return folder.save(self.envs.env_steps, {"agent": self.agent.state_dict(), "dump": extra})
 
     def close(self) -> None:
         """Release threads and files."""
@@ -253,23 +266,6 @@ class Training:
         self.envs.close()
         self.evaluation.close()
         self.recorder.close()
-
-
-def _rehearse(composed: Composed) -> None:
-    """Build everything once, so that a refusal leaves no directory behind and moves none aside.
-
-    Raises:
-        ConfigurationError: The parts do not fit together.
-    """
-    envs, info = build_environment(composed.config)
-    try:
-        build_agent(composed.config, info).close()
-    finally:
-        envs.close()
-
-
-def _active_seconds(manifest: Mapping[str, Any]) -> float:
-    return float(manifest.get("metadata", {}).get("active_seconds", 0.0))
 
 
 def run(composed: Composed) -> int:
@@ -280,7 +276,7 @@ def run(composed: Composed) -> int:
         root, relative = Path(config.run_dir).parent, Path(config.run_dir).name
     try:
         if config.fresh or not (root / relative / "config.yaml").exists():
-            _rehearse(composed)
+            rehearse(config)  # a refusal leaves no directory behind and moves none aside
         directory = RunDirectory.open(
             root,
             relative,
@@ -300,6 +296,9 @@ def run(composed: Composed) -> int:
         return _refuse("configuration", error, EXIT_CONFIGURATION)
     except StorageError as error:
         return _refuse("storage", error, EXIT_STORAGE)
+    except torch.OutOfMemoryError as error:
+        advice = "the newest checkpoint is intact: free memory and give the same command"
+        return _refuse("memory", RuntimeError(f"{error}; {advice}"), EXIT_FAILED)
     finally:
         directory.close()
 
@@ -352,7 +351,8 @@ def _run_in(composed: Composed, directory: RunDirectory) -> int:
         steps, seconds = training.envs.env_steps, training.recorder.active_seconds
         training.recorder.finish(steps)
         training.recorder.close()
-        end_run(directory, config, steps, seconds, evaluation)
+        costs = run_costs(training.agent, training.memory)
+        end_run(directory, config, steps, seconds, evaluation, costs)
         return EXIT_DONE
     except SimulatorError as error:
         return _fail(training, directory, error, {k: np.asarray(v) for k, v in error.dump.items()})
@@ -369,8 +369,10 @@ def _fail(
     """Record a numerical failure: it is a result, and final."""
     steps = training.envs.env_steps
     training.recorder.note({"event": "failure", "env_steps": steps, "reason": str(error)})
-    path = training.crash_dump(dump)
-    directory.finish("failed", {"env_steps": steps, "reason": str(error), "crash": path.name})
+    store = CheckpointStore(directory.path / "crash", keep=1)  # beside the intact checkpoints
+    path = store.save(steps, {"agent": training.agent.state_dict(), "dump": dump})
+    summary = {"env_steps": steps, "reason": str(error), "crash": path.name}
+    directory.finish("failed", {**summary, **run_costs(training.agent, training.memory)})
     print(f"numerical failure at step {steps:,}: {error}; see {path}", file=sys.stderr)
     return EXIT_NUMERICAL
 
@@ -382,9 +384,9 @@ def main(arguments: list[str]) -> int:
         print("Groups and presets are the folders and files of configs/; set any key: group.key=.")
         return EXIT_DONE
     if arguments[:1] == ["tune"]:
-        from analysis.tune import tune
-
         return tune(arguments[1:])
+    if arguments[:1] == ["references"]:
+        return train_references(arguments[1:])
     if is_multirun(arguments):
         return sweep(arguments)
     try:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agents.at_switch import SwitchRule
 from agents.update import Update
 from networks.heads import Network
 from networks.streams import Streams
@@ -57,10 +58,12 @@ class Agent(ABC):
         iteration: Update phases so far.
         updates: Optimizer and methods of every trained network, by name; empty for agents whose
             learning happens elsewhere.
+        switch_rule: What the agent itself begins anew at announced task changes.
     """
 
     iteration: int = 0
     updates: Mapping[str, Update] = types.MappingProxyType({})
+    switch_rule: SwitchRule | None = None
 
     @abstractmethod
     def act(self, observation: np.ndarray, context: np.ndarray, explore: bool) -> np.ndarray:
@@ -142,9 +145,11 @@ class Agent(ABC):
         """Learn if a gradient step is due; returns 0-dim tensors to log, {} when none was due."""
 
     def on_task_change(self, task: int) -> None:
-        """Announce a task change to methods that declare that they need it."""
+        """Announce a task change to methods that declare that they need it, and act on it."""
         for update in self.updates.values():
             update.on_task_change(task)
+        if self.switch_rule is not None:
+            self.switch_rule.apply(self.updates, task)
 
     @abstractmethod
     def networks(self) -> dict[str, Network]:
@@ -178,9 +183,10 @@ class Agent(ABC):
         """Keys of what `update` returns, known before the first update."""
 
     def methods_that_need_boundaries(self) -> list[str]:
-        """Ids of methods that act at announced task changes."""
+        """Ids of methods, and own settings, that act at announced task changes."""
         names = (n for u in self.updates.values() for n in u.methods_that_need_boundaries())
-        return list(dict.fromkeys(names))
+        own = [] if self.switch_rule is None else self.switch_rule.names
+        return [*own, *dict.fromkeys(names)]
 
     def announcements(self) -> list[str]:
         """What the methods will do in this run, printed at the start."""

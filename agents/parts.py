@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from agents.at_switch import SwitchRule
 from agents.update import Update
 from networks.heads import Network
 from networks.initializers import Initializer
@@ -92,6 +93,17 @@ class Parts:
     def head_initializer(self) -> Initializer:
         """Law of the heads, named by the network configuration."""
         return Initializer(self.network.head_initializer)
+
+    def switch_rule(self, config: Any, critics: Collection[str]) -> SwitchRule:
+        """What an agent begins anew at announced switches.
+
+        Args:
+            config: Of the agent, with `optimizer_on_switch` and `critic_on_switch`.
+            critics: Names of its critics.
+        """
+        return SwitchRule(
+            config.optimizer_on_switch, config.critic_on_switch, tuple(critics), self.streams
+        )
 
     def prepare(self, networks: Mapping[str, Network]) -> None:
         """Let methods add parameters to new networks, before these are copied or trained.

@@ -73,6 +73,7 @@ class PPO(Agent):
     def __init__(self, config: Config, parts: Parts) -> None:
         check_together(config, parts)
         self.config = config
+        self.switch_rule = parts.switch_rule(config, ("value",))
         self._num_tasks = parts.context.dim if parts.context.discrete else 0
         self.rollout = Rollout(
             config.rollout_length,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from agents.at_switch import Choice
 from agents.parts import Parts
 
 Normalization = Literal["rollout", "minibatch", "per_task", "off"]
@@ -51,6 +52,8 @@ class Config:
         policy_head_bound: Draw the weights of the policy's heads from U(-bound, bound), biases 0;
             None takes the law `network.head_initializer`.
         value_head_bound: The same for the value network's head.
+        optimizer_on_switch: `reset` makes all optimizers forget at announced switches.
+        critic_on_switch: `reset` draws the value network anew at announced switches.
         matmul_precision: Of the products between hidden layers while learning, on the fast path:
             `float32`, or `bfloat16`, which processors with AVX512_BF16 or AMX multiply faster and
             which changes results (gradients of single units by a few percent). Acting and the
@@ -78,6 +81,8 @@ class Config:
     policy_head_bound: float | None = field(default=None, metadata=_LATER)
     value_head_bound: float | None = field(default=None, metadata=_LATER)
     matmul_precision: Precision = field(default="float32", metadata=_LATER)
+    optimizer_on_switch: Choice = field(default="keep", metadata=_LATER)
+    critic_on_switch: Choice = field(default="keep", metadata=_LATER)
 
     def __post_init__(self) -> None:
         for name in ("rollout_length", "num_epochs"):

@@ -22,7 +22,8 @@ from torch import Tensor
 from agents.base import Agent, Transition
 from agents.learner_threads import LearnerThreads
 from agents.parts import Parts
-from agents.replay import Batch, Columns, Replay
+from agents.replay import Batch
+from agents.reservoir import replay_of
 from agents.sac_capture import CapturedSACSteps, CudaGraph, obstacle
 from agents.sac_config import Config, check_together, resolved, roundings
 from agents.sac_fused import FusedSACSteps
@@ -57,17 +58,17 @@ class SAC(Agent):
         self.device = torch.device(config.device)
         self.action_dim = parts.action_dim
         self._build_networks(config, parts)
-        self.replay = Replay(
-            config.replay_size,
-            Columns(parts.observation_dim, parts.action_dim, parts.context.width),
-            self.device,
-        )
+        self.switch_rule = parts.switch_rule(config, CRITICS)
+        self.replay = replay_of(config, parts, self.device)
         self._generators = {
             name: parts.streams.torch(name, self.device)
             for name in ("warmup", "action_noise", "update_noise", "replay")
         }
         self.clock = UpdateClock(
-            config.warmup_steps, config.updates_per_env_step, config.steps_per_iteration
+            config.warmup_steps,
+            config.updates_per_env_step,
+            config.steps_per_iteration,
+            config.learning_starts,
         )
         self.iteration = 0
         self._sums = torch.zeros(len(STATISTICS), dtype=torch.float64, device=self.device)
@@ -183,9 +184,15 @@ class SAC(Agent):
         return self.replay.size >= self.config.batch_size
 
     def on_task_change(self, task: int) -> None:
-        """Forget old transitions if configured; announce the change to methods that need it."""
+        """Announce the change to methods that need it, and begin anew with what is configured."""
         super().on_task_change(task)
         self._steps.mirror_edits()
+        if self.config.optimizer_on_switch == "reset":
+            self.temperature.optimizer.state.clear()
+        if self.switch_rule.names:
+            self._steps.forget()
+        if self.config.warmup_on_switch:
+            self.clock.restart_warmup()
         if self.config.buffer_on_switch == "clear":
             self.replay.keep_last(0)
         elif self.config.buffer_on_switch == "keep_last_n":
@@ -193,8 +200,9 @@ class SAC(Agent):
 
     def methods_that_need_boundaries(self) -> list[str]:
         """Ids of methods that act at announced task changes, and the replay if it does."""
-        rule = self.config.buffer_on_switch
-        own = [] if rule == "keep" else [f"agent.buffer_on_switch={rule}"]
+        rule, again = self.config.buffer_on_switch, self.config.warmup_on_switch
+        own = [] if rule in ("keep", "reservoir") else [f"agent.buffer_on_switch={rule}"]
+        own += ["agent.warmup_on_switch=true"] if again else []
         return [*own, *super().methods_that_need_boundaries()]
 
     # Learning ------------------------------------------------------------------------------

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 
+from agents.at_switch import Choice
 from agents.parts import Parts
+
+_LATER = {"later": True}  # left out of config.yaml at the default, see configs.schema.later
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,9 @@ class Config:
         temperature_per_task: Learn one temperature per task; needs a one-hot context.
         log_std_min: Lower clip of the policy's log standard deviation.
         log_std_max: Upper clip.
-        buffer_on_switch: `keep` the replay of old worlds, `clear` it, or `keep_last_n`. The last
-            two act on announced switches and so need boundary=oracle.
+        buffer_on_switch: `keep` the replay of old worlds, `clear` it, or `keep_last_n`. These two
+            act on announced switches and so need boundary=oracle. `reservoir` needs none: once the
+            replay is full, it holds an equal share of all transitions ever seen.
         keep_last_n: Transitions kept by `keep_last_n`, rounded down to whole vector steps.
         task_balanced_batches: `off` draws uniformly; `shared` draws vector steps and takes the
             rows of all environments, `independent` draws equally many rows of every
@@ -52,6 +56,13 @@ class Config:
         device: `cpu` or `cuda`: where networks, replay and updates live.
         capture: Whether a GPU replays gradient steps from a CUDA graph: `auto` where optimizer and
             methods allow it, `on` refuses what does not, `off`. The arithmetic is the same.
+        learning_starts: Environment steps before the first gradient step; null waits for the end
+            of the warm-up. Fewer learn from random actions while the warm-up goes on.
+        warmup_on_switch: Begin the warm-up again at every announced switch.
+        optimizer_on_switch: `reset` makes all optimizers, the temperature's included, forget at
+            announced switches.
+        critic_on_switch: `reset` draws both critics anew at announced switches, and their targets
+            follow.
         fast_path: On the CPU, run the critics through a hand-written pass where they and their
             methods allow it; results then differ from autograd's by floating-point reordering
             only.
@@ -71,7 +82,7 @@ class Config:
     temperature_per_task: bool = False
     log_std_min: float = -20.0
     log_std_max: float = 2.0
-    buffer_on_switch: Literal["keep", "clear", "keep_last_n"] = "keep"
+    buffer_on_switch: Literal["keep", "clear", "keep_last_n", "reservoir"] = "keep"
     keep_last_n: int = 100_000
     task_balanced_batches: Literal["auto", "off", "shared", "independent"] = "auto"
     timeouts_terminal: bool = False
@@ -83,6 +94,10 @@ class Config:
     device: Literal["cpu", "cuda"] = "cpu"
     fast_path: bool = True
     capture: Literal["auto", "on", "off"] = "auto"
+    learning_starts: int | None = field(default=None, metadata=_LATER)
+    warmup_on_switch: bool = field(default=False, metadata=_LATER)
+    optimizer_on_switch: Choice = field(default="keep", metadata=_LATER)
+    critic_on_switch: Choice = field(default="keep", metadata=_LATER)
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.discount <= 1.0:
@@ -95,6 +110,17 @@ class Config:
         for name in ("updates_per_env_step", "initial_temperature", "temperature_epsilon"):
             if not getattr(self, name) > 0.0:
                 raise ValueError(f"agent.{name} is {getattr(self, name)}; give a value above 0")
+        starts = self.learning_starts
+        if starts is not None and not 0 <= starts <= self.warmup_steps:
+            raise ValueError(
+                f"agent.learning_starts is {starts}; give null, or 0 to "
+                f"agent.warmup_steps={self.warmup_steps}"
+            )
+        if self.warmup_on_switch and self.warmup_steps == 0:
+            raise ValueError(
+                "agent.warmup_on_switch=true repeats a warm-up of agent.warmup_steps=0; give a "
+                "value above 0, or warmup_on_switch=false"
+            )
         for name in ("warmup_steps", "temperature_learning_rate"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"agent.{name} is {getattr(self, name)}; give 0 or more")
@@ -170,6 +196,12 @@ def check_together(config: Config, parts: Parts) -> None:
             "environment announces none"
         )
     if config.task_balanced_batches != "off":
+        if config.buffer_on_switch == "reservoir":
+            raise ValueError(
+                "agent.buffer_on_switch=reservoir keeps single transitions, not the vector steps "
+                f"that agent.task_balanced_batches={config.task_balanced_batches} draws; set it "
+                "to off"
+            )
         for name in ("batch_size", "replay_size"):
             if getattr(config, name) % parts.num_envs:
                 raise ValueError(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from agents import sac_losses as losses
-from agents.learner_threads import LearnerThreads
+from agents.learner_threads import LearnerThreads, flushed_denormals
 from agents.replay import Batch
 from agents.update import Update, clone, load_optimizer_state, optimizer_state
 from networks.heads import Network, SquashedGaussianPolicy
@@ -183,12 +183,12 @@ class SACSteps:
         Returns:
             Values of `STATISTICS`, one vector.
         """
-        with _flushed_denormals(), torch.no_grad():
+        with flushed_denormals(), torch.no_grad():
             temperature = self._temperature.log_of(batch.context).exp()
             target = self.targets_of(batch, next_noise)
         inputs = torch.cat((batch.observation, batch.action), dim=1)
         first, second = self._critic_steps(inputs, batch.context, target)
-        with _flushed_denormals():
+        with flushed_denormals():
             actor_loss, log_probability = self._actor_step(batch, noise, temperature)
             temperature_loss = self._temperature.step(
                 batch.context, log_probability, self._settings.target_entropy
@@ -210,7 +210,7 @@ class SACSteps:
     def targets_of(self, batch: Batch, next_noise: Tensor) -> Tensor:
         """What the critics are to predict, (B,)."""
         settings = self._settings
-        mean, log_std = self._actor(batch.next_observation, batch.next_context)
+        mean, log_std = self._next_moments(batch)
         action, log_probability = losses.squashed_sample(mean, log_std, next_noise)
         inputs = torch.cat((batch.next_observation, action), dim=1)
         q_1, q_2 = self._target_values(inputs, batch.next_context)
@@ -221,6 +221,10 @@ class SACSteps:
         return losses.critic_target(
             batch.reward, terminal, q_1, q_2, log_probability, temperature, settings.discount
         )
+
+    def _next_moments(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Moments of the policy at the successors, both (B, act)."""
+        return self._actor(batch.next_observation, batch.next_context)
 
     def _target_values(self, inputs: Tensor, context: Tensor | None) -> tuple[Tensor, ...]:
         return tuple(target(inputs, context) for target in self._targets)
@@ -246,7 +250,7 @@ class SACSteps:
             self._follow(index)
 
         first, second = self._threads.run(lambda: prepare(0), lambda: prepare(1))
-        with _flushed_denormals():
+        with flushed_denormals():
             nn.utils.clip_grad_norm_([*first[1], *second[1]], max_norm)
         self._threads.run(lambda: finish(0), lambda: finish(1))
         return first[0], second[0]
@@ -315,16 +319,6 @@ class SACSteps:
             inputs = torch.cat((observation, action), dim=1)
             q_1, q_2 = (critic(inputs, context) for critic in self._critics)
         return torch.minimum(q_1, q_2)
-
-
-@contextlib.contextmanager
-def _flushed_denormals() -> Iterator[None]:
-    """Flush denormal numbers to zero, as the learner threads do; see `agents.learner_threads`."""
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
 
 
 @contextlib.contextmanager

@@ -273,6 +273,7 @@ class SB3Model:
             StorageError: The disk refused.
         """
         folder = _folder(path)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         store = CheckpointStore(folder, keep=1)
         for existing in store.paths():
             if "shape" not in inspect_checkpoint(existing)["metadata"]:

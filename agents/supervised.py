@@ -167,12 +167,11 @@ class Supervised(Agent):
         if batch is None:
             return {}
         self._pending = None
-        update, size = self.updates["predictor"], self.config.batch_size
-        loss, right, num_rows = 0.0, 0, len(batch.inputs)
-        for start in range(0, num_rows, size):
-            rows = batch.rows(start, start + size)
-            mean_loss, num_right = self._steps.step(rows)
-            loss += mean_loss * len(rows.inputs)
+        update, num_rows = self.updates["predictor"], len(batch.inputs)
+        loss, right = 0.0, 0
+        for examples in batch.split(self.config.batch_size):
+            mean_loss, num_right = self._steps.step(examples)
+            loss += mean_loss * len(examples.inputs)
             right += num_right
         if self._keeps_statistics:
             self.network.torso.record_statistics(batch.inputs, batch.context)

@@ -35,10 +35,13 @@ class Batch:
     target: Tensor
     has_gaps: bool
 
-    def rows(self, start: int, stop: int) -> Batch:
-        """Some of them, in order."""
-        context = None if self.context is None else self.context[start:stop]
-        return Batch(self.inputs[start:stop], context, self.target[start:stop], self.has_gaps)
+    def split(self, size: int) -> list[Batch]:
+        """The same in order, at most `size` at a time."""
+        inputs, targets = self.inputs.split(size), self.target.split(size)
+        contexts = [None] * len(inputs) if self.context is None else self.context.split(size)
+        return [
+            Batch(*parts, self.has_gaps) for parts in zip(inputs, contexts, targets, strict=True)
+        ]
 
     def state_dict(self) -> dict[str, Any]:
         """Plain tensors."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from networks.heads import Network
+from networks.redraw import redraw
 from networks.units import Recording, Touched
 from plasticity.method import Method
 from plasticity.optimizer_state import forget_parameters as forget_parameters
@@ -267,6 +268,21 @@ class Update:
             if method.uses_task_boundary:
                 method.on_task_change(task, self.optimizer)
                 self._spread_edits(method)
+
+    @torch.no_grad()
+    def renew(self, generator: torch.Generator) -> None:
+        """Draw the network anew, as no gradient step and no method does.
+
+        The optimizer forgets, methods are told, and target networks are to copy it.
+
+        Args:
+            generator: Source of the draws.
+        """
+        touched = redraw(self.network, generator)
+        forget_parameters(self.optimizer, [entry.parameter for entry in touched])
+        for method in self._active.values():
+            method.notice_edits(touched, True)
+        self._target_edits += touched
 
     def announcements(self) -> list[str]:
         """What the methods will do in this run, one line each."""

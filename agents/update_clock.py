@@ -21,6 +21,8 @@ class UpdateClock:
         warmup_steps: Environment steps before anything is owed.
         updates_per_env_step: Gradient steps per environment step, > 0.
         steps_per_iteration: Environment steps of an iteration.
+        learning_starts: Environment steps before anything is owed, where that is sooner than the
+            end of the warm-up; None waits for the end.
 
     Attributes:
         env_steps: Environment steps observed.
@@ -30,9 +32,15 @@ class UpdateClock:
     """
 
     def __init__(
-        self, warmup_steps: int, updates_per_env_step: float, steps_per_iteration: int
+        self,
+        warmup_steps: int,
+        updates_per_env_step: float,
+        steps_per_iteration: int,
+        learning_starts: int | None = None,
     ) -> None:
         self._warmup_steps, self._ratio = warmup_steps, updates_per_env_step
+        self._learning_starts = warmup_steps if learning_starts is None else learning_starts
+        self._warmup_begins = 0
         self._per_iteration = max(1.0, steps_per_iteration * updates_per_env_step)
         self._learning_steps = 0
         self.env_steps = self.gradient_steps = self.iteration = self.num_in_iteration = 0
@@ -40,7 +48,11 @@ class UpdateClock:
     @property
     def is_warming_up(self) -> bool:
         """Whether the next action belongs to the warm-up."""
-        return self.env_steps < self._warmup_steps
+        return self.env_steps - self._warmup_begins < self._warmup_steps
+
+    def restart_warmup(self) -> None:
+        """Begin the warm-up again; what is owed already stays owed."""
+        self._warmup_begins = self.env_steps
 
     @property
     def num_due(self) -> int:
@@ -49,7 +61,7 @@ class UpdateClock:
 
     def observe(self, num_envs: int, can_learn: bool) -> None:
         """Count one vector step, and owe gradient steps for it if there is enough to learn from."""
-        if can_learn and not self.is_warming_up:
+        if can_learn and self.env_steps - self._warmup_begins >= self._learning_starts:
             self._learning_steps += num_envs
         self.env_steps += num_envs
 
@@ -74,6 +86,7 @@ class UpdateClock:
             "gradient_steps": self.gradient_steps,
             "iteration": self.iteration,
             "num_in_iteration": self.num_in_iteration,
+            "warmup_begins": self._warmup_begins,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -83,3 +96,5 @@ class UpdateClock:
         self.gradient_steps = int(state["gradient_steps"])
         self.iteration = int(state["iteration"])
         self.num_in_iteration = int(state["num_in_iteration"])
+        # Checkpoints of earlier versions know of one warm-up only.
+        self._warmup_begins = int(state.get("warmup_begins", 0))

@@ -43,8 +43,10 @@ from analysis.checkpoint_writing import BlockLinks, write_files
 from analysis.state_files import flat_hash, flatten
 from analysis.state_tree import TREE_DEPTH, FlatState, StateError
 from analysis.storage import (
+    LOST,
     StorageError,
     StorageFullError,
+    StorageLostError,
     fsync_directory,
     temporary_name,
     write_durable,
@@ -57,6 +59,7 @@ __all__ = [
     "LoadedCheckpoint",
     "StorageError",
     "StorageFullError",
+    "StorageLostError",
     "inspect_checkpoint",
     "load_checkpoint",
     "verify_checkpoint",
@@ -91,7 +94,8 @@ class CheckpointStore:
         """Name the directory; nothing is touched yet.
 
         Args:
-            directory: where the checkpoints lie; created by the first save.
+            directory: where the checkpoints lie; created by the first save, in a folder that
+                exists.
             keep: unpinned checkpoints that stay, at least 1.
             config_hash: recorded in each manifest.
             limits: see `load_checkpoint`.
@@ -132,6 +136,7 @@ class CheckpointStore:
         Raises:
             ValueError: something in the arguments cannot be stored.
             StorageFullError: not enough free space; nothing was written.
+            StorageLostError: the directory of the run is gone or cannot be written.
             StorageError: the disk refused; the older checkpoints are untouched.
         """
         step = operator.index(env_steps)
@@ -154,7 +159,8 @@ class CheckpointStore:
             raise
         except OSError as error:
             self.failed_saves += 1
-            raise StorageError(
+            kind = StorageLostError if error.errno in LOST else StorageError
+            raise kind(
                 f"cannot save the checkpoint of step {step} in {self.directory}: "
                 f"{error.strerror or error}",
                 self.directory,
@@ -211,7 +217,8 @@ class CheckpointStore:
 
     def _commit(self, flat: FlatState, fields: Mapping[str, Any]) -> Path:
         if not self.directory.is_dir():
-            self.directory.mkdir(mode=0o700, parents=True)
+            # Not its parents: a run whose directory is gone must not go on in an empty one.
+            self.directory.mkdir(mode=0o700)
             fsync_directory(self.directory.parent)
         self._remove_leftovers()
         self._require_space(flat)

@@ -18,7 +18,7 @@ from analysis.restored import has_tasks, restore, restore_on_tasks
 from analysis.run_files import read_config
 from configs.build import build_probe
 from configs.run import RunConfig, load_run
-from envs.probe import probe_frictions
+from envs.probe import probe_values
 from networks.dendritic_layer import DendriticLayer
 from networks.heads import Network
 from networks.torso import ContextSpec
@@ -123,9 +123,10 @@ def context_data(run_dir: Path, checkpoint: Path | None = None) -> ContextData |
             on_tasks.close()
     restored = restore(run_dir, checkpoint)
     try:
-        labels = tuple(f"{friction:.2g}" for friction in probe_frictions())
+        quantity = config.env.modifiers[0]
+        labels = tuple(f"{value:.2g}" for value in probe_values(quantity))
         layers = _layers(restored.agent, config, restored.envs, len(labels))
-        return ContextData(labels, "friction", restored.env_steps, layers)
+        return ContextData(labels, quantity, restored.env_steps, layers)
     finally:
         restored.close()
 

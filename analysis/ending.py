@@ -5,10 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from agents.base import Agent
+from analysis.checkpoint_reading import LoadedCheckpoint
+from analysis.process_memory import PeakMemory
 from analysis.restored import can_be_measured
 from analysis.run_directory import RunDirectory
+from analysis.sequences.command import conclude_sequence
 from analysis.summary import final_return, summary_table
 from configs.run import RunConfig
+
+
+def earlier(loaded: LoadedCheckpoint | None, name: str) -> float:
+    """What a checkpoint notes about the lives of its run before, 0 without one."""
+    noted = {} if loaded is None else loaded.manifest.get("metadata", {})
+    return float(noted.get(name, 0.0))
+
+
+def run_costs(agent: Agent, memory: PeakMemory) -> dict[str, float]:
+    """What a run needed: `parameters` of all networks at its end, and `peak_memory_mib`.
+
+    Memory may differ between equal runs, and parameters that networks share count once.
+    """
+    found = {id(p): p.numel() for net in agent.networks().values() for p in net.parameters()}
+    costs: dict[str, float] = {"parameters": sum(found.values())} if found else {}
+    return {**costs, "peak_memory_mib": round(memory.mib, 1)}
 
 
 def end_run(
@@ -17,6 +37,7 @@ def end_run(
     env_steps: int,
     seconds: float,
     evaluation: Mapping[str, float],
+    costs: Mapping[str, float] | None = None,
 ) -> None:
     """Draw the figures, write done.json and say what comes next.
 
@@ -26,20 +47,24 @@ def end_run(
         env_steps: Environment steps done.
         seconds: Spent on the run.
         evaluation: Results of its final evaluation, empty without one.
+        costs: What it needed, see `run_costs`.
 
     Raises:
         StorageError: A file cannot be written.
     """
-    summary: dict[str, Any] = {"env_steps": env_steps}
+    summary: dict[str, Any] = {"env_steps": env_steps, **(costs or {})}
     if config.log.figures:
         from analysis.plots import draw_run
 
         summary["figures"] = [path.name for path in draw_run(directory.path)]
     summary["final_return"] = final_return(directory.path)
+    stages = conclude_sequence(directory.path, config)
     if evaluation:
         summary["evaluation"] = dict(evaluation)
     directory.finish("finished", summary)
     print(summary_table(directory.path))
+    for line in stages:
+        print(line)
     if evaluation:
         print(
             f"success on all goals, mean over tasks {evaluation['success']:.3f} (IQM "

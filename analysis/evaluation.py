@@ -1,4 +1,4 @@
-"""Measures a frozen agent in fixed worlds: returns with intervals, by friction."""
+"""Measures a frozen agent in fixed worlds: returns with intervals, by friction or the like."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from rich.table import Table
 from analysis.canonical_json import canonical_json, plain
 from analysis.statistics import interval
 from analysis.storage import StorageError, atomic_write_text
+from envs.laws import Law
 
 CONFIDENCE = 0.95
+_KINDS = ("deterministic", "stochastic")
 _STREAM = 0x6576616C  # "eval": keeps these start states apart from training's
 
 
@@ -32,14 +34,14 @@ class Actor(Protocol):
 
 
 class FixedWorlds(Protocol):
-    """Vector environments whose friction is chosen from outside."""
+    """Vector environments whose friction, mass ... is chosen from outside."""
 
     num_envs: int
 
     @property
     def context(self) -> np.ndarray: ...
 
-    def set_friction(self, value: float) -> None: ...
+    def set_value(self, value: float) -> None: ...
 
     def reset(self, *, seed: int | None = None) -> tuple[np.ndarray, dict[str, Any]]: ...
 
@@ -69,33 +71,43 @@ class Returns:
 
 @dataclass(frozen=True)
 class World:
-    """Returns at one friction, with mean actions and with sampled ones."""
+    """Returns in one world, with mean actions and with sampled ones.
 
-    friction: float
+    Attributes:
+        value: Of the quantity that changes in training.
+        deterministic: With mean actions.
+        stochastic: With sampled ones.
+        quantity: What the value is of.
+    """
+
+    value: float
     deterministic: Returns
     stochastic: Returns
+    quantity: str = "friction"
 
 
 def evaluate(
-    agent: Actor, envs: FixedWorlds, frictions: Sequence[float], num_episodes: int, seed: int
+    agent: Actor,
+    envs: FixedWorlds,
+    values: Sequence[float],
+    num_episodes: int,
+    seed: int,
+    quantity: str = "friction",
 ) -> list[World]:
-    """Measure an agent at several frictions, both ways; see `measure_returns`."""
+    """Measure an agent in several worlds, both ways; see `measure_returns`."""
+
+    def measured(value: float, mean: bool) -> Returns:
+        return measure_returns(agent, envs, value, num_episodes, seed, deterministic=mean)
+
     return [
-        World(
-            friction,
-            *(
-                measure_returns(agent, envs, friction, num_episodes, seed, deterministic=mean)
-                for mean in (True, False)
-            ),
-        )
-        for friction in frictions
+        World(value, measured(value, True), measured(value, False), quantity) for value in values
     ]
 
 
 def measure_returns(
     agent: Actor,
     envs: FixedWorlds,
-    friction: float,
+    value: float,
     num_episodes: int,
     seed: int,
     *,
@@ -109,18 +121,18 @@ def measure_returns(
     Args:
         agent: The agent; afterwards it is as it was.
         envs: Environments with schedule=fixed.
-        friction: Of all of them.
+        value: Of the quantity that changes in training, in all of them.
         num_episodes: At least 1.
-        seed: Of the start states, which are the same for every friction and kind of action.
+        seed: Of the start states, which are the same for every value and kind of action.
         deterministic: Mean actions instead of sampled ones.
 
     Raises:
-        ValueError: The number of episodes is below 1, or the friction not above 0.
+        ValueError: The number of episodes is below 1, or the value is not possible.
         SimulatorError: The simulation broke down.
     """
     if num_episodes < 1:
         raise ValueError(f"num_episodes is {num_episodes}; at least one episode must be measured")
-    envs.set_friction(friction)
+    envs.set_value(value)
     observation, _ = envs.reset(seed=start_seed(seed))
     quota = np.full(envs.num_envs, num_episodes // envs.num_envs)
     quota[: num_episodes % envs.num_envs] += 1
@@ -182,7 +194,11 @@ def write_results(path: Path, worlds: Sequence[World], about: Mapping[str, Any])
     Raises:
         StorageError: The file cannot be written.
     """
-    record = {**about, "confidence": CONFIDENCE, "worlds": [asdict(world) for world in worlds]}
+    rows = [
+        {world.quantity: world.value, **{name: asdict(getattr(world, name)) for name in _KINDS}}
+        for world in worlds
+    ]
+    record = {**about, "confidence": CONFIDENCE, "worlds": rows}
     text = canonical_json(plain(record, non_finite_as_null=True), indent=2).decode() + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -193,13 +209,13 @@ def write_results(path: Path, worlds: Sequence[World], about: Mapping[str, Any])
 
 
 def results_table(worlds: Sequence[World]) -> Table:
-    """One line per friction: mean return [95 % interval] and mean length."""
+    """One line per world: mean return [95 % interval] and mean length."""
     title = f"return over {len(worlds[0].deterministic.returns)} episodes: mean [95 % interval]"
     table = Table(box=None, title=title, title_justify="left", header_style="")
-    for name in ("friction", "deterministic", "steps", "stochastic", "steps"):
+    for name in (worlds[0].quantity, "deterministic", "steps", "stochastic", "steps"):
         table.add_column(name, justify="right", no_wrap=True)
     for world in worlds:
-        cells = [f"{world.friction:g}"]
+        cells = [f"{world.value:g}"]
         for found in (world.deterministic, world.stochastic):
             bounds = "" if math.isnan(found.low) else rf" \[{found.low:.1f}, {found.high:.1f}]"
             cells += [f"{found.mean:.1f}{bounds}", f"{found.mean_length:.0f}"]
@@ -229,7 +245,31 @@ def checked_frictions(text: str) -> list[float]:
     return frictions
 
 
-def _refuse_repeats(frictions: Sequence[float]) -> None:
-    repeated = [value for value in frictions if frictions.count(value) > 1]
+def checked_values(text: str | None, quantity: str, law: Law) -> list[float]:
+    """Read values of a quantity such as `0.5,1,2`.
+
+    Args:
+        text: None for the ends of the range of training and the unchanged world.
+        quantity: What they are of.
+        law: What values are possible.
+
+    Raises:
+        ValueError: A word is no possible value, or given twice.
+    """
+    if text is None:
+        return sorted({law.low, law.nominal, law.top})
+    values = []
+    for word in text.split(","):
+        try:
+            number = float(word)
+        except ValueError:
+            number = math.nan
+        values.append(law.check(number, f"{quantity} {word.strip()!r}"))
+    _refuse_repeats(values, quantity)
+    return values
+
+
+def _refuse_repeats(values: Sequence[float], quantity: str = "friction") -> None:
+    repeated = [value for value in values if values.count(value) > 1]
     if repeated:
-        raise ValueError(f"friction {repeated[0]:g} is given twice; name each friction once")
+        raise ValueError(f"{quantity} {repeated[0]:g} is given twice; name each {quantity} once")

@@ -11,8 +11,9 @@ from agents.base import Agent
 from analysis.checkpoint import CheckpointError, CheckpointStore, LoadedCheckpoint, load_checkpoint
 from analysis.multitask.measuring import Evaluator
 from analysis.run_files import NotARun, read_config
-from configs.build import build_agent, build_environment, resolve_threads
-from configs.run import RunConfig, can_visit_goals, load_run
+from configs.build import build_agent, resolve_threads, with_context
+from configs.run import ENVIRONMENTS, RunConfig, can_visit_goals, load_run
+from envs.schedules import fixed_settings
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,9 @@ def restore_on_tasks(
     evaluator = Evaluator(config, rows, resolve_threads(config))
     try:
         _refuse_other_worlds(run_dir, loaded, evaluator.identity)
-        info = replace(evaluator.info, num_envs=len(config.env.task_names) * config.env.copies)
+        rows_in_training = len(config.env.task_names) * config.env.copies
+        rows_in_training = getattr(config.env, "num_rows", rows_in_training)  # of sequences
+        info = replace(evaluator.info, num_envs=rows_in_training)
         agent = _revive(run_dir, config, info, loaded)
     except (CheckpointError, ValueError):
         evaluator.close()
@@ -216,5 +219,7 @@ def fixed_worlds(config: RunConfig, num_envs: int) -> tuple[Any, Any]:
             "friction chosen now is none of these worlds; its training curves are drawn by: "
             "python evaluate.py figures"
         )
-    fixed = replace(config.env, schedule="fixed", switch_rule="exact", num_envs=num_envs)
-    return build_environment(replace(config, env=fixed), resolve_threads(config))
+    fixed = replace(config.env, **{**fixed_settings(config.env), "num_envs": num_envs})
+    module = ENVIRONMENTS.get(config.env.kind)
+    envs, info = module.make(fixed, config.total_steps, resolve_threads(config))
+    return with_context(config, envs, info)  # what is told keeps the scale of training

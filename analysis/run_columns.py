@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from analysis.run_files import read_config
 
 SAMPLE_SETS = ("window", "probe")
+
+
+def regime_label(env: Mapping[str, Any]) -> str:
+    """What changes between the regimes of an environment: the (first) quantity, or `value`."""
+    if "fixed_friction" not in env:
+        return "value"
+    named = env.get("modifier", "friction")
+    return str(named if isinstance(named, str) else named[0])
 
 
 @dataclass(frozen=True)
@@ -48,7 +57,7 @@ class Columns:
         sizes = config["network"].get("hidden_sizes")
         named = {network: tuple(layers) for network, layers in weights.items()}
         num_units = int(sizes[-1]) if isinstance(sizes, list) and sizes else None
-        label = "friction" if "fixed_friction" in config["env"] else "value"
+        label = regime_label(config["env"])
         return cls(tuple(named), last_layers, named, num_units, label)
 
     @property

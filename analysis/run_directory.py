@@ -160,6 +160,11 @@ class RunDirectory:
         return _read_json(self._path / "done.json")
 
     @property
+    def is_bit_exact(self) -> bool:
+        """Whether all processes of the run so far were alike, see `write_environment`."""
+        return not any(self._path.glob("environment-*.json"))
+
+    @property
     def is_finished(self) -> bool:
         """Whether the run has ended for good, finished or failed."""
         return (self._path / "done.json").exists()

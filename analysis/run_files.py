@@ -226,7 +226,7 @@ def world_events(path: Path) -> list[tuple[int, int, list[float]]]:
             event = parse_json(line.encode())
             if event.get("event") not in ("switch", "drift"):
                 continue
-            value = event.get("friction")
+            value = event.get("value", event.get("friction"))
             values = [] if value is None else [float(value)]
             events.append((int(event["regime"]), int(event["env_steps"]), values))
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -143,7 +143,8 @@ class StepWatch:
                 if reason is not None:
                     reasons[column] = reason
                 totals[metric] += value * group.num_units
-        row.update({f"{prefix}/all/{metric}": total / units for metric, total in totals.items()})
+        for metric, total in totals.items() if units else ():
+            row[f"{prefix}/all/{metric}"] = total / units
         return row
 
     def _unit_scores(self, group: UnitGroup) -> dict[str, tuple[float, str | None]]:

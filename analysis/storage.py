@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 from pathlib import Path
@@ -22,6 +23,13 @@ class StorageError(RuntimeError):
 
 class StorageFullError(StorageError):
     """Too little free space, found out before anything was written."""
+
+
+class StorageLostError(StorageError):
+    """The place is gone or can no longer be written: trying again later will not help."""
+
+
+LOST = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EROFS, errno.EACCES, errno.EPERM})
 
 
 def fsync_directory(path: Path) -> None:

@@ -95,7 +95,7 @@ def record_episode(
     path = Path(path)
     if envs.num_envs != 1:
         raise ValueError(f"a film shows one robot, but there are {envs.num_envs}; use num_envs=1")
-    envs.set_friction(friction)
+    envs.set_value(friction)
     observation, _ = envs.reset(seed=seed)
     renderer = _renderer(envs)
     temporary = path.parent / f"{temporary_name(path.stem)}.mp4"
@@ -134,14 +134,14 @@ def _film(
 ) -> float:
     import imageio.v2 as imageio
 
-    data, friction = envs.simulations.data[0], float(envs.friction[0])
+    data, value = envs.simulations.data[0], float(envs.regime_value[0])
     steps, total, ended = 0, 0.0, False
     settings: dict[str, Any] = {"fps": round(1.0 / envs.info.step_seconds), "macro_block_size": 8}
     with imageio.get_writer(path, **settings) as writer:
         while not ended and steps != max_steps:
             # Before the step: an ended episode is replaced by the next one within the same step.
             renderer.update_scene(data, camera="track")
-            frame = annotate(renderer.render(), friction, total)
+            frame = annotate(renderer.render(), value, total, envs.info.regime_label)
             writer.append_data(frame)
             action = agent.act(observation, envs.context, explore=False)
             observation, reward, terminated, truncated, _ = envs.step(action)
@@ -150,13 +150,16 @@ def _film(
     return total
 
 
-def annotate(frame: np.ndarray, friction: float, episode_return: float) -> np.ndarray:
-    """Write friction and return into the upper left corner.
+def annotate(
+    frame: np.ndarray, value: float, episode_return: float, quantity: str = "friction"
+) -> np.ndarray:
+    """Write the value of the changing quantity and the return into the upper left corner.
 
     Args:
         frame: (height, width, 3) uint8; not changed.
-        friction: Of the world.
+        value: Of the world.
         episode_return: So far.
+        quantity: What the value is of.
 
     Returns:
         A new frame of the same shape.
@@ -166,7 +169,7 @@ def annotate(frame: np.ndarray, friction: float, episode_return: float) -> np.nd
     image = Image.fromarray(frame)
     draw = ImageDraw.Draw(image)
     font = ImageFont.load_default(max(10, frame.shape[0] // 24))
-    text = f"friction {friction:g}   return {episode_return:.0f}"
+    text = f"{quantity} {value:g}   return {episode_return:.0f}"
     # Light letters with a dark edge are legible on any sky and any floor.
     draw.text((10, 8), text, font=font, fill="white", stroke_width=2, stroke_fill="black")
     return np.asarray(image)

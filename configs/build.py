@@ -196,3 +196,16 @@ def build_agent(config: RunConfig, info: Any, num_threads: int = 1) -> Agent:
             "(tables will say so), or choose another method"
         )
     return agent
+
+
+def rehearse(config: RunConfig) -> None:
+    """Build everything once, to see whether it can be built.
+
+    Raises:
+        ConfigurationError: The parts do not fit together.
+    """
+    envs, info = build_environment(config)
+    try:
+        build_agent(config, info).close()
+    finally:
+        envs.close()

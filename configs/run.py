@@ -46,6 +46,7 @@ class LogConfig:
             learning curve only; the first one comes at step 0. Null for none.
         quick_evaluation_goals: The goals of those.
         final_evaluation: Evaluate on every goal at the end of a run.
+        stage_evaluation: In a sequence of tasks, evaluate on every goal at the end of every stage.
         evaluation_rows_per_task: Environments per task in evaluations. It fixes the batch of the
             policy, so results may depend on it in their last bits, and from there grow apart.
     """
@@ -64,6 +65,7 @@ class LogConfig:
     quick_evaluation_steps: int | None = later(None)
     quick_evaluation_goals: tuple[int, ...] = later((0, 10, 20, 30, 40))
     final_evaluation: bool = later(False)
+    stage_evaluation: bool = later(False)
     evaluation_rows_per_task: int = later(1)
 
     def __post_init__(self) -> None:
@@ -247,6 +249,7 @@ def _check_evaluations(config: RunConfig) -> None:
     log = config.log
     chosen = ["log.quick_evaluation_steps"] if log.quick_evaluation_steps is not None else []
     chosen += ["log.final_evaluation"] if log.final_evaluation else []
+    chosen += ["log.stage_evaluation"] if log.stage_evaluation else []
     if not chosen:
         return
     if not can_visit_goals(config.env.kind):
@@ -254,12 +257,30 @@ def _check_evaluations(config: RunConfig) -> None:
             f"{chosen[0]} needs tasks with goals to visit, such as env=mt10; env.kind="
             f"{config.env.kind} has none, so measure it after training with: python evaluate.py run"
         )
+    _check_stages(config)
     highest = max(log.quick_evaluation_goals)
     if log.quick_evaluation_steps is not None and highest >= config.env.num_goals:
         raise ConfigurationError(
             f"log.quick_evaluation_goals names goal {highest}, but env.num_goals="
             f"{config.env.num_goals} allows 0 to {config.env.num_goals - 1}; name others, for "
             "example log.quick_evaluation_goals=[0]"
+        )
+
+
+def _check_stages(config: RunConfig) -> None:
+    steps, every = getattr(config.env, "steps_per_task", None), config.log.quick_evaluation_steps
+    if steps is None:
+        if config.log.stage_evaluation:
+            raise ConfigurationError(
+                "log.stage_evaluation needs tasks one after another, such as env=mt10_sequence; "
+                "log.final_evaluation measures tasks that are trained side by side"
+            )
+        return
+    if every is not None and (steps % every or every % config.env.copies):
+        raise ConfigurationError(
+            f"log.quick_evaluation_steps={every} must divide env.steps_per_task={steps}, so that "
+            "every stage has equally many evaluations and one at its end, and be a multiple of "
+            f"env.copies={config.env.copies}"
         )
 
 

@@ -19,6 +19,8 @@ for _name, _robot in (
     ("SlipperyAnt-v0", "ant"),
     ("SlipperyHopper-v0", "hopper"),
     ("SlipperyWalker2d-v0", "walker2d"),
+    ("SlipperyHalfCheetah-v0", "half_cheetah"),
+    ("SlipperyHumanoid-v0", "humanoid"),
 ):
     if f"Neoteny/{_name}" not in gymnasium.registry:
         _register(_name, _robot)

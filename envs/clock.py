@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from envs.schedules import Schedule, ScheduleConfig, make_schedule, schedule_hash
+from envs.schedules import Schedule, ScheduleConfig, make_schedules, schedule_hash
 from envs.snapshots import Snapshot, load_arrays, require, require_equal
 
 Event = dict[str, int | float | str | None]
 
 
 class WorldClock:
-    """Counts transitions and says which world and friction each environment is in.
+    """Counts transitions and says which world and which values each environment is in.
 
     Rules (I = switch interval, T = total steps; nothing ever changes at or after T):
 
@@ -23,7 +23,10 @@ class WorldClock:
       changes. The world index is floor(env_steps / I), so an overshoot does not accumulate.
     * ``episode_end``: an environment changes at its own first episode end with
       env_steps - last_change > I. The schedule drifts by up to one episode per change.
-    * drifting schedules: the friction follows env_steps; nobody is cut.
+    * drifting schedules: the values follow env_steps; nobody is cut.
+
+    Where worlds last for random lengths, k I becomes the start of world k and I its length. Several
+    quantities change at the same times.
 
     Source: Dohare et al., Nature 632:768-774 (2024), public code: the ``episode_end`` rule.
     Deviation: that code counts from a 0-based step index, so its first change needs one
@@ -33,13 +36,24 @@ class WorldClock:
         config: What changes and when.
         num_envs: Transitions per vector step.
         total_steps: T, or None for an environment without an end.
+        num_actuators: Of the robot, for quantities that number its actuators.
+
+    Attributes:
+        values: Quantity -> value that holds for the next transition, shape (num_envs,).
+        friction: The values of the first quantity.
 
     Raises:
         ValueError: If a world would be shorter than one vector step, or if a finite list of
             worlds cannot last for ``total_steps``.
     """
 
-    def __init__(self, config: ScheduleConfig, num_envs: int, total_steps: int | None) -> None:
+    def __init__(
+        self,
+        config: ScheduleConfig,
+        num_envs: int,
+        total_steps: int | None,
+        num_actuators: int | None = None,
+    ) -> None:
         if config.switch_interval < num_envs:
             raise ValueError(
                 f"switch_interval={config.switch_interval} is shorter than one vector step of "
@@ -47,10 +61,15 @@ class WorldClock:
             )
         if total_steps is not None and total_steps < 1:
             raise ValueError(f"total_steps={total_steps} must be at least 1.")
-        self.schedule: Schedule = make_schedule(config)
-        self.schedule_hash = schedule_hash(self.schedule, config.switch_rule)
+        if config.intervals == "geometric" and config.update_every < num_envs:
+            raise ValueError(
+                f"update_every={config.update_every} is shorter than one vector step of {num_envs} "
+                "environments, and worlds of intervals=geometric can be as short; raise it."
+            )
+        self.schedules: dict[str, Schedule] = make_schedules(config, num_actuators)
+        self.schedule = self.schedules[config.modifiers[0]]
+        self.schedule_hash = schedule_hash(self.schedules, config.switch_rule)
         self.total_steps = total_steps
-        self._interval = config.switch_interval
         self._fixed = config.schedule == "fixed"
         self._per_env = config.switch_rule == "episode_end" and not self._fixed
         self._num_envs = num_envs
@@ -58,23 +77,29 @@ class WorldClock:
         self.env_steps = 0
         self.regime = np.zeros(num_envs, dtype=np.int64)
         self.last_change = np.zeros(num_envs, dtype=np.int64)
-        self.friction = np.full(num_envs, self.schedule.value_at(0))
+        self.values = {
+            name: np.full(num_envs, float(schedule.value_at(0)))
+            for name, schedule in self.schedules.items()
+        }
+        self.friction = self.values[config.modifiers[0]]
 
     @property
     def per_env(self) -> bool:
-        """Whether several frictions can hold at once, one per environment."""
+        """Whether several worlds can hold at once, one per environment."""
         return self._per_env
 
     def _refuse_short_lists(self, config: ScheduleConfig) -> None:
-        available = self.schedule.num_worlds
+        lengths = [schedule.num_worlds for schedule in self.schedules.values()]
+        available = min((length for length in lengths if length is not None), default=None)
         if available is None or self.total_steps is None:
             return
-        needed = (self.total_steps - 1) // self._interval + 1
+        needed = self.schedule.regime_at(self.total_steps - 1) + 1
         if needed > available:
+            listed = "friction_values" if "friction" in self.schedules else "values"
             raise ValueError(
-                f"total_steps={self.total_steps} with switch_interval={self._interval} needs "
-                f"{needed} worlds, but schedule={config.schedule} has only {available}; give more "
-                "friction_values, train for fewer steps, or choose on_exhausted=cycle."
+                f"total_steps={self.total_steps} with switch_interval={config.switch_interval} "
+                f"needs {needed} worlds, but schedule={config.schedule} has only {available}; give "
+                f"more {listed}, train for fewer steps, or choose on_exhausted=cycle."
             )
 
     def tick(self) -> bool:
@@ -96,7 +121,7 @@ class WorldClock:
 
         Returns:
             One event per change: ``switch`` where a new world begins (``env_index`` None = all
-            environments), ``drift`` where a drifting friction is written.
+            environments), ``drift`` where drifting values are written.
         """
         if self._fixed or self._over():
             return []
@@ -108,37 +133,50 @@ class WorldClock:
         if regime == int(self.regime[0]):
             return []
         self.regime[:] = regime
-        self.friction[:] = self.schedule.value(regime)
+        for name, schedule in self.schedules.items():
+            self.values[name][:] = schedule.value(regime)
         self.last_change[:] = self.env_steps
         return [self._event("switch", None)]
 
     def _switch_ended(self, ended: np.ndarray) -> list[Event]:
-        due = ended & (self.env_steps - self.last_change > self._interval)
         events = []
-        for index in np.flatnonzero(due).tolist():
-            self.regime[index] += 1
-            self.friction[index] = self.schedule.value(int(self.regime[index]))
+        for index in np.flatnonzero(ended).tolist():
+            regime = int(self.regime[index])
+            interval = self.schedule.start(regime + 1) - self.schedule.start(regime)
+            if self.env_steps - self.last_change[index] <= interval:
+                continue
+            self.regime[index] = regime + 1
+            for name, schedule in self.schedules.items():
+                self.values[name][index] = schedule.value(regime + 1)
             self.last_change[index] = self.env_steps
             events.append(self._event("switch", index))
         return events
 
     def _drift(self) -> list[Event]:
         self.regime[:] = self.schedule.regime_at(self.env_steps)
-        friction = self.schedule.value_at(self.env_steps)
-        if friction == self.friction[0]:
+        moved = False
+        for name, schedule in self.schedules.items():
+            value = schedule.value_at(self.env_steps)
+            moved |= value != self.values[name][0]
+            self.values[name][:] = value
+        if not moved:
             return []
-        self.friction[:] = friction
         self.last_change[:] = self.env_steps
         return [self._event("drift", None)]
 
     def _event(self, name: str, index: int | None) -> Event:
         first = 0 if index is None else index
+        named = {name: float(values[first]) for name, values in self.values.items()}
+        # Logs of friction alone have always named their value so; others can be read without
+        # knowing the quantity.
+        value = {} if list(named) == ["friction"] else {"value": float(self.friction[first])}
         return {
             "event": name,
             "env_steps": self.env_steps,
             "env_index": index,
             "regime": int(self.regime[first]),
-            "friction": float(self.friction[first]),
+            **value,
+            **named,
         }
 
     def _over(self) -> bool:
@@ -157,14 +195,14 @@ class WorldClock:
         return {
             "regime": self.regime.copy(),
             "last_change": self.last_change.copy(),
-            "friction": self.friction.copy(),
+            **{name: values.copy() for name, values in self.values.items()},
         }
 
     def restore(self, state: Snapshot) -> None:
         """Take over a snapshot's state.
 
         Raises:
-            ValueError: If it belongs to another schedule, or if its world indices or frictions
+            ValueError: If it belongs to another schedule, or if its world indices or values
                 are not the ones that its ``env_steps`` lead to.
         """
         require_equal(state, "schedule_hash", self.schedule_hash)
@@ -173,29 +211,33 @@ class WorldClock:
         if not self._fixed:
             self._check_derived(env_steps, int(require(state, "total_steps")), arrays)
         self.env_steps = env_steps
-        self.regime[:], self.friction[:] = arrays["regime"], arrays["friction"]
-        self.last_change[:] = arrays["last_change"]
+        self.regime[:], self.last_change[:] = arrays["regime"], arrays["last_change"]
+        for name, values in self.values.items():
+            values[:] = arrays[name]
 
     def _check_derived(
         self, env_steps: int, total_steps: int, arrays: dict[str, np.ndarray]
     ) -> None:
-        """Derive indices and frictions again and compare them with the saved ones."""
-        regime, friction, last_change = (
-            arrays[key] for key in ("regime", "friction", "last_change")
-        )
+        """Derive indices and values again and compare them with the saved ones."""
+        regime, last_change = arrays["regime"], arrays["last_change"]
+        counted = env_steps
+        if total_steps and env_steps >= total_steps:  # nothing changed in the last vector step
+            counted = (-(-total_steps // self._num_envs) - 1) * self._num_envs
         if self._per_env:
-            possible = (last_change >= regime * (self._interval + 1)) & (last_change <= env_steps)
+            earliest = np.array([self.schedule.start(int(k)) + int(k) for k in regime.clip(0)])
+            possible = (regime >= 0) & (last_change >= earliest) & (last_change <= env_steps)
             expected = np.where(possible, regime, -1)
-            values = np.array([self.schedule.value(int(index)) for index in regime])
         else:
-            counted = env_steps
-            if total_steps and env_steps >= total_steps:  # nothing changed in the last vector step
-                counted = (-(-total_steps // self._num_envs) - 1) * self._num_envs
             expected = np.full_like(regime, self.schedule.regime_at(counted))
-            values = np.full_like(friction, self.schedule.value_at(counted))
-        if not np.array_equal(expected, regime) or not np.array_equal(values, friction):
-            raise ValueError(
-                f"the snapshot says regimes {regime.tolist()} with frictions {friction.tolist()} "
-                f"at env_steps={env_steps}, but the schedule gives {expected.tolist()} and "
-                f"{values.tolist()}; the snapshot is damaged or from another schedule."
-            )
+        for name, schedule in self.schedules.items():
+            if self._per_env:
+                values = np.array([schedule.value(int(k)) for k in regime.clip(0)])
+            else:
+                values = np.full_like(arrays[name], schedule.value_at(counted))
+            if not np.array_equal(expected, regime) or not np.array_equal(values, arrays[name]):
+                raise ValueError(
+                    f"the snapshot says regimes {regime.tolist()} with {name} "
+                    f"{arrays[name].tolist()} at env_steps={env_steps}, but the schedule gives "
+                    f"{expected.tolist()} and {values.tolist()}; the snapshot is damaged or from "
+                    "another schedule."
+                )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from envs.base import SimulatorError
-from envs.friction import AppliedFriction
+from envs.modifiers.base import Modifiers
 from envs.simulation import Simulations
 
 
@@ -31,14 +31,14 @@ class Guard:
 
     Args:
         simulations: The physics.
-        applied: The frictions that contacts must show.
+        modifiers: What changes, and must have reached the physics.
         fail_on_reset: Raise when a simulation blows up; otherwise count it and go on.
     """
 
     def __init__(
-        self, simulations: Simulations, applied: AppliedFriction, *, fail_on_reset: bool
+        self, simulations: Simulations, modifiers: Modifiers, *, fail_on_reset: bool
     ) -> None:
-        self._simulations, self._applied = simulations, applied
+        self._simulations, self._modifiers = simulations, modifiers
         self._fail_on_reset = fail_on_reset
         self.num_simulator_resets = 0
 
@@ -74,7 +74,7 @@ class Guard:
             if self._fail_on_reset:
                 index = int(np.flatnonzero(unstable)[0])
                 raise self._error(index, self._simulations.reason(index), situation)
-        violation = self._applied.violation()
+        violation = self._modifiers.violation()
         if violation is not None:
             raise self._error(*violation, situation)
         if unstable is None:

@@ -53,14 +53,14 @@ class Law:
             ValueError: If it is not finite, not above 0 (log) or not a whole number from 0 (whole).
         """
         number = float(value)
-        finite = math.isfinite(number)
-        allowed = {
-            "log": (finite and number > 0.0, "a finite number above 0"),
-            "linear": (finite, "a finite number"),
-            "whole": (finite and number >= 0.0 and number == round(number), "a whole number from 0"),
-        }
-        fits, wanted = allowed[self.scale]
-        if not fits:
+        wanted = {
+            "log": "a finite number above 0",
+            "linear": "a finite number",
+            "whole": "a whole number from 0",
+        }[self.scale]
+        is_whole = math.isfinite(number) and number >= 0.0 and number == round(number)
+        fits = {"log": number > 0.0, "linear": True, "whole": is_whole}[self.scale]
+        if not (fits and math.isfinite(number)):
             example = f"choose for example a value between {self.low:g} and {self.top:g}"
             raise ValueError(f"{where} is {value!r}, but it must be {wanted}; {example}.")
         return number

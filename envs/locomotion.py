@@ -1,4 +1,4 @@
-"""Batched Ant, Hopper and Walker2d whose friction changes while nobody tells the agent.
+"""Batched walking robots whose physics changes while nobody tells the agent.
 
 Source: Dohare et al., Nature 632:768-774 (2024), "slippery Ant"; Gymnasium 1.4.
 """
@@ -10,6 +10,7 @@ from typing import Any
 
 from envs.base import EnvInfo
 from envs.probe import Probe, probe_set
+from envs.robots import ROBOT_NAMES
 from envs.schedules import ScheduleConfig, at_least, one_of
 from envs.vector import LocomotionVectorEnv
 
@@ -18,11 +19,11 @@ __all__ = ["Config", "LocomotionVectorEnv", "make"]
 
 @dataclass(frozen=True)
 class Config(ScheduleConfig):
-    """A batch of walking robots and their changing friction (see ``ScheduleConfig``).
+    """A batch of walking robots and what changes (see ``ScheduleConfig``).
 
     Attributes:
         kind: Name of this file.
-        robot: ant, hopper or walker2d.
+        robot: ant, hopper, walker2d, half_cheetah or humanoid.
         semantics: published (Gymnasium's v4: no contact forces, the healthy reward on every step)
             or v5.
         num_envs: Environments stepped together.
@@ -45,7 +46,7 @@ class Config(ScheduleConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("robot", self.robot, ("ant", "hopper", "walker2d"))
+        one_of("robot", self.robot, ROBOT_NAMES)
         one_of("semantics", self.semantics, ("published", "v5"))
         one_of("on_simulator_reset", self.on_simulator_reset, ("fail", "count"))
         at_least("num_envs", self.num_envs, 1)

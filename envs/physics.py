@@ -1,6 +1,6 @@
 # pyright: reportAttributeAccessIssue=false
 # because MuJoCo's compiled binding ships no type stubs.
-"""Changing friction for any single Gymnasium MuJoCo environment, as a wrapper."""
+"""Changing physics for any single Gymnasium MuJoCo environment, as a wrapper."""
 
 from __future__ import annotations
 
@@ -11,26 +11,29 @@ import gymnasium
 import mujoco
 import numpy as np
 from gymnasium.envs.registration import load_env_creator
+from gymnasium.spaces import Box
 from gymnasium.wrappers import TimeLimit
 
 from envs.base import SimulatorError
 from envs.clock import Event, WorldClock
-from envs.friction import AppliedFriction
-from envs.robots import ROBOTS
+from envs.modifiers.base import Subject
+from envs.modifiers.batch import build_modifiers
+from envs.robots import ROBOT_NAMES, ROBOTS
 from envs.schedules import ScheduleConfig, at_least, one_of
 from envs.simulation import RENDER_ONLY, redirect_warnings, warning_text
 from envs.snapshots import reset_noise_generator
 
 
 class PhysicsSchedule(gymnasium.Wrapper):
-    """Writes a scheduled friction into all geoms and cuts episodes where a new world begins.
+    """Changes friction, gravity, masses ... on schedule and cuts episodes where worlds begin.
 
     Same schedules, same switch rules and same random streams as the batched environment; with
     one environment both give the same transitions bit for bit. Put a ``TimeLimit`` inside this
     wrapper, so that it sees every episode end.
 
-    Every ``info`` holds ``friction`` and ``regime`` of the transition just taken (after ``reset``:
-    of the next one), ``switch_truncated``, ``unstable`` and ``events``.
+    Every ``info`` holds ``regime``, ``regime_value`` and the latter by the name of its quantity
+    (``friction``) of the transition just taken (after ``reset``: of the next one),
+    ``switch_truncated``, ``unstable`` and ``events``.
 
     Deviation: floating-point actions are handed on in float64, because Gymnasium would compute
     the control cost in the precision of the action.
@@ -60,9 +63,11 @@ class PhysicsSchedule(gymnasium.Wrapper):
         self.schedule_config = _schedule_config(config, schedule)
         self._model, self._data = _model_and_data(env)
         self._count_resets = on_simulator_reset == "count"
-        self._clock = WorldClock(self.schedule_config, num_envs=1, total_steps=total_steps)
-        self._applied = AppliedFriction([self._model], [self._data])
-        self._applied.write(self._clock.friction)
+        self._clock = WorldClock(
+            self.schedule_config, 1, total_steps, num_actuators=int(self._model.nu)
+        )
+        self._modifiers = build_modifiers(self.schedule_config, self._subject(env))
+        self._modifiers.write(self._clock.values)
         self._open_episode = False
         self._observation: Any = None
         self.num_simulator_resets = 0
@@ -70,6 +75,12 @@ class PhysicsSchedule(gymnasium.Wrapper):
         env.unwrapped.np_random = reset_noise_generator(
             self.schedule_config.table_seed, self.schedule_config.world_seed, 0
         )
+
+    def _subject(self, env: gymnasium.Env) -> Subject:
+        space, dim = env.observation_space, 0
+        if isinstance(space, Box) and len(space.shape) == 1:
+            dim = int(space.shape[0])
+        return Subject([self._model], [self._data], dim, forward_weight(env))
 
     @property
     def env_steps(self) -> int:
@@ -83,7 +94,21 @@ class PhysicsSchedule(gymnasium.Wrapper):
 
     @property
     def friction(self) -> float:
-        """Friction that holds for the next transition."""
+        """Friction that holds for the next transition.
+
+        Raises:
+            AttributeError: Friction is not what changes here; see ``regime_value``.
+        """
+        if "friction" not in self._clock.values:
+            raise AttributeError(
+                f"this environment changes {', '.join(self._clock.values)} and leaves friction "
+                "alone; ask for regime_value."
+            )
+        return float(self._clock.values["friction"][0])
+
+    @property
+    def regime_value(self) -> float:
+        """Value of the (first) changing quantity for the next transition."""
         return float(self._clock.friction[0])
 
     @property
@@ -102,11 +127,12 @@ class PhysicsSchedule(gymnasium.Wrapper):
         events = self._change_worlds() if self._open_episode else []
         observation, info = self.env.reset(seed=seed, options=options)
         self._open_episode = False
+        observation = self._seen(observation)
         self._observation = observation
         return observation, {**info, **self._status(events, False, False)}
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Take one step under the friction that the schedule says.
+        """Take one step in the world that the schedule says.
 
         Raises:
             SimulatorError: If the action is not finite, a contact does not have the scheduled
@@ -115,8 +141,9 @@ class PhysicsSchedule(gymnasium.Wrapper):
         action = self._checked_action(action)
         time_before = self._data.time
         observation, reward, terminated, truncated, info = self.env.step(action)
+        observation, reward = self._seen(observation), self._earned(reward, info)
         unstable = self._instability(time_before, observation, reward)
-        violation = self._applied.violation()
+        violation = self._modifiers.violation()
         if violation is not None:
             raise self._error(violation[1], action)
         if unstable is not None:
@@ -134,6 +161,17 @@ class PhysicsSchedule(gymnasium.Wrapper):
         self._observation = observation
         return observation, reward, bool(terminated), bool(truncated), {**info, **status}
 
+    def _seen(self, observation: Any) -> Any:
+        if not self._modifiers.changes_observation:
+            return observation
+        return self._modifiers.seen(observation[None])[0].astype(observation.dtype)
+
+    def _earned(self, reward: Any, info: dict[str, Any]) -> Any:
+        if not self._modifiers.changes_reward:
+            return reward
+        velocity = np.array([info["x_velocity"]], dtype=np.float64)
+        return self._modifiers.earned(np.array([reward], dtype=np.float64), velocity)[0]
+
     def _checked_action(self, action: Any) -> Any:
         array = np.asarray(action)
         if not np.issubdtype(array.dtype, np.floating):
@@ -147,8 +185,9 @@ class PhysicsSchedule(gymnasium.Wrapper):
         self, events: list[Event], switch_truncated: bool, unstable: bool
     ) -> dict[str, Any]:
         return {
-            "friction": self.friction,
+            **{name: float(values[0]) for name, values in self._clock.values.items()},
             "regime": self.regime,
+            "regime_value": self.regime_value,
             "switch_truncated": switch_truncated,
             "unstable": unstable,
             "events": events,
@@ -157,7 +196,7 @@ class PhysicsSchedule(gymnasium.Wrapper):
     def _change_worlds(self, ended: bool = True) -> list[Event]:
         events = self._clock.switch(np.array([ended]))
         if events:
-            self._applied.write(self._clock.friction)
+            self._modifiers.write(self._clock.values)
         return events
 
     def _instability(self, time_before: float, observation: Any, reward: Any) -> str | None:
@@ -208,6 +247,18 @@ def _model_and_data(env: gymnasium.Env) -> tuple[mujoco.MjModel, mujoco.MjData]:
     return model, data
 
 
+def forward_weight(env: gymnasium.Env) -> float | None:
+    """Reward per metre per second of forward velocity; None where there is no such reward."""
+    weight = getattr(env.unwrapped, "_forward_reward_weight", None)
+    if weight is not None:
+        return float(weight)
+    kind = type(env.unwrapped)
+    for robot in ROBOTS.values():  # Gymnasium's oldest Ant keeps no weight
+        if gymnasium.spec(robot.gymnasium_id).entry_point == f"{kind.__module__}:{kind.__name__}":
+            return robot.forward_weight
+    return None
+
+
 def make_slippery(
     robot: str,
     semantics: str = "published",
@@ -215,10 +266,10 @@ def make_slippery(
     render_mode: str | None = None,
     **settings: Any,
 ) -> PhysicsSchedule:
-    """Entry point of the registered environments: Gymnasium's robot under a friction schedule.
+    """Entry point of the registered environments: Gymnasium's robot under a schedule.
 
     Args:
-        robot: ant, hopper or walker2d.
+        robot: ant, hopper, walker2d, half_cheetah or humanoid.
         semantics: published (Gymnasium's v4) or v5.
         max_episode_steps: Time limit of an episode.
         render_mode: Passed on to Gymnasium.
@@ -226,7 +277,7 @@ def make_slippery(
     """
     if (robot, semantics) not in ROBOTS:
         one_of("semantics", semantics, ("published", "v5"))
-        one_of("robot", robot, ("ant", "hopper", "walker2d"))
+        one_of("robot", robot, ROBOT_NAMES)
     at_least("max_episode_steps", max_episode_steps, 1)
     spec = gymnasium.spec(ROBOTS[robot, semantics].gymnasium_id)
     build = load_env_creator(str(spec.entry_point))  # make() would warn that v4 is not the newest

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from envs import modifiers
+from envs.schedules import fixed_settings
 from envs.vector import LocomotionVectorEnv
 
 if TYPE_CHECKING:
     from envs.locomotion import Config
 
-NUM_FRICTIONS = 10
-FRICTION_RANGE = (0.02, 2.0)
+NUM_WORLDS = 10
 NUM_ENVS = 10
 STEPS_BETWEEN_SAMPLES = 5
 
@@ -37,15 +37,25 @@ class Probe:
 
 def probe_frictions() -> list[float]:
     """Ten frictions at the log-quantiles 5 %, 15 %, ..., 95 % of [0.02, 2.0]."""
-    log_low, log_high = (math.log(value) for value in FRICTION_RANGE)
-    quantiles = [(k + 0.5) / NUM_FRICTIONS for k in range(NUM_FRICTIONS)]
-    return [math.exp(log_low + q * (log_high - log_low)) for q in quantiles]
+    return probe_values("friction")
+
+
+def probe_values(modifier: str, num_actuators: int | None = None) -> list[float]:
+    """Ten values of a quantity, equally likely under its own law, whatever the run draws.
+
+    Args:
+        modifier: Name of the quantity.
+        num_actuators: Of the robot, where the quantity numbers its actuators.
+    """
+    law = modifiers.get(modifier).LAW.narrowed(None, None, num_actuators)
+    return law.spread(NUM_WORLDS)
 
 
 def probe_set(config: Config, num_samples: int = 1000, seed: int = 0) -> Probe:
-    """Collect pairs with uniform random actions, equally many from each of ten frictions.
+    """Collect pairs with uniform random actions, equally many from each of ten worlds.
 
-    Depends only on the robot, its semantics, its padding, ``num_samples`` and ``seed``; never on
+    Depends only on the robot, its semantics, its padding, which (first) quantity changes,
+    ``num_samples`` and ``seed``; never on
     the worlds, the agent or the number of environments of a run.
 
     Args:
@@ -56,31 +66,34 @@ def probe_set(config: Config, num_samples: int = 1000, seed: int = 0) -> Probe:
     Raises:
         ValueError: If ``num_samples`` is not a positive multiple of 100.
     """
-    per_round = NUM_FRICTIONS * NUM_ENVS
+    per_round = NUM_WORLDS * NUM_ENVS
     if num_samples < per_round or num_samples % per_round:
         raise ValueError(
             f"num_samples={num_samples} must be a positive multiple of {per_round} "
-            f"({NUM_FRICTIONS} frictions x {NUM_ENVS} environments); use 1000."
+            f"({NUM_WORLDS} worlds x {NUM_ENVS} environments); use 1000."
         )
     own = replace(
         config,
-        num_envs=NUM_ENVS,
-        schedule="fixed",
-        switch_rule="exact",
-        fixed_friction=1.0,
-        world_seed=0,
-        table_seed=seed,
-        max_episode_steps=1000,
-        clip_action_in_env=False,
-        on_simulator_reset="fail",
-        switch_interval=2_000_000,
+        **{
+            **fixed_settings(config),
+            "modifier": config.modifiers[0],
+            "fixed_friction": 1.0,
+            "fixed_value": None,
+            "num_envs": NUM_ENVS,
+            "world_seed": 0,
+            "table_seed": seed,
+            "max_episode_steps": 1000,
+            "clip_action_in_env": False,
+            "on_simulator_reset": "fail",
+            "switch_interval": 2_000_000,
+        },
     )
     generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
     env = LocomotionVectorEnv(own, total_steps=num_samples * STEPS_BETWEEN_SAMPLES)
     pairs = [
         pair
-        for friction in probe_frictions()
-        for pair in _pairs(env, friction, num_samples // per_round, generator)
+        for value in probe_values(own.modifiers[0], env.info.action_dim)
+        for pair in _pairs(env, value, num_samples // per_round, generator)
     ]
     env.close()
     observations, actions = (
@@ -94,10 +107,10 @@ def probe_set(config: Config, num_samples: int = 1000, seed: int = 0) -> Probe:
 
 
 def _pairs(
-    env: LocomotionVectorEnv, friction: float, rounds: int, generator: np.random.Generator
+    env: LocomotionVectorEnv, value: float, rounds: int, generator: np.random.Generator
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Every fifth observation and action of fresh episodes at one friction, starts excluded."""
-    env.set_friction(friction)
+    """Every fifth observation and action of fresh episodes in one world, starts excluded."""
+    env.set_value(value)
     observation, _ = env.reset()
     pairs = []
     for step in range(1, rounds * STEPS_BETWEEN_SAMPLES + 1):

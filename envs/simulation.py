@@ -8,11 +8,12 @@ from __future__ import annotations
 import copy
 import logging
 import time
+from collections.abc import Mapping
 
 import mujoco
 import numpy as np
 
-from envs.robots import Motion, Robot, load_model
+from envs.robots import Motion, Robot
 from envs.stepping import Stepper
 
 LOGGER = logging.getLogger(__name__)
@@ -55,6 +56,12 @@ def warning_text(counts: np.ndarray) -> str:
     return ", ".join(f"{WARNING_NAMES[k]} x{counts[k]}" for k in raised.tolist())
 
 
+def center_of_mass(model: mujoco.MjModel, data: mujoco.MjData) -> float:
+    """Forward position of the centre of mass in metres, summed in Gymnasium's order."""
+    weighted = np.einsum("b,bj->j", model.body_mass, data.xipos)
+    return (weighted / model.body_mass.sum())[0]
+
+
 class Simulations:
     """The physics of N robots.
 
@@ -63,17 +70,24 @@ class Simulations:
 
     Args:
         robot: Which robot.
+        model: Its model, used by the first robot; the others get copies.
         num_envs: N.
-        model_per_env: One model copy per robot (needed where frictions differ between them).
+        model_per_env: One model copy per robot (needed where worlds differ between them).
         num_threads: Threads that step the physics.
     """
 
     def __init__(
-        self, robot: Robot, num_envs: int, *, model_per_env: bool, num_threads: int
+        self,
+        robot: Robot,
+        model: mujoco.MjModel,
+        num_envs: int,
+        *,
+        model_per_env: bool,
+        num_threads: int,
     ) -> None:
         redirect_warnings()
         self.robot = robot
-        first = load_model(robot)
+        first = model
         copies = num_envs if model_per_env else 1
         self.models = [first, *(copy.copy(first) for _ in range(copies - 1))]
         self._model_of = [self.models[k % copies] for k in range(num_envs)]
@@ -81,6 +95,7 @@ class Simulations:
         self.step_seconds = float(first.opt.timestep * robot.num_substeps)
         self.start_qpos, self.start_qvel = self.data[0].qpos.copy(), self.data[0].qvel.copy()
         self.controls = np.zeros((num_envs, first.nu))
+        self._centres = np.zeros(num_envs)
         self._make_views(first, num_envs)
         controls = [d.ctrl for d in self.data]
         clocks = self._clocks.reshape(num_envs, 1)
@@ -92,25 +107,27 @@ class Simulations:
 
     def _make_views(self, model: mujoco.MjModel, num_envs: int) -> None:
         """Cache views of MuJoCo's memory and of the buffers that they are gathered into."""
-        progress = [
-            d.xpos[TORSO, :1] if self.robot.progress_from_xpos else d.qpos[:1] for d in self.data
-        ]
-        self._x_sources = progress
+        self._x_sources = [self._progress(data, k) for k, data in enumerate(self.data)]
         self._x_before = np.empty(num_envs)
         self._sources: list[np.ndarray] = []
-        for data, x in zip(self.data, progress, strict=True):
+        for data, x in zip(self.data, self._x_sources, strict=True):
             self._sources += [data.qpos, data.qvel, x]
+            if self.robot.whole_body:
+                self._sources += [data.cinert.reshape(-1), data.cvel.reshape(-1)]
+                self._sources.append(data.qfrc_actuator)
             if self.robot.contact_forces:
                 self._sources.append(data.cfrc_ext.reshape(-1))
         nq, nv = model.nq, model.nv
-        width = nq + nv + 1 + (6 * model.nbody if self.robot.contact_forces else 0)
+        body = 16 * model.nbody + nv if self.robot.whole_body else 0
+        width = nq + nv + 1 + body + (6 * model.nbody if self.robot.contact_forces else 0)
         self._buffer = np.empty((num_envs, width))
         self._flat_buffer = self._buffer.reshape(-1)
         self._motion = Motion(
             qpos=self._buffer[:, :nq],
             qvel=self._buffer[:, nq : nq + nv],
             x=self._buffer[:, nq + nv],
-            contact_forces=self._buffer[:, nq + nv + 1 :],
+            whole_body=self._buffer[:, nq + nv + 1 : nq + nv + 1 + body],
+            contact_forces=self._buffer[:, nq + nv + 1 + body :],
         )
         self._warning_sources = [d.warning.number for d in self.data]
         self._warnings = np.zeros((num_envs, len(WARNING_NAMES)), dtype=np.int32)
@@ -119,18 +136,32 @@ class Simulations:
         self._clocks = np.zeros(num_envs)  # after it
         self._clock_ran = np.ones(num_envs, dtype=bool)
 
+    def _progress(self, data: mujoco.MjData, index: int) -> np.ndarray:
+        """Where the forward position is read from, shape (1,)."""
+        if self.robot.progress == "center_of_mass":
+            return self._centres[index : index + 1]
+        return data.xpos[TORSO, :1] if self.robot.progress == "xpos" else data.qpos[:1]
+
+    def _find_centres(self) -> None:
+        """Bring centres of mass up to date with bodies, where these are what progress is."""
+        if self.robot.progress == "center_of_mass":
+            for index, (model, data) in enumerate(zip(self._model_of, self.data, strict=True)):
+                self._centres[index] = center_of_mass(model, data)
+
     def step(self) -> np.ndarray:
         """Apply ``controls`` for one environment step.
 
         Returns:
             Forward positions before the step, shape (N,); valid until the next step.
         """
+        self._find_centres()
         np.concatenate(self._x_sources, out=self._x_before)
         self._stepper.step()
         return self._x_before
 
     def read(self) -> Motion:
         """Gather all states; the views are valid until the next call."""
+        self._find_centres()
         np.concatenate(self._sources, out=self._flat_buffer)
         return self._motion
 
@@ -177,12 +208,20 @@ class Simulations:
             mujoco.mj_getState(model, data, state, STATE_SPEC)
         return states
 
-    def torso_xpos(self) -> np.ndarray:
-        """Torso frame positions, shape (N, 3); one physics step old and in no state vector."""
-        return np.stack([data.xpos[TORSO] for data in self.data])
+    def stale_arrays(self) -> dict[str, np.ndarray]:
+        """What is one physics step old and in no state vector, but read before the next step.
 
-    def restore(self, states: np.ndarray, torso_xpos: np.ndarray) -> None:
-        """Continue exactly from what ``states`` and ``torso_xpos`` returned.
+        Returns:
+            Torso frame positions (N, 3), and centres of bodies (N, bodies, 3) where progress is
+            measured from these.
+        """
+        arrays = {"torso_xpos": np.stack([data.xpos[TORSO] for data in self.data])}
+        if self.robot.progress == "center_of_mass":
+            arrays["body_xipos"] = np.stack([data.xipos for data in self.data])
+        return arrays
+
+    def restore(self, states: np.ndarray, stale: Mapping[str, np.ndarray]) -> None:
+        """Continue exactly from what ``states`` and ``stale_arrays`` returned.
 
         The forward function is not called: it would change the solver's warm start, and the
         trajectory would differ from the first step on.
@@ -190,7 +229,9 @@ class Simulations:
         for index, (model, data) in enumerate(zip(self._model_of, self.data, strict=True)):
             mujoco.mj_resetData(model, data)
             mujoco.mj_setState(model, data, states[index], STATE_SPEC)
-            data.xpos[TORSO] = torso_xpos[index]
+            data.xpos[TORSO] = stale["torso_xpos"][index]
+            if "body_xipos" in stale:
+                data.xipos[:] = stale["body_xipos"][index]
             self._times[index] = data.time
 
     def dump(self, index: int) -> dict[str, np.ndarray]:

@@ -19,7 +19,8 @@ from envs.base import EnvInfo
 from envs.clock import Event, WorldClock
 from envs.episodes import Episodes
 from envs.faults import Guard, Situation
-from envs.friction import AppliedFriction
+from envs.modifiers.base import Subject
+from envs.modifiers.batch import build_modifiers
 from envs.schedules import at_least
 from envs.simulation import Simulations
 from envs.snapshots import (
@@ -31,7 +32,6 @@ from envs.snapshots import (
     reset_noise_generator,
     save_generators,
 )
-from envs.worlds import checked_friction
 
 if TYPE_CHECKING:
     from envs.locomotion import Config
@@ -51,9 +51,11 @@ class LocomotionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.config = config
         self.num_envs = config.num_envs
         self._robot = robots.ROBOTS[config.robot, config.semantics]
-        self._clock = WorldClock(config, config.num_envs, total_steps)
+        model = robots.load_model(self._robot)
+        self._clock = WorldClock(config, config.num_envs, total_steps, int(model.nu))
         self._simulations = Simulations(
             self._robot,
+            model,
             config.num_envs,
             model_per_env=self._clock.per_env,
             num_threads=num_threads,
@@ -64,17 +66,21 @@ class LocomotionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             reset_noise_generator(config.table_seed, config.world_seed, index)
             for index in range(self.num_envs)
         ]
-        self._applied = AppliedFriction(self._simulations.models, self._simulations.data)
-        self._applied.write(self._clock.friction)
+        self._modifiers = build_modifiers(config, self._subject())
+        self._modifiers.write(self._clock.values)
         self._running = False
         self._observation = np.zeros((self.num_envs, self.info.observation_dim))
         self._episodes = Episodes(config.num_envs, config.max_episode_steps)
         self._context = np.zeros((self.num_envs, 0), dtype=np.float32)
         self._guard = Guard(
             self._simulations,
-            self._applied,
+            self._modifiers,
             fail_on_reset=config.on_simulator_reset == "fail",
         )
+
+    def _subject(self) -> Subject:
+        simulations, dim = self._simulations, self.info.observation_dim
+        return Subject(simulations.models, simulations.data, dim, self._robot.forward_weight)
 
     def _make_spaces(self) -> None:
         model = self._simulations.models[0]
@@ -95,7 +101,7 @@ class LocomotionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             action_high=high.copy(),
             context_dim=0,
             max_episode_steps=self.config.max_episode_steps,
-            regime_label="friction",
+            regime_label=self.config.modifiers[0],
             step_seconds=self._simulations.step_seconds,
         )
 
@@ -111,11 +117,27 @@ class LocomotionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     @property
     def friction(self) -> np.ndarray:
-        """Friction that holds for the next transition, shape (N,), a copy."""
+        """Friction that holds for the next transition, shape (N,), a copy.
+
+        Raises:
+            AttributeError: Friction is not what changes here; see ``regime_values``.
+        """
+        if "friction" not in self._clock.values:
+            raise AttributeError(
+                f"these environments change {', '.join(self._clock.values)} and leave friction "
+                "alone; ask for regime_value or regime_values."
+            )
+        return self._clock.values["friction"].copy()
+
+    @property
+    def regime_value(self) -> np.ndarray:
+        """Value of the (first) changing quantity for the next transition, shape (N,), a copy."""
         return self._clock.friction.copy()
 
-    regime_value = friction
-    """The same by the name that all environments share."""
+    @property
+    def regime_values(self) -> dict[str, np.ndarray]:
+        """The same for every quantity that changes, by name, shape (N,) each, copies."""
+        return {name: values.copy() for name, values in self._clock.values.items()}
 
     @property
     def context(self) -> np.ndarray:
@@ -159,24 +181,26 @@ class LocomotionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             self._generators = [seeding.np_random(seed + i)[0] for i in range(self.num_envs)]
         events = self._change_worlds(self._episodes.elapsed > 0)
         self._start_episodes(np.arange(self.num_envs))
-        observation = robots.observe(self._robot, self._simulations.read(), self._padding)
+        observation = self._modifiers.seen(
+            robots.observe(self._robot, self._simulations.read(), self._padding)
+        )
         self._observation[:] = observation
         self._running = True
         info = {
             "context": self._context.copy(),
             "regime": self.regime,
-            "regime_value": self.friction,
-            "friction": self.friction,
+            "regime_value": self.regime_value,
+            **self.regime_values,
             "next_context": self._context.copy(),
             "events": events,
         }
         return observation, info
 
     def _change_worlds(self, ended: np.ndarray) -> list[Event]:
-        """Let the clock decide, and write the frictions it has changed."""
+        """Let the clock decide, and write the values it has changed."""
         events = self._clock.switch(ended)
         if events:
-            self._applied.write(self._clock.friction)
+            self._modifiers.write(self._clock.values)
         return events
 
     def _start_episodes(self, indices: np.ndarray) -> None:
@@ -206,15 +230,17 @@ class LocomotionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             info, dense arrays that describe the transition just taken: ``next_observation`` (N,
             obs) its true successor, ``context`` (N, 0) of the returned observation and
             ``next_context`` (N, 0) of the successor, ``regime`` and
-            ``friction`` (also ``regime_value``) (N,) that held, ``switch_truncated`` (N,) cut by a
-            new world and by nothing else, ``unstable`` (N,), ``episode_return`` and
+            ``regime_value`` (N,) that held, the latter also by the name of its quantity
+            (``friction``), like that of every quantity that changes, ``switch_truncated`` (N,) cut
+            by a new world and by nothing else, ``unstable`` (N,), ``episode_return`` and
             ``episode_length`` (N,) valid where the episode ended, ``episode_start_regime`` (N,),
             and ``events``, usually an empty list.
             All arrays are fresh; the caller may keep them.
 
         Raises:
             SimulatorError: If an action is not finite, a contact does not have the scheduled
-                friction, or (``on_simulator_reset=fail``) a simulation blew up.
+                friction where that is what changes, or (``on_simulator_reset=fail``) a simulation
+                blew up.
             ValueError: If the actions have the wrong shape.
         """
         simulations, robot = self._simulations, self._robot
@@ -226,11 +252,14 @@ class LocomotionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         simulations.controls[:] = actions
         x_before = simulations.step()
         motion = simulations.read()
-        successor = robots.observe(robot, motion, self._padding)
+        successor = self._modifiers.seen(robots.observe(robot, motion, self._padding))
         is_healthy = robots.healthy(robot, motion)
         reward = robots.rewards(
             robot, motion, x_before, actions, is_healthy, simulations.step_seconds
         )
+        if self._modifiers.changes_reward:
+            velocity = (motion.x - x_before) / simulations.step_seconds
+            reward = self._modifiers.earned(reward, velocity)
         terminated = ~is_healthy
         unstable = self._guard.after_step(situation, reward)
         if unstable.any():  # a finite row without a future, instead of what MuJoCo made of it
@@ -268,8 +297,8 @@ class LocomotionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             "context": self._context.copy(),
             "next_context": self._context.copy(),
             "regime": self.regime,
-            "regime_value": self.friction,
-            "friction": self.friction,
+            "regime_value": self.regime_value,
+            **self.regime_values,
             "switch_truncated": np.zeros(self.num_envs, dtype=bool),
             "unstable": unstable,
             **self._episodes.info(),
@@ -286,21 +315,38 @@ class LocomotionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         info["final_obs"], info["_final_obs"] = final, ended.copy()
         self._start_episodes(indices)
         started = robots.observe(self._robot, self._simulations.read(), self._padding)
-        observation[indices] = started[indices]
+        observation[indices] = self._modifiers.seen(started[indices], indices)
 
-    def set_friction(self, value: float) -> None:
-        """Choose the friction of an evaluation world.
+    def set_value(self, value: float) -> None:
+        """Choose the value of the (first) changing quantity, for an evaluation world.
 
         Raises:
-            ValueError: If the schedule is not fixed, or ``value`` is not above 0.
+            ValueError: If the schedule is not fixed, or ``value`` is not a possible one.
         """
+        name = self.config.modifiers[0]
         if self.config.schedule != "fixed":
             raise ValueError(
-                f"schedule={self.config.schedule} decides the friction itself; use set_friction "
-                "only on environments made with schedule=fixed."
+                f"schedule={self.config.schedule} decides {name} itself; choose it by hand only "
+                "on environments made with schedule=fixed."
             )
-        self._clock.friction[:] = checked_friction(value, "friction")
-        self._applied.write(self._clock.friction)
+        value = self.config.laws[name].check(value, name)
+        self._modifiers.members[name].check(value)
+        self._clock.values[name][:] = value
+        self._modifiers.write(self._clock.values)
+
+    def set_friction(self, value: float) -> None:
+        """Choose the friction of an evaluation world; see ``set_value``.
+
+        Raises:
+            ValueError: If friction is not what changes here, the schedule is not fixed, or
+                ``value`` is not above 0.
+        """
+        if self.config.modifiers[0] != "friction":
+            raise ValueError(
+                f"these environments change {self.config.modifiers[0]} and not friction; use "
+                "set_value."
+            )
+        self.set_value(value)
 
     def snapshot(self) -> Snapshot:
         """Everything that the next steps depend on, as plain arrays, integers and strings.
@@ -324,9 +370,9 @@ class LocomotionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """The arrays of a snapshot, all copies with the environment as first axis."""
         return {
             "integration_state": self._simulations.states(),
-            "torso_xpos": self._simulations.torso_xpos(),
             "observation": self._observation.copy(),
-            "contacts_unchecked": self._applied.unchecked.copy(),
+            **self._simulations.stale_arrays(),
+            **self._modifiers.arrays(),
             **self._episodes.arrays(),
         }
 
@@ -344,9 +390,9 @@ class LocomotionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         generators = load_generators(snapshot, self.num_envs)
         num_simulator_resets = int(require(snapshot, "num_simulator_resets"))
         self._clock.restore(snapshot)
-        self._simulations.restore(arrays["integration_state"], arrays["torso_xpos"])
-        self._applied.write(self._clock.friction)
-        self._applied.unchecked[:] = arrays["contacts_unchecked"]
+        self._simulations.restore(arrays["integration_state"], arrays)
+        self._modifiers.write(self._clock.values)
+        self._modifiers.restore(arrays)
         self._observation[:] = arrays["observation"]
         self._episodes.restore(arrays)
         self._generators, self._guard.num_simulator_resets = generators, num_simulator_resets

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from networks.heads import Network
+from networks.linear import Linear
 from networks.mlp import MLP
 from networks.readouts import Readout
 
@@ -32,8 +33,7 @@ class FusedPerceptron:
     """
 
     def __init__(self, network: Network, batch_size: int) -> None:
-        assert isinstance(network.torso, MLP)
-        linears = [layer.linear for layer in network.torso.layers]  # type: ignore[union-attr]
+        linears = [layer.linear for layer in getattr(network.torso, "layers", ())]
         self._linears: list[nn.Linear] = [*linears, *network.heads()]  # type: ignore[list-item]
         self._names = [group.name for group in network.unit_groups()]
         self._weights = [linear.weight.detach() for linear in self._linears]
@@ -58,7 +58,7 @@ class FusedPerceptron:
 
     @staticmethod
     def supports(network: Network, with_context: bool = False) -> bool:
-        """Whether a network is a plain ReLU perceptron with one head.
+        """Whether a network is a plain ReLU perceptron with one head, or that head alone.
 
         Args:
             network: Any network.
@@ -66,13 +66,13 @@ class FusedPerceptron:
         """
         torso = network.torso
         return (
-            type(torso) is MLP
-            and (with_context or not torso.uses_context)
-            and len(network.heads()) == 1
+            len(network.heads()) == 1
             and type(network.heads()[0]) is Readout
+            and (type(torso) is MLP or type(torso) is Linear)
+            and (with_context or not torso.uses_context)
             and all(
                 layer.norm is None and layer.activation_name == "relu"  # type: ignore[union-attr]
-                for layer in torso.layers
+                for layer in getattr(torso, "layers", ())
             )
         )
 

@@ -123,7 +123,10 @@ class StateGaussianPolicy(Network):
 
     def forward(self, observation: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map observations (B, obs) to means and log standard deviations, both (B, act)."""
-        features = self.torso(observation, context)
+        return self.moments_of(self.torso(observation, context), context)
+
+    def moments_of(self, features: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Map outputs of the torso (B, features) to the same."""
         log_std = self.log_std(features, context).clamp(self.log_std_min, self.log_std_max)
         return self.mean(features, context), log_std
 

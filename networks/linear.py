@@ -37,6 +37,7 @@ class Linear(ContextTorso):
 
     def __init__(self, config: Config, input_dim: int, context: ContextSpec) -> None:
         super().__init__(context, config.context_to_input, context_to_layers=False)
+        self.uses_context = self.context_to_input
         self.output_dim = self.input_width(input_dim)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:

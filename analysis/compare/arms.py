@@ -115,13 +115,14 @@ def group_arms(members: Sequence[Member]) -> list[Arm]:
     return arms
 
 
-def _stripped(identity: Mapping[str, Any]) -> str:
+def stripped(identity: Mapping[str, Any]) -> str:
+    """Name of an arm without the hash of settings that differ from its presets."""
     return _HASH.sub("", str(identity["arm"]))
 
 
 def _names(identities: Sequence[Mapping[str, Any]]) -> list[str]:
     """The shortest way of naming that tells all arms apart."""
-    parts = [(str(i["agent"]), str(i["network"]), _stripped(i)) for i in identities]
+    parts = [(str(i["agent"]), str(i["network"]), stripped(i)) for i in identities]
     full = [f"{i['agent']}-{i['network']}-{i['arm']}" for i in identities]
     choices = [
         [arm for _, _, arm in parts],
@@ -171,14 +172,14 @@ def _fresh_of(identities: Sequence[Mapping[str, Any]], names: Sequence[str]) -> 
     """Name of the arm that each arm is a fresh copy of."""
     copies: list[str | None] = []
     for identity in identities:
-        arm = _stripped(identity)
+        arm = stripped(identity)
         wanted = DEFAULT_BASELINE if arm == ORACLE else arm.removeprefix(_FRESH)
         found = None
         if arm.startswith(_FRESH):
             same = [
                 name
                 for other, name in zip(identities, names, strict=True)
-                if _stripped(other) == wanted
+                if stripped(other) == wanted
                 and (other["agent"], other["network"]) == (identity["agent"], identity["network"])
             ]
             found = same[0] if same else wanted

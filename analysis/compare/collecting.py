@@ -32,9 +32,29 @@ from analysis.compare.measuring import (
     timelines,
 )
 from analysis.compare.members import Member, find_members, training_commands
+from analysis.compare.oracle_matching import match_tables
+from analysis.compare.oracle_table import OracleTable
+from analysis.compare.overheads import OVERHEADS, Overheads, overhead_facts
 from analysis.compare.study import ArmFacts, Run, Study
+from analysis.compare.yardsticks import TABLES, oracle_grid
 from analysis.continual.episodes import Array
+from analysis.run_columns import regime_label
 
+
+@dataclass(frozen=True)
+class Extras:
+    """What other measurements add to a comparison of runs.
+
+    Attributes:
+        tables: Tables of fresh networks, and whether each was named itself.
+        overheads: Overheads measured in pairs.
+    """
+
+    tables: tuple[tuple[OracleTable, bool], ...] = ()
+    overheads: Overheads | None = None
+
+
+NO_EXTRAS = Extras()
 _SHOWN_PACKAGES = ("torch", "mujoco", "gymnasium", "numpy")
 
 
@@ -102,6 +122,7 @@ def collect(
     baseline: str | None = None,
     partial: bool = False,
     command: str = "",
+    extras: Extras = NO_EXTRAS,
 ) -> Study:
     """Read runs and measure them.
 
@@ -110,16 +131,17 @@ def collect(
         baseline: Arm to compare with; `standard` by default.
         partial: See `gather`.
         command: Command line that asked for it, kept with the data.
+        extras: What other measurements add.
 
     Raises:
         NotARun: A folder holds no run, or files are damaged.
         CannotCompare: The runs are unlike, unfinished or incomplete, or there is no such arm.
         UnlikeRuns: Success on tasks was measured in ways that cannot be compared.
     """
-    return measured(gather(paths, baseline, partial), command)
+    return measured(gather(paths, baseline, partial), command, extras)
 
 
-def measured(gathered: Gathered, command: str = "") -> Study:
+def measured(gathered: Gathered, command: str = "", extras: Extras = NO_EXTRAS) -> Study:
     """Measure runs that belong together; see `collect`."""
     members, clock = gathered.members, gathered.clock
     values = {
@@ -136,13 +158,22 @@ def measured(gathered: Gathered, command: str = "") -> Study:
     if in_percent:
         for place, member in enumerate(members):
             _scale_ranks(values[place], 100.0 / member.rank_units)
+    tables = match_tables(extras.tables, gathered.arms, clock)
     reference = add_recovery(
-        values, gathered.condensed, members, gathered.arms, clock, gathered.baseline
+        values,
+        gathered.condensed,
+        members,
+        gathered.arms,
+        clock,
+        gathered.baseline,
+        oracle_grid(tables, gathered.baseline),
     )
     about = {
         "format": 2,
         "baseline": gathered.baseline,
         "oracle": oracle_of(gathered.arms, gathered.baseline),
+        TABLES: {name: table.plain() for name, table in tables.items()},
+        OVERHEADS: overhead_facts(extras.overheads, gathered.arms, gathered.baseline),
         "recovery_reference": reference,
         "command": command,
         "partial": gathered.is_partial,
@@ -264,7 +295,7 @@ def _world_facts(
         "env": str(members[0].identity["env"]),
         "env_kind": str(config.get("kind")),
         "world": {key: str(value) for key, value in config.items() if key != "world_seed"},
-        "regime_label": "friction" if "fixed_friction" in config else "value",
+        "regime_label": regime_label(config),
         "values_change": changes,
     }
 

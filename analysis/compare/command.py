@@ -8,8 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from analysis.compare.collecting import gather, measured
+from analysis.compare.collecting import NO_EXTRAS, Extras, gather, measured
 from analysis.compare.copies import all_copies
+from analysis.compare.oracle_building import build_tables
+from analysis.compare.oracle_table import OracleTable, write_table
 from analysis.compare.report import render
 from analysis.compare.study import Study, load_study
 from analysis.storage import StorageError, temporary_name
@@ -22,6 +24,7 @@ def compare_runs(
     partial: bool = False,
     command: str = "",
     export: Path | None = None,
+    extras: Extras = NO_EXTRAS,
 ) -> Study:
     """Compare runs and write the report.
 
@@ -32,6 +35,7 @@ def compare_runs(
         partial: Accept unfinished runs and unequal seeds.
         command: Command line, printed in the report.
         export: Folder for small copies of the runs that give the same report.
+        extras: What other measurements add: tables of fresh networks, overheads.
 
     Returns:
         The data as stored.
@@ -45,9 +49,30 @@ def compare_runs(
     gathered = gather(paths, baseline, partial)
     if export is not None:
         write_files(export, all_copies(gathered.members, gathered.condensed, export))
-    study = measured(gathered, command)
+    study = measured(gathered, command, extras)
     about = {**study.about, "name": out.resolve().name, "out": str(out)}
     return _write(replace(study, about=about), out)
+
+
+def build_oracles(
+    paths: Iterable[Path | str], out: Path, command: str = ""
+) -> list[tuple[Path, OracleTable]]:
+    """Make tables of fresh networks from runs in single worlds, one for every arm.
+
+    Args:
+        paths: Run directories or folders of them.
+        out: Folder of the tables.
+        command: Command line, kept with them.
+
+    Returns:
+        Files and what they hold.
+
+    Raises:
+        NotARun: A folder holds no run, or files are damaged.
+        CannotCompare: Runs that are no part of a grid, or a grid with holes.
+        StorageError: A file cannot be written.
+    """
+    return [(write_table(table, out), table) for table in build_tables(paths, command)]
 
 
 def report_again(data: Path, out: Path | None = None) -> Study:

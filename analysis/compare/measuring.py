@@ -14,7 +14,7 @@ from analysis.compare.condensed import BASE_BINS, Condensed, condense
 from analysis.compare.members import QUICK_SUCCESS, Member, Series
 from analysis.compare.recovery import recovery_shares
 from analysis.compare.study import CURVES
-from analysis.continual import Episodes, recovery_threshold
+from analysis.continual import Episodes, OracleGrid, recovery_threshold
 from analysis.continual.episodes import PHASE_SHARE, Array
 
 EPISODES_PER_BIN = 5
@@ -209,12 +209,13 @@ def add_recovery(
     arms: Sequence[Arm],
     clock: Clock,
     baseline: str,
+    grid: OracleGrid | None = None,
 ) -> str:
     """Add recovery times to the values of all runs.
 
     The threshold of a regime lies 90 % of the way from the untrained policy's return to the end
-    of the phase of the run's partner: the fresh oracle if it was run on every seed, otherwise the
-    baseline arm.
+    of the phase of the run's partner: fresh networks interpolated from a grid if there is one,
+    the fresh oracle if it was run on every seed, otherwise the baseline arm.
 
     Args:
         values: Place of a run in `members` -> its quantities, extended here.
@@ -223,9 +224,13 @@ def add_recovery(
         arms: Their arms.
         clock: Shared by all.
         baseline: Name of the baseline arm.
+        grid: Fresh networks of the baseline.
 
     Returns:
-        Name of the arm that sets the thresholds.
+        Name of what sets the thresholds.
+
+    Raises:
+        CannotCompare: A world lies outside the grid.
     """
     places = {id(member): place for place, member in enumerate(members)}
     by_name = {arm.name: {m.key: places[id(m)] for m in arm.members} for arm in arms}
@@ -235,7 +240,12 @@ def add_recovery(
         boundaries = np.append(values[place]["regime/start"], clock.end)
         thresholds = np.full(len(boundaries) - 1, math.nan)
         partner = by_name[reference].get(member.key)
-        if partner is not None:
+        if grid is not None:
+            try:
+                thresholds = grid.thresholds(values[place]["regime/value"])
+            except ValueError as error:
+                raise CannotCompare(f"{member.path} has no interpolated oracle: {error}") from error
+        elif partner is not None:
             theirs = values[partner]
             untrained = theirs["regime/first_episodes"]
             if oracle is None:  # only its first regime began with an untrained policy
@@ -246,7 +256,7 @@ def add_recovery(
         found = condensed[place]
         records = found.record_regimes, found.record_steps, found.record_returns
         values[place]["regime/recovery"] = recovery_shares(records, boundaries, thresholds)
-    return reference
+    return reference if grid is None else "interpolated fresh networks"
 
 
 def oracle_of(arms: Sequence[Arm], baseline: str) -> str | None:

@@ -15,6 +15,7 @@ from analysis.compare.more_tables import (
     tasks_csv,
     tasks_table,
 )
+from analysis.compare.oracle_table import ENOUGH_SEEDS
 from analysis.compare.scores import Scores, score
 from analysis.compare.study import Study, study_files
 from analysis.compare.tables import (
@@ -27,6 +28,7 @@ from analysis.compare.tables import (
     results_csv,
     score_table,
 )
+from analysis.compare.yardsticks import error_text, refused_tables, tables_of
 
 CAPTIONS = {
     "panels": "Return, dormant units, stable rank and weight magnitude of the policy: mean over "
@@ -39,6 +41,9 @@ CAPTIONS = {
     "learning": "Success of the quick evaluations, mean and pointwise 95 % band.",
     "profile": "Performance profile: share of runs and regimes with a mean return above τ.",
     "improvement": "Probability of improvement over the baseline, paired, with 95 % intervals.",
+    "sequence_matrix": "Success on every task (columns) after every stage (rows), mean over seeds; "
+    "a task is framed where it has just been trained.",
+    "sequence_curves": "Success on every task over the whole run, mean over seeds.",
     "action_std": "Action standard deviation: exploration that is left.",
 }
 STYLE = (
@@ -125,6 +130,13 @@ def warnings(study: Study) -> list[str]:
         for (_, seed), run in runs.items()
         if run.status == "failed"
     ]
+    found += refused_tables(study)
+    few = [name for name, table in tables_of(study).items() if len(table.seeds) < ENOUGH_SEEDS]
+    if few:
+        found.append(
+            f"exploratory: fewer than {ENOUGH_SEEDS} seeds of the fresh networks of "
+            f"{', '.join(few)}"
+        )
     if lacking := about.get("not_evaluated"):
         found.append(
             f"{len(lacking)} runs such as {lacking[0]} have no evaluation of their tasks, so there "
@@ -180,11 +192,12 @@ def _plasticity(study: Study, scores: Scores) -> list[Block]:
                 "keeps."
             )
         ]
-    if study.about["oracle"] is None:
+    if scores.oracle is None:
         return [
             Text(
                 "The plasticity index needs an oracle: fresh networks on the same worlds. Train "
-                "the arm `fresh_oracle` on every seed of this group. Without it no loss of "
+                "the arm `fresh_oracle` on every seed of this group, or give a table of fresh "
+                "networks (--oracle-table). Without it no loss of "
                 "plasticity can be claimed: raw return also falls where a world is harder. The "
                 "validity gate has not been run: differences above are of return alone."
             )
@@ -198,6 +211,14 @@ def _plasticity(study: Study, scores: Scores) -> list[Block]:
         f"regimes in which a fresh network beats the untrained policy: "
         f"{100 * verdict.learnable_share:.0f} %",
     ]
+    for arm, table in tables_of(study).items():
+        if table.grid.is_accepted:
+            lines.append(
+                f"fresh networks of {arm}: interpolated in the logarithm from "
+                f"{len(table.grid.values)} values x {len(table.seeds)} seeds ({table.file_name}); "
+                f"{error_text(table.grid)}; their seeds are resampled in every draw, and recovery "
+                "thresholds are those of their means"
+            )
     decision = "accepted for comparing methods"
     if verdict.lacks_seeds_only:
         decision = "not accepted yet; the comparison of methods above is exploratory"
@@ -206,7 +227,7 @@ def _plasticity(study: Study, scores: Scores) -> list[Block]:
     reasons = f" ({'; '.join(verdict.reasons)})" if verdict.reasons else ""
     return [
         Text(
-            f"Validity gate ({study.about['oracle']} against {study.baseline}): this benchmark is "
+            f"Validity gate ({scores.oracle} against {study.baseline}): this benchmark is "
             f"{decision}{reasons}."
         ),
         Text(items=tuple(lines)),

@@ -12,19 +12,18 @@ import numpy as np
 from analysis.compare.correlations import Correlation, correlations
 from analysis.compare.study import ArmFacts, Key, Study
 from analysis.compare.tasks import TaskScores, task_scores
+from analysis.compare.yardsticks import FreshGrid, FreshRuns, Yardstick, oracle_table, tables_of
 from analysis.continual import (
     FailureReport,
     Verdict,
     failure_report,
-    index_interval,
     late_means,
-    plasticity_index,
     retention_index,
     score_failures,
     slopes,
-    validity_gate,
 )
 from analysis.continual.episodes import Array
+from analysis.continual.plasticity_index import Summary
 from analysis.statistics import (
     Comparison,
     Interval,
@@ -103,6 +102,7 @@ class Scores:
         tasks: Success on tasks by arm, empty where none was evaluated.
         correlations: Diagnostics before switches with the plasticity index after them.
         is_ranked: Whether methods are ranked: not where the benchmark showed no lost plasticity.
+        oracle: What the plasticity index is relative to; None without it.
     """
 
     arms: tuple[ArmScores, ...]
@@ -116,6 +116,7 @@ class Scores:
     tasks: tuple[TaskScores, ...]
     correlations: tuple[Correlation, ...]
     is_ranked: bool
+    oracle: str | None
 
 
 class _Scorer:
@@ -130,6 +131,9 @@ class _Scorer:
             name: self._filled(name, "regime/end_of_phase", "regime/phase_completed")
             for name in names
         }
+        known = tables_of(study)
+        self.tables = {name: known[name] for name in known if known[name].grid.is_accepted}
+        self.oracle = self._find_oracle()
 
     def _filled(self, arm: str, quantity: str, shares: str) -> Array:
         study = self.study
@@ -208,22 +212,30 @@ class _Scorer:
         scores.share_recovered = float((known[~np.isnan(known)] <= 1.0).mean())
 
     def _indices(self, scores: ArmScores) -> None:
-        oracle, name = self.study.about["oracle"], scores.facts.name
+        oracle, name = self.oracle, scores.facts.name
         if oracle is not None and scores.facts.fresh_of is None:
-            scores.index = self._index(name, str(oracle), "plasticity index")
-            scores.num_undefined = self._num_undefined(name, str(oracle))
+            scores.index = self._index(name, oracle, "plasticity index")
+            found = self.attempt(f"{name}, plasticity index", oracle.index, name)
+            scores.num_undefined = 0 if found is None else int(np.isnan(found).sum())
+        if name in self.tables:
+            own: Yardstick = FreshGrid(self.study, self.tables[name], self.areas)
+            scores.self_index = self._index(name, own, "index against itself")
+            return
         for copy in self.study.arms:
             if copy.fresh_of == name:
-                scores.self_index = self._index(name, copy.name, "index against itself")
+                own = self._fresh_runs(copy.name)
+                scores.self_index = self._index(name, own, "index against itself")
 
-    def _num_undefined(self, name: str, copy: str) -> int:
-        found = self.attempt(f"{name}, plasticity index", self.index_of, name, copy)
-        return 0 if found is None else int(np.isnan(found).sum())
+    def _fresh_runs(self, copy: str) -> FreshRuns:
+        return FreshRuns(self.study, copy, self.areas, self.untrained)
 
-    def index_of(self, name: str, copy: str) -> Array:
-        """(runs, regimes) plasticity index."""
-        oracle, untrained = self.partners(name, copy)
-        return plasticity_index(self.areas[name], oracle, untrained).values
+    def _find_oracle(self) -> Yardstick | None:
+        """A table of the baseline or of `standard` before networks trained beside every seed."""
+        table = oracle_table(self.tables, self.study.baseline)
+        if table is not None:
+            return FreshGrid(self.study, table, self.areas)
+        copy = self.study.about["oracle"]
+        return None if copy is None else self._fresh_runs(str(copy))
 
     def _retention(self, scores: ArmScores) -> None:
         """How much of its best return an arm keeps where nothing ever changes."""
@@ -236,11 +248,11 @@ class _Scorer:
 
     def correlations(self) -> tuple[Correlation, ...]:
         """Of all arms but fresh copies together."""
-        oracle = self.study.about["oracle"]
+        oracle = self.oracle
         names = [arm.name for arm in self.study.arms if arm.fresh_of is None]
         if oracle is None or self.study.about["windows"]:
             return ()
-        outcomes = [self.attempt("correlations", self.index_of, n, str(oracle)) for n in names]
+        outcomes = [self.attempt("correlations", oracle.index, name) for name in names]
         if any(found is None for found in outcomes):
             return ()
         metrics = sorted(
@@ -264,33 +276,13 @@ class _Scorer:
             tables[quantity.removeprefix(_BEFORE)] = table
         return correlations(tables, outcome)
 
-    def _index(self, name: str, copy: str, what: str) -> dict[str, Interval | None]:
-        """Late mean and slope, paired by seeds with the fresh copy."""
-        found: dict[str, Interval | None] = {}
-        paired = self.attempt(f"{name}, {what}", self.partners, name, copy)
-        if paired is None:
-            return found
-        oracle, untrained = paired
-        for summary in ("late_mean", "slope"):
-            found[summary] = self.attempt(
-                f"{name}, {what}, {summary}",
-                index_interval,
-                *(self.areas[name], oracle, untrained, summary),
-                paired=True,
-            )
-        return found
-
-    def partners(self, name: str, copy: str) -> tuple[Array, Array]:
-        """Areas of the fresh partners of an arm's runs, and returns before they had learned."""
-        areas = self.by_key(copy, self.areas[copy])
-        first = self.by_key(copy, self.study.matrix(copy, "regime/first_episodes"))
-        lacking = [key for key in self.study.runs[name] if key not in areas]
-        if lacking:
-            seeds = ", ".join(str(seed) for _, seed in lacking)
-            raise ValueError(f"{copy} was not run on seed {seeds}")
-        oracle = np.array([areas[key] for key in self.study.runs[name]])
-        untrained = np.array([first[key] for key in self.study.runs[name]])
-        return oracle, np.where(np.isnan(untrained), self.untrained, untrained)
+    def _index(self, name: str, fresh: Yardstick, what: str) -> dict[str, Interval | None]:
+        """Late mean and slope."""
+        summaries: tuple[Summary, ...] = ("late_mean", "slope")
+        return {
+            summary: self.attempt(f"{name}, {what}, {summary}", fresh.summary, name, summary)
+            for summary in summaries
+        }
 
     def _speed(self, arm: str) -> float:
         speeds = [run.steps_per_second for run in self.study.runs[arm].values()]
@@ -299,17 +291,10 @@ class _Scorer:
 
     def verdict(self) -> Verdict | None:
         about = self.study.about
-        if about["oracle"] is None:
+        if self.oracle is None:
             return None
-        oracle, untrained = self.partners(self.study.baseline, str(about["oracle"]))
         verified = about["env_kind"] in VERIFIED_SWITCHING and bool(about["values_change"])
-        return self.attempt(
-            "validity gate",
-            validity_gate,
-            *(self.areas[self.study.baseline], oracle, untrained),
-            switching_verified=verified,
-            paired=True,
-        )
+        return self.attempt("validity gate", self.oracle.verdict, self.study.baseline, verified)
 
 
 def _last(study: Study, arm: str, quantity: str) -> Array:
@@ -349,4 +334,5 @@ def score(study: Study) -> Scores:
         task_scores(study),
         found,
         is_ranked,
+        None if scorer.oracle is None else scorer.oracle.name,
     )

@@ -17,6 +17,12 @@ from analysis.continual.failures import (
     score_failures,
 )
 from analysis.continual.gate import Verdict, validity_gate
+from analysis.continual.oracle_grid import (
+    OracleGrid,
+    interpolated_gate,
+    interpolated_index,
+    interpolated_interval,
+)
 from analysis.continual.plasticity_index import (
     PlasticityIndex,
     index_interval,
@@ -46,6 +52,7 @@ __all__ = [
     "Episodes",
     "FailureReport",
     "ForwardTransfer",
+    "OracleGrid",
     "PlasticityIndex",
     "Recovery",
     "RecoverySummary",
@@ -58,6 +65,9 @@ __all__ = [
     "forward_transfer",
     "forward_transfer_interval",
     "index_interval",
+    "interpolated_gate",
+    "interpolated_index",
+    "interpolated_interval",
     "late_means",
     "lifetime_average",
     "plasticity_index",

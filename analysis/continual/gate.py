@@ -91,9 +91,24 @@ def validity_gate(
             learned, fresh, random, paired=paired, num_resamples=num_resamples, seed=seed
         )
     gap = _late_gap(learned, fresh, paired, num_resamples, seed)
+    return verdict_of(slope, gap, learnable, len(learned), switching_verified)
+
+
+def verdict_of(
+    slope: Interval, gap: Interval, learnable: float, num_seeds: int, switching_verified: bool
+) -> Verdict:
+    """Decide from the numbers of the gate, see `validity_gate`.
+
+    Args:
+        slope: Of the baseline's plasticity index.
+        gap: Fresh minus baseline over the last third of the regimes.
+        learnable: Share of regimes in which a fresh network beats the untrained policy.
+        num_seeds: Of the baseline.
+        switching_verified: Criterion (d).
+    """
     reasons = []
-    if len(learned) < MIN_SEEDS:
-        reasons.append(f"{len(learned)} baseline seeds; {MIN_SEEDS} are needed")
+    if num_seeds < MIN_SEEDS:
+        reasons.append(f"{num_seeds} baseline seeds; {MIN_SEEDS} are needed")
     if not (slope.high < 0.0 or gap.low > 0.0):
         reasons.append(
             f"no plasticity loss here: slope reaches up to {slope.high:.3g}, "
@@ -103,5 +118,5 @@ def validity_gate(
         reasons.append(f"a fresh network beats random in only {learnable:.0%} of the regimes")
     if not switching_verified:
         reasons.append("nobody verified that the switches change the physics or the task")
-    lacks_seeds_only = len(reasons) == 1 and len(learned) < MIN_SEEDS
+    lacks_seeds_only = len(reasons) == 1 and num_seeds < MIN_SEEDS
     return Verdict(not reasons, slope, gap, learnable, tuple(reasons), lacks_seeds_only)

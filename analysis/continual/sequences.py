@@ -70,7 +70,7 @@ def sequence_scores(
         performance=float(recent[-1].mean()),
         forgetting=forgetting,
         mean_forgetting=float(forgetting.mean()),
-        backward_transfer=-float(forgetting[:-1].mean()) if num_tasks > 1 else math.nan,
+        backward_transfer=0.0 - float(forgetting[:-1].mean()) if num_tasks > 1 else math.nan,
         areas=stages.mean(axis=1).diagonal().copy(),
     )
 

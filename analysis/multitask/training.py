@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from analysis.multitask.measuring import Evaluator, describe_measured
-from analysis.multitask.records import task_labels, write_evaluation
+from analysis.multitask.records import Evaluation, task_labels, write_evaluation
 from analysis.multitask.scores import Scores, score
 from configs.run import RunConfig
 
-QUICK, FULL = "eval_quick", "eval"
+QUICK, FULL, STAGE = "eval_quick", "eval", "eval_stage"
 
 
 class Rows(Protocol):
@@ -32,6 +32,10 @@ class TrainingEvaluation:
     `eval_quick/...` only. The full one follows the last checkpoint, is logged as `eval/...`, and
     written as evaluation.json and evaluation.csv.
 
+    Of sequences of tasks, the end of every stage can be evaluated on all goals, too: logged as
+    `eval_stage/...`, with files in the folder `stages`. That is before the agent hears of the
+    next task, so that it belongs to the stage that ends.
+
     Args:
         config: Of the run.
         run_dir: Where the files of the full evaluation go.
@@ -42,9 +46,10 @@ class TrainingEvaluation:
         self._config, self._run_dir, self._num_threads = config, run_dir, num_threads
         self._every = config.log.quick_evaluation_steps
         self._is_final = config.log.final_evaluation
-        self._done_periods = 0
+        self._done_periods = self._done_stages = 0
+        self._stage_steps = config.env.steps_per_task if config.log.stage_evaluation else None
         self._evaluator: Evaluator | None = None
-        is_on = self._every is not None or self._is_final
+        is_on = self._every is not None or self._is_final or self._stage_steps is not None
         self._labels = task_labels(config.env.task_names) if is_on else ()
 
     @property
@@ -53,12 +58,43 @@ class TrainingEvaluation:
         columns = []
         if self._every is not None:
             columns += [f"{QUICK}/success", *(f"{QUICK}/{t}/success" for t in self._labels)]
+        if self._stage_steps is not None:
+            columns += [f"{STAGE}/success", *(f"{STAGE}/{t}/success" for t in self._labels)]
         if self._is_final:
             overall = ("success", "success_iqm", "final_success", "episode_return")
             columns += [f"{FULL}/{name}" for name in overall]
             by_task = ("success", "final_success", "episode_return")
             columns += [f"{FULL}/{task}/{name}" for task in self._labels for name in by_task]
         return columns
+
+    def if_due(
+        self, agent: Any, env_steps: int, rows: Rows, is_stopped: Callable[[], bool]
+    ) -> bool:
+        """Evaluate as the clocks say; see `quick_if_due`."""
+        return self.quick_if_due(agent, env_steps, rows, is_stopped) and self._stage_if_due(
+            agent, env_steps, rows, is_stopped
+        )
+
+    def _stage_if_due(
+        self, agent: Any, env_steps: int, rows: Rows, is_stopped: Callable[[], bool]
+    ) -> bool:
+        if self._stage_steps is None or env_steps // self._stage_steps <= self._done_stages:
+            return True
+        about = describe_measured(self._config, self._run_dir, env_steps, "")
+        evaluation = self._built().measure(agent, about, is_stopped=is_stopped)
+        if evaluation is None:
+            return False
+        self._done_stages = env_steps // self._stage_steps
+        rows.evaluated(env_steps, self._rates(STAGE, evaluation))
+        folder = self._run_dir / "stages" / f"stage_{self._done_stages:02d}"
+        write_evaluation(folder, evaluation, score(evaluation).plain())
+        return True
+
+    def _rates(self, prefix: str, evaluation: Evaluation) -> dict[str, float]:
+        rates = evaluation.outcomes.rates.tolist()
+        by_task = zip(self._labels, rates, strict=True)
+        values = {f"{prefix}/{task}/success": rate for task, rate in by_task}
+        return {f"{prefix}/success": sum(rates) / len(rates), **values}
 
     def quick_if_due(
         self, agent: Any, env_steps: int, rows: Rows, is_stopped: Callable[[], bool]
@@ -86,11 +122,7 @@ class TrainingEvaluation:
         if evaluation is None:
             return False
         self._done_periods = env_steps // self._every + 1
-        rates = evaluation.outcomes.rates.tolist()
-        values = {f"{QUICK}/success": sum(rates) / len(rates)}
-        by_task = zip(self._labels, rates, strict=True)
-        values |= {f"{QUICK}/{task}/success": rate for task, rate in by_task}
-        rows.evaluated(env_steps, values)
+        rows.evaluated(env_steps, self._rates(QUICK, evaluation))
         return True
 
     def final(
@@ -137,13 +169,17 @@ class TrainingEvaluation:
         return self._evaluator
 
     def state_dict(self) -> dict[str, Any]:
-        """How far the clock of the quick evaluations is; empty if they are off."""
-        return {} if self._every is None else {"quick_evaluations": self._done_periods}
+        """How far the clocks are; nothing of those that are off."""
+        quick = {} if self._every is None else {"quick_evaluations": self._done_periods}
+        stages = {} if self._stage_steps is None else {"stage_evaluations": self._done_stages}
+        return quick | stages
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned; other keys are left alone."""
         if self._every is not None:
             self._done_periods = int(state["quick_evaluations"])
+        if self._stage_steps is not None:
+            self._done_stages = int(state["stage_evaluations"])
 
     def close(self) -> None:
         """Release the environments."""

@@ -37,6 +37,7 @@ PENALTY = f"a penalty on the loss, so {AUTOGRAD}, and "
 REASONS = {
     "c_chain": PENALTY + "two more forward passes (a reference batch, now and before the step)",
     "continual_backprop_fisher": f"gradients at hidden units, so {AUTOGRAD}",
+    "continual_backprop_propagated": "two products with every reading matrix and no shared buffer",
     "ewc": PENALTY + "a weighted sum of squares over all policy weights",
     "injection": f"heads with a frozen and a fresh part, so {AUTOGRAD}",
     "l2_init": PENALTY + "a distance over all weights and its gradient",
@@ -53,6 +54,8 @@ REASONS = {
     "hare_tortoise": "an average of all weights: three passes over 70 thousand parameters",
     "adam_rel": "",
     "trac": "six discounted sums and inner products over all parameters in place of one kernel",
+    "idbd": "a step size and a trace of every weight: an exponential and ten passes, unfused",
+    "autostep": "the same with a normaliser of every weight and a sum over all, unfused",
     "upgd": "normal draws, utilities and a global maximum over all parameters, unfused",
     "layer_norm": f"normalisation, so {AUTOGRAD}",
     "crelu": AUTOGRAD,

@@ -308,7 +308,8 @@ def measure(options: Options, console: Any) -> Section:
         "small": options.quick,
     }
     console.print(f"scaling: {', '.join(worker['axes'])}", highlight=False)
-    return section(run_processes([worker], timeout_seconds=900.0)[0], options)
+    result = run_processes([worker], timeout_seconds=900.0)[0]
+    return section({name: result[name] for name in worker["axes"]}, options)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -17,7 +17,7 @@ from envs.contexts import controls, sources
 from envs.contexts.controls import Control, own_stream
 from envs.contexts.layer import Step
 from envs.contexts.sources import Source
-from envs.schedules import at_least, one_of
+from envs.schedules import at_least, count_cycle, make_schedule, one_of
 from envs.snapshots import Snapshot, require_equal
 
 SOURCES = ("auto", "task", "friction", "regime", "none")
@@ -193,7 +193,8 @@ def resolved_source(config: Config, info: EnvInfo, settings: Any) -> str:
 
 def _source(name: str, config: Config, info: EnvInfo, settings: Any, total_steps: int) -> Source:
     if name == "friction":
-        return sources.Friction(settings.friction_low, settings.friction_high, config.features)
+        quantity, law = next(iter(settings.laws.items()))
+        return sources.Friction(law.low, law.top, config.features, law.scale, quantity)
     if name == "regime":
         cyclic = settings.schedule == "cyclic"
         counted = config.num_regimes or _num_regimes(settings, total_steps)
@@ -208,7 +209,9 @@ def _num_regimes(settings: Any, total_steps: int) -> int:
     if settings.schedule == "fixed":
         return 1
     if settings.schedule == "cyclic":
-        return len(settings.cyclic_values)
+        return count_cycle(settings)
+    if settings.intervals == "geometric":
+        return make_schedule(settings).regime_at(max(1, total_steps) - 1) + 1
     return max(1, math.ceil(total_steps / settings.switch_interval))
 
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from envs.probe import probe_frictions
+from envs.probe import probe_values
 
 NUM_CENTRES = 8
 FEATURES = ("log", "rbf")
@@ -78,7 +78,7 @@ class _OfRegime:
 
 
 class Friction(_OfRegime):
-    """The friction, on a logarithmic scale and with a constant 1 behind it.
+    """The friction, or whatever quantity changes, on its scale and with a constant 1 behind it.
 
     `log`: z = (ln friction - m) / s, with mean and standard deviation of the log-uniform law, so
     that C = 2. `rbf`: eight Gaussian bumps, equally spaced over the law in ln friction and as wide
@@ -89,21 +89,37 @@ class Friction(_OfRegime):
         low: Lower end of the law.
         high: Upper end of the law.
         features: log or rbf.
+        scale: log, or linear for quantities whose law is uniform; then read every ln as nothing.
+        quantity: What changes.
     """
 
     name, discrete = "regime_value", False
 
-    def __init__(self, low: float, high: float, features: str) -> None:
+    def __init__(
+        self,
+        low: float,
+        high: float,
+        features: str,
+        scale: str = "log",
+        quantity: str = "friction",
+    ) -> None:
         if features not in FEATURES:
             raise ValueError(
                 f"context.features is {features!r}; choose one of {', '.join(FEATURES)}"
             )
-        self._low, self._high, self._features = math.log(low), math.log(high), features
+        if scale == "whole":
+            raise ValueError(
+                f"context.source=friction tells how large a quantity is, but modifier={quantity} "
+                "only numbers its worlds; choose context=regime"
+            )
+        self._is_log, self._quantity, self._features = scale == "log", quantity, features
+        self._low, self._high = (math.log(low), math.log(high)) if self._is_log else (low, high)
         self.dim = 2 if features == "log" else NUM_CENTRES + 1
 
     def encode(self, values: np.ndarray) -> np.ndarray:
-        """Features of frictions (N,), (N, dim) float32."""
-        logs = np.log(np.asarray(values, dtype=np.float64))[:, None]
+        """Features of values (N,), (N, dim) float32."""
+        values = np.asarray(values, dtype=np.float64)[:, None]
+        logs = np.log(values) if self._is_log else values
         width = self._high - self._low
         if self._features == "log":
             told = (logs - (self._low + self._high) / 2.0) / (width / math.sqrt(12.0))
@@ -114,9 +130,9 @@ class Friction(_OfRegime):
         return np.concatenate((told, np.ones_like(logs)), axis=1).astype(np.float32)
 
     def probed(self, probe: Any) -> np.ndarray:
-        """The samples come from ten frictions in turn, equally many from each."""
-        frictions = probe_frictions()
-        return self.encode(np.repeat(frictions, len(probe.observations) // len(frictions)))
+        """The samples come from ten worlds in turn, equally many from each."""
+        values = probe_values(self._quantity)
+        return self.encode(np.repeat(values, len(probe.observations) // len(values)))
 
 
 class Regime(_OfRegime):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from networks.units import parameter_roles
 from plasticity.optimizers.per_unit_adam import PerUnitAdam
+from plasticity.parameters import masks_of
 
 BASES = ("adam", "gradient")
 GATED_ROLES = ("weight", "bias")
@@ -82,14 +83,21 @@ class Upgd(PerUnitAdam):
         groups: Parameter groups with a flag `gated`.
         config: Settings.
         generator: Source of the noise.
+        masks: Gated parameter -> which of its entries exist, where a fixed mask leaves some out;
+            these are not perturbed.
     """
 
     def __init__(
-        self, groups: list[dict[str, Any]], config: Config, generator: torch.Generator | None
+        self,
+        groups: list[dict[str, Any]],
+        config: Config,
+        generator: torch.Generator | None,
+        masks: Mapping[Tensor, Tensor] | None = None,
     ) -> None:
         betas = (config.beta1, config.beta2)
         super().__init__(groups, config.learning_rate, betas, config.epsilon)
         self._config, self._generator = config, generator
+        self._masks = dict(masks or {})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -189,7 +197,8 @@ class Upgd(PerUnitAdam):
             device=self._generator.device,
             dtype=parameter.dtype,
         )
-        return noise.to(parameter.device)
+        noise, mask = noise.to(parameter.device), self._masks.get(parameter)
+        return noise if mask is None else noise * mask
 
 
 def _largest(utilities: list[Tensor]) -> Tensor:
@@ -233,4 +242,6 @@ def build(
         }
         for gated in (True, False)
     ]
-    return Upgd([group for group in groups if group["params"]], config, generator)
+    named = dict(trainable)
+    masks = {named[name]: mask for name, mask in masks_of(module).items() if name in named}
+    return Upgd([group for group in groups if group["params"]], config, generator, masks)

@@ -109,3 +109,29 @@ def test_what_needs_autograd_gets_it():
     assert not isinstance(make(methods=fisher)._steps, FusedSACSteps)
     norm = mlp.Config(hidden_sizes=[16, 16], layer_norm=True)
     assert not isinstance(make(network=norm)._steps, FusedSACSteps)
+
+
+@pytest.mark.parametrize("case", ["plain", "context", "clipped together"])
+def test_two_threads_change_no_bit(case):
+    one, two = (make(hidden=(24, 16), threads=threads, **CASES[case]) for threads in (1, 2))
+    for agent in (one, two):
+        assert agent._steps._policy is not None
+        fill(agent, np.random.default_rng(0))
+        for seed in range(10):
+            agent._steps.step(*drawn(agent, seed))
+    found, expected = weights(two), weights(one)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+    for agent in (one, two):
+        agent.close()
+
+
+def test_a_policy_that_needs_autograd_gets_it_beside_fast_critics():
+    fast, plain = pair(methods={"l2_init": l2_init.Config(networks=["actor"])})
+    assert fast._steps._policy is None
+    for seed in range(5):
+        for agent in (fast, plain):
+            agent._steps.step(*drawn(agent, seed))
+    found, expected = weights(fast), weights(plain)
+    for name in found:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-5, msg=name)

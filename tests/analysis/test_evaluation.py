@@ -39,7 +39,7 @@ class Countdown:
     def context(self):
         return np.zeros((self.num_envs, 0), dtype=np.float32)
 
-    def set_friction(self, value):
+    def set_value(self, value):
         self.friction = value
 
     def reset(self, *, seed=None):
@@ -100,7 +100,7 @@ def test_every_world_and_kind_of_action_meets_the_same_starts():
     worlds = evaluate(agent, envs, [0.5, 2.0], 2, seed=5)
     assert envs.seeds == [start_seed(5)] * 4
     assert start_seed(5) != start_seed(6)
-    assert [world.friction for world in worlds] == [0.5, 2.0]
+    assert [world.value for world in worlds] == [0.5, 2.0]
     assert [world.stochastic.mean for world in worlds] == [0.75, 3.0]
     assert agent.explored == [False] * 2 + [True] * 2 + [False] * 2 + [True] * 2
 

@@ -1,13 +1,14 @@
 """The sections of the benchmark that run in one process: pairs, tables, and what is written."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from analysis.throughput import __main__ as command_line
-from analysis.throughput import gpu, interleave, methods, scaling, updates
+from analysis.throughput import gpu, interleave, methods, processes, scaling, updates
 from analysis.throughput import section as sections
 from analysis.throughput.learners import PPOLearner, SACLearner, SB3Learner
 from analysis.throughput.processes import WorkerFailed
@@ -136,6 +137,16 @@ def test_scaling_table_and_figure(tmp_path):
     assert made.tables[0].cells[1] == ["512", "4,000", "4.00", "3.84"]
     assert made.tables[1].cells[1] == ["50", "1,500", "1.50"]
     assert scaling.draw(made, tmp_path / "scaling.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_scaling_takes_the_axes_from_what_a_worker_reports(monkeypatch):
+    def run(workers, timeout_seconds):
+        points = {name: {"1": [(1e-3, 1e-3)]} for name in workers[0]["axes"]}
+        return [{**points, "peak_memory_mib": 100.0}]
+
+    monkeypatch.setattr(processes, "measure", run)
+    made = scaling.measure(replace(OPTIONS, quick=True), Console(quiet=True))
+    assert list(made.data) == list(scaling.AXES)[:1]
 
 
 def small_section(name, cell):

@@ -14,6 +14,7 @@ from configs.compose import compose_run, presets
 from configs.schema import ConfigurationError
 from envs.base import EnvInfo
 from envs.contexts import given
+from envs.schedules import ScheduleConfig
 from networks.masks import live_parameters
 
 pytestmark = pytest.mark.filterwarnings("ignore:network.active_fraction")
@@ -42,7 +43,7 @@ MT10 = EnvInfo("tasks", 10, 39, 4, -ONE, ONE, 10, 500, "task", 0.0125, num_tasks
 ANT = EnvInfo("ant", 16, 27, 8, -ONE, ONE, 0, 1000, "friction", 0.05)
 WORLDS = {
     "mt10": (MT10, SimpleNamespace(), ["env=mt10"]),
-    "ant": (ANT, SimpleNamespace(friction_low=0.02, friction_high=2.0), ["env=slippery_ant"]),
+    "ant": (ANT, ScheduleConfig(), ["env=slippery_ant"]),
 }
 
 

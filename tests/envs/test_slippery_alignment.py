@@ -66,7 +66,7 @@ def test_ant_equals_gymnasium(ant_reference, num_envs, num_threads):
     assert_equal_to_reference(config, num_threads, 1000, reference)
 
 
-@pytest.mark.parametrize("robot", ["hopper", "walker2d"])
+@pytest.mark.parametrize("robot", ["hopper", "walker2d", "half_cheetah", "humanoid"])
 @pytest.mark.parametrize("semantics", ["published", "v5"])
 def test_other_robots_equal_gymnasium(robot, semantics):
     """Their geoms do not all have friction 1, so the reference gets the same friction."""
@@ -90,7 +90,7 @@ def test_other_robots_equal_gymnasium(robot, semantics):
             if row[2] or row[3]:
                 ends += 1
                 assert np.array_equal(reference.reset()[0], observation[index])
-    assert ends > 10
+    assert ends > (5 if robot == "half_cheetah" else 10)  # it never falls, so only time limits
 
 
 @pytest.mark.parametrize(

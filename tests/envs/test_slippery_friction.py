@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from envs.base import SimulatorError
-from envs.friction import contact_mismatch, write_friction
 from envs.locomotion import Config, make
+from envs.modifiers.friction import contact_mismatch, write_friction
 from envs.robots import ROBOTS, load_model
 
 ANT = ROBOTS["ant", "published"]
@@ -70,7 +70,7 @@ def test_a_switch_that_does_not_reach_the_model_stops_the_run(monkeypatch):
     env, _ = make(config, 1000)
     env.reset()
     stand(env, 49)
-    monkeypatch.setattr("envs.friction.write_friction", lambda model, friction: None)
+    monkeypatch.setattr("envs.modifiers.friction.write_friction", lambda model, friction: None)
     with pytest.raises(SimulatorError, match=r"the schedule says 0.1"):
         stand(env, 60)
 

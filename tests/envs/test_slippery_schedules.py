@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from envs.clock import WorldClock
+from envs.laws import Law
 from envs.locomotion import Config, make
 from envs.schedules import ScheduleConfig, ScheduleExhausted, make_schedule, schedule_hash
 from envs.worlds import TABLE_PATH, GeneratedWorlds, friction_table
 
+LAW_OF_TEST = Law(low=0.1, high=3.0, nominal=1.0, scale="log")
 GOLDEN = {
     0: [1.5378185717, 0.0858428841, 0.5568204449, 0.0356645022, 0.1402757892, 0.3954633043,
         0.0259647700, 0.8686884925, 0.0689324059, 0.4565882273],
@@ -40,11 +42,11 @@ def test_generator_by_the_definition():
     """The same numbers straight from numpy's raw stream, and a prefix that never changes."""
     raw = np.random.PCG64(np.random.SeedSequence(5, spawn_key=(7,))).random_raw(50)
     expected = [0.1 * (3.0 / 0.1) ** (int(r >> np.uint64(11)) / 2**53) for r in raw]
-    worlds = GeneratedWorlds(row=7, table_seed=5, low=0.1, high=3.0)
+    worlds = GeneratedWorlds(row=7, table_seed=5, law=LAW_OF_TEST)
     late_first = worlds.value(49)
     assert [worlds.value(k) for k in range(50)] == pytest.approx(expected, rel=1e-12)
     assert late_first == worlds.value(49)
-    fresh = GeneratedWorlds(row=7, table_seed=5, low=0.1, high=3.0)
+    fresh = GeneratedWorlds(row=7, table_seed=5, law=LAW_OF_TEST)
     assert [fresh.value(k) for k in range(10)] == [worlds.value(k) for k in range(10)]
 
 

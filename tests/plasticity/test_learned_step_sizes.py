@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from recycling_nets import equal_bits, policy
+from recycling_nets import policy
 from torch import nn
 
 from plasticity.optimizers import autostep, idbd
@@ -25,7 +25,7 @@ def linear(values, bias=False):
 
 def learn_from(module, optimizer, inputs, target):
     """One step on (y - w x)^2 / 2, told the true curvature; returns the error before it."""
-    x = torch.as_tensor(inputs)
+    x = torch.as_tensor(inputs, dtype=torch.float64)
     with torch.no_grad():
         error = float(target) - (module.weight[0] @ x)
         module.weight.grad = -(error * x)[None]
@@ -69,7 +69,7 @@ def test_idbd_equals_the_published_equations():
         published_idbd(w, alpha, h, x.tolist(), target, 0.1)
         assert module.weight[0].tolist() == pytest.approx(w, rel=1e-10)
         assert optimizer.step_sizes(module.weight)[0].tolist() == pytest.approx(alpha, rel=1e-10)
-    assert max(alpha) / min(alpha) > 1.2
+    assert max(alpha) < 0.2  # they have learned: noise makes them small
 
 
 @pytest.mark.parametrize("tau", [1e4, 5.0])
@@ -127,10 +127,11 @@ def test_curvature_is_given_for_one_step_only():
     assert optimizer.state[module.weight]["trace"].item() < -0.0199
 
 
-@pytest.mark.parametrize("momentary", [0.0, 1e-2])
-def test_without_learning_of_step_sizes_it_is_plain_gradient_descent(momentary):
+@pytest.mark.parametrize("meta_learning_rate", [0.0, 1e-2])
+def test_without_learning_of_step_sizes_it_is_plain_gradient_descent(meta_learning_rate):
     net, twin = policy(), policy()
-    ours = idbd.build(idbd.Config(learning_rate=0.1, meta_learning_rate=momentary), net)
+    config = idbd.Config(learning_rate=0.1, meta_learning_rate=meta_learning_rate)
+    ours = idbd.build(config, net)
     theirs = torch.optim.SGD(twin.parameters(), lr=0.1)
     stream = torch.Generator().manual_seed(0)
     for _ in range(5):
@@ -139,8 +140,9 @@ def test_without_learning_of_step_sizes_it_is_plain_gradient_descent(momentary):
             right.grad = left.grad.clone()
         ours.step()
         theirs.step()
-    equal = equal_bits(dict(net.state_dict()), dict(twin.state_dict()))
-    assert equal == (momentary == 0.0)
+    for left, right in zip(net.parameters(), twin.parameters(), strict=True):
+        equal = torch.allclose(left, right, rtol=1e-5, atol=1e-6)
+        assert equal == (meta_learning_rate == 0.0)
 
 
 def test_logarithms_change_and_fall_within_bounds():
@@ -174,50 +176,57 @@ class Tracking:
         return x, float(self.weights @ x)
 
 
-STEPS, MEASURED = 20_000, 10_000
+SHORT, PUBLISHED = (8_000, 6_000), (20_000, 10_000)  # steps before and while measuring
 
 
 @functools.cache
-def least_mean_squares():
+def least_mean_squares(length):
     """Mean squared error of the best of many fixed step sizes, in the last steps."""
+    steps, measured = length
     problem, rates = Tracking(), np.array([0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08])
     w, total = np.zeros((len(rates), 20)), np.zeros(len(rates))
-    for step in range(STEPS + MEASURED):
+    for step in range(steps + measured):
         x, target = problem.next()
         error = target - w @ x
         w += (rates * error)[:, None] * x
-        if step >= STEPS:
+        if step >= steps:
             total += error**2
-    return (total / MEASURED).min(), rates[total.argmin()]
+    return (total / measured).min(), rates[total.argmin()]
 
 
 @functools.cache
-def tracked(kind):
+def tracked(kind, length):
     """Mean squared error in the last steps, and step sizes at the end."""
-    torch.set_num_threads(1)
-    meta = {"idbd": 1e-3, "autostep": 1e-2}[kind]
+    steps, measured = length
     module, problem = linear([0.0] * 20), Tracking()
-    config = KINDS[kind].Config(learning_rate=0.05, meta_learning_rate=meta)
+    config = KINDS[kind].Config(learning_rate=0.05, meta_learning_rate=1e-2)
     optimizer, total = KINDS[kind].build(config, module), 0.0
-    for step in range(STEPS + MEASURED):
+    for step in range(steps + measured):
         error = learn_from(module, optimizer, *problem.next())
-        total += error**2 * (step >= STEPS)
-    return total / MEASURED, optimizer.step_sizes(module.weight)[0].numpy()
+        total += error**2 * (step >= steps)
+    return total / measured, optimizer.step_sizes(module.weight)[0].numpy()
 
 
 def test_the_best_fixed_step_size_is_as_published():
-    error, rate = least_mean_squares()
+    error, rate = least_mean_squares(PUBLISHED)
     assert error == pytest.approx(3.5, abs=0.3)
     assert rate in (0.03, 0.04, 0.05)
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_finds_the_relevant_inputs_and_tracks_better_than_any_fixed_step_size(kind):
-    """Published for IDBD: 1.5 against 3.5, and 0.13 for the relevant inputs in the long run."""
-    error, sizes = tracked(kind)
-    assert error < 0.65 * least_mean_squares()[0]
-    assert sizes[:5].min() > 5.0 * sizes[5:].max()
-    assert sizes[:5].mean() == pytest.approx(0.13, abs=0.05)
+    error, sizes = tracked(kind, SHORT)
+    assert error < 0.7 * least_mean_squares(SHORT)[0]
+    assert sizes[:5].min() > 4.0 * sizes[5:].max()
+
+
+@pytest.mark.slow
+def test_numbers_of_idbd_are_the_published_ones():
+    """Error 1.5 against 3.5, step sizes of 0.13 +- .015 against less than 0.007 and falling."""
+    error, sizes = tracked("idbd", PUBLISHED)
+    assert error == pytest.approx(1.5, abs=0.15)
+    assert sizes[:5].mean() == pytest.approx(0.13, abs=0.015)
+    assert sizes[5:].max() < 0.0075
 
 
 @pytest.mark.parametrize("kind", list(KINDS))

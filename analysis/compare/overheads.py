@@ -1,0 +1,175 @@
+"""Overheads measured in pairs by the benchmark, for the arms of a comparison.
+
+Runs of a comparison share their machine with each other, so their speeds say little about methods.
+The benchmark times every preset beside the baseline on the same data, pair by pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from analysis.compare.arms import Arm, stripped
+from analysis.run_files import NotARun
+from analysis.throughput.methods import env_step_overhead, overhead
+from analysis.throughput.section import read
+from analysis.throughput.summary import Spread
+from configs.compose import CONFIG_FOLDER, compose_run
+from configs.schema import ConfigurationError, flat
+
+DEFAULT_FILE = Path("results/throughput/sections/methods.json")
+OVERHEADS = "overheads"
+_BASE_OPTIMIZER, _BASE_NETWORK, _AGENT = "adam", "mlp", "ppo"
+# Settings on which the cost of a gradient step may depend.
+_COSTLY = ("method.", "optimizer.", "network.", "agent.minibatch_size")
+
+
+@dataclass(frozen=True)
+class Overheads:
+    """What the benchmark measured.
+
+    Attributes:
+        about: File, command and machine.
+        rows: Preset, such as `method=redo` -> overheads per gradient step and environment step.
+    """
+
+    about: Mapping[str, str]
+    rows: Mapping[str, tuple[Spread, Spread]]
+
+
+def read_overheads(path: Path) -> Overheads:
+    """Read the benchmark's section on methods.
+
+    Raises:
+        NotARun: The file is missing or no such section.
+    """
+    try:
+        section = read(path)
+        pairs = section.data["pairs"]
+        interaction = sorted(section.data["interaction"])[len(section.data["interaction"]) // 2]
+        rows = {
+            str(name): (overhead(each), env_step_overhead(each, interaction))
+            for name, each in pairs.items()
+        }
+        cpu = section.about.get("cpu", {})
+        about = {
+            "file": str(path),
+            "command": str(section.about.get("command", "unknown")),
+            "machine": f"{cpu.get('model', 'unknown processor')}, one core",
+        }
+    except FileNotFoundError as error:
+        raise NotARun(
+            f"{path} does not exist; make it with: python -m analysis.throughput --only methods "
+            "--out results/throughput"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise NotARun(
+            f"{path} is no section of the benchmark on methods: {error!r}; make it again with: "
+            "python -m analysis.throughput --only methods --out results/throughput"
+        ) from error
+    return Overheads(about, rows)
+
+
+def overhead_facts(found: Overheads | None, arms: Sequence[Arm], baseline: str) -> dict[str, Any]:
+    """What a report keeps of it: plain values, {} without a benchmark.
+
+    Args:
+        found: What the benchmark measured.
+        arms: Of the comparison.
+        baseline: Name of the baseline arm.
+
+    Returns:
+        `file`, `command`, `machine`, and `arms`: name -> `row`, `is_exact` (all settings that
+        cost time are those of the benchmark), `gradient_step` and `env_step` (median, smallest,
+        largest). Arms without a row are left out, and all are if the baseline is not plain.
+    """
+    if found is None:
+        return {}
+    by_name = {arm.name: arm for arm in arms}
+    facts: dict[str, Any] = {}
+    if _features(by_name[baseline]) == []:
+        for name, arm in by_name.items():
+            row = None if name == baseline else _row(arm, found)
+            if row is not None:
+                gradient_step, env_step = (
+                    [spread.median, spread.low, spread.high] for spread in found.rows[row]
+                )
+                facts[name] = {
+                    "row": row,
+                    "is_exact": _is_exact(row, arm.members[0].config),
+                    "gradient_step": gradient_step,
+                    "env_step": env_step,
+                }
+    return {**found.about, "arms": facts}
+
+
+def _row(arm: Arm, found: Overheads) -> str | None:
+    """Name of the row that says most about an arm."""
+    if arm.fresh_of is not None or arm.members[0].config["agent"].get("kind") != _AGENT:
+        return None
+    label = stripped(arm.members[0].identity)
+    if f"arm={label}" in found.rows:
+        return f"arm={label}"
+    features = _features(arm)
+    if features == []:  # nothing but settings of the same optimizer
+        features = [f"optimizer={_presets(arm)[0]}"]
+    return features[0] if features and len(features) == 1 and features[0] in found.rows else None
+
+
+def _features(arm: Arm) -> list[str] | None:
+    """Presets in which an arm differs from plain Adam on a perceptron; None for another agent."""
+    config = arm.members[0].config
+    if config["agent"].get("kind") != _AGENT:
+        return None
+    optimizer, methods = _presets(arm)
+    features = [f"method={name}" for name in methods]
+    if str(config["optimizer"].get("kind")) != _BASE_OPTIMIZER:
+        features.append(f"optimizer={optimizer}")
+    network = str(arm.members[0].identity["network"])
+    if str(config["network"].get("kind")) != _BASE_NETWORK or _changes_kind(network):
+        features.append(f"network={network}")
+    return features
+
+
+def _changes_kind(network: str) -> bool:
+    """Whether a preset of the perceptron is more than a size: it has a row of its own."""
+    from analysis.throughput.methods import NETWORKS
+
+    return network in NETWORKS or "." in network
+
+
+def _presets(arm: Arm) -> tuple[str, list[str]]:
+    """Presets of optimizer and methods, from the arm's name."""
+    label = stripped(arm.members[0].identity)
+    file = CONFIG_FOLDER / "arm" / f"{label}.yaml"
+    if not file.is_file():
+        optimizer, *methods = label.split(".")
+        return optimizer, methods
+    content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    chosen: dict[str, Any] = {}
+    for entry in content.get("defaults", []):
+        if isinstance(entry, dict):
+            chosen |= {str(key).removeprefix("override /"): value for key, value in entry.items()}
+    return str(chosen.get("optimizer", _BASE_OPTIMIZER)), list(chosen.get("method") or [])
+
+
+def _is_exact(row: str, config: Mapping[str, Any]) -> bool:
+    """Whether the benchmark ran the settings of the arm, as far as they cost time."""
+    try:
+        measured = compose_run([row]).plain
+    except ConfigurationError:  # a preset of another version
+        return False
+    mine, theirs = _costly(config), _costly(measured)
+    return mine == theirs
+
+
+def _costly(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: value
+        for key, value in flat(config).items()
+        if key.startswith(_COSTLY) and key != "optimizer.learning_rate" and value != {}
+    }

@@ -1,0 +1,203 @@
+"""What a fresh network reaches in the worlds of an arm: trained beside it, or interpolated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.compare.arms import DEFAULT_BASELINE
+from analysis.compare.oracle_table import OracleTable
+from analysis.compare.study import Study
+from analysis.continual import (
+    OracleGrid,
+    Verdict,
+    index_interval,
+    interpolated_gate,
+    interpolated_index,
+    interpolated_interval,
+    plasticity_index,
+    validity_gate,
+)
+from analysis.continual.episodes import Array
+from analysis.continual.plasticity_index import Summary
+from analysis.statistics import Interval
+
+TABLES = "oracle_tables"
+
+
+class Yardstick(Protocol):
+    """Fresh networks that scores of an arm are divided by."""
+
+    @property
+    def name(self) -> str:
+        """How the report calls them."""
+        ...
+
+    def index(self, arm: str) -> Array:
+        """(runs, regimes) plasticity index, NaN where it is undefined."""
+        ...
+
+    def summary(self, arm: str, summary: Summary) -> Interval:
+        """Late mean or slope of the index with an interval over runs."""
+        ...
+
+    def verdict(self, arm: str, switching_verified: bool) -> Verdict:
+        """The validity gate for a baseline arm."""
+        ...
+
+
+class FreshRuns:
+    """One fresh copy for every run, on the same worlds.
+
+    Args:
+        study: The comparison.
+        copy: Name of the arm of fresh copies.
+        areas: Arm -> (runs, regimes), failures filled in.
+        untrained: Return of the untrained policy, where a copy has none of its own.
+    """
+
+    def __init__(
+        self, study: Study, copy: str, areas: Mapping[str, Array], untrained: float
+    ) -> None:
+        self._study, self._areas, self._untrained = study, areas, untrained
+        self.name = copy
+
+    def partners(self, arm: str) -> tuple[Array, Array]:
+        """Areas of the fresh partners of an arm's runs, and returns before they had learned.
+
+        Raises:
+            ValueError: A run has no partner.
+        """
+        keys = self._study.runs[self.name]
+        areas = dict(zip(keys, self._areas[self.name], strict=True))
+        matrix = self._study.matrix(self.name, "regime/first_episodes")
+        first = dict(zip(keys, matrix, strict=True))
+        wanted = self._study.runs[arm]
+        if lacking := [key for key in wanted if key not in areas]:
+            seeds = ", ".join(str(seed) for _, seed in lacking)
+            raise ValueError(f"{self.name} was not run on seed {seeds}")
+        oracle = np.array([areas[key] for key in wanted])
+        untrained = np.array([first[key] for key in wanted])
+        return oracle, np.where(np.isnan(untrained), self._untrained, untrained)
+
+    def index(self, arm: str) -> Array:
+        oracle, untrained = self.partners(arm)
+        return plasticity_index(self._areas[arm], oracle, untrained).values
+
+    def summary(self, arm: str, summary: Summary) -> Interval:
+        oracle, untrained = self.partners(arm)
+        return index_interval(self._areas[arm], oracle, untrained, summary, paired=True)
+
+    def verdict(self, arm: str, switching_verified: bool) -> Verdict:
+        oracle, untrained = self.partners(arm)
+        return validity_gate(
+            self._areas[arm],
+            oracle,
+            untrained,
+            switching_verified=switching_verified,
+            paired=True,
+        )
+
+
+class FreshGrid:
+    """Fresh networks on a grid of worlds, interpolated; their seeds are resampled in every draw.
+
+    Regimes that the comparison cuts short are left out: the networks learned for whole ones.
+
+    Args:
+        study: The comparison.
+        table: The grid, of the arm that it names.
+        areas: Arm -> (runs, regimes), failures filled in.
+    """
+
+    def __init__(self, study: Study, table: OracleTable, areas: Mapping[str, Array]) -> None:
+        self._study, self._areas, self._table = study, areas, table
+        self.name = f"fresh networks of {table.arm}, interpolated"
+
+    @property
+    def grid(self) -> OracleGrid:
+        """Scores of the networks."""
+        return self._table.grid
+
+    def _whole(self, arm: str) -> tuple[Array, Array]:
+        starts = self._study.matrix(arm, "regime/start")
+        complete = whole_regimes(starts, self._study.about["end"], self._table.settings.interval)
+        values = self._study.matrix(arm, "regime/value")[:, complete]
+        return self._areas[arm][:, complete], values
+
+    def index(self, arm: str) -> Array:
+        areas = self._areas[arm]
+        whole = interpolated_index(*self._whole(arm), self.grid).values
+        rest = np.full((len(areas), areas.shape[1] - whole.shape[1]), math.nan)
+        return np.concatenate([whole, rest], axis=1)
+
+    def summary(self, arm: str, summary: Summary) -> Interval:
+        return interpolated_interval(*self._whole(arm), self.grid, summary)
+
+    def verdict(self, arm: str, switching_verified: bool) -> Verdict:
+        areas, values = self._whole(arm)
+        return interpolated_gate(areas, values, self.grid, switching_verified=switching_verified)
+
+
+def whole_regimes(starts: Array, end: float, interval: float) -> NDArray[np.bool_]:
+    """Which regimes last their whole interval in all runs, (regimes,) bool: all but a cut last one.
+
+    Args:
+        starts: (runs, regimes) environment steps at which they begin.
+        end: Environment steps compared.
+        interval: Environment steps of a whole regime.
+
+    Raises:
+        ValueError: No regime does.
+    """
+    edges = np.concatenate([starts, np.full((len(starts), 1), float(end))], axis=1)
+    complete = np.asarray((np.diff(edges, axis=1) >= interval).all(axis=0))
+    if not complete.any():
+        raise ValueError(f"no regime lasts the {interval:,.0f} steps that the fresh networks had")
+    return complete
+
+
+def tables_of(study: Study) -> dict[str, OracleTable]:
+    """Arm -> the table of its fresh networks, if one was given."""
+    stored: Mapping[str, Any] = study.about.get(TABLES) or {}
+    return {arm: OracleTable.from_plain(content) for arm, content in stored.items()}
+
+
+def oracle_table(tables: Mapping[str, OracleTable], baseline: str) -> OracleTable | None:
+    """The table that the plasticity index is relative to: of the baseline or of `standard`."""
+    for name in (baseline, DEFAULT_BASELINE):
+        if name in tables and tables[name].grid.is_accepted:
+            return tables[name]
+    return None
+
+
+def oracle_grid(tables: Mapping[str, OracleTable], baseline: str) -> OracleGrid | None:
+    """Scores of that table."""
+    table = oracle_table(tables, baseline)
+    return None if table is None else table.grid
+
+
+def refused_tables(study: Study) -> list[str]:
+    """One sentence about every table that does not interpolate well enough."""
+    found = []
+    for arm, table in tables_of(study).items():
+        if not table.grid.is_accepted:
+            found.append(
+                f"the interpolated oracle of {arm} is not used: {error_text(table.grid)}, above "
+                "10 %; train fresh networks at more values around there and make the table again"
+            )
+    return found
+
+
+def error_text(grid: OracleGrid) -> str:
+    """Where a grid interpolates worst, and how badly."""
+    errors = np.abs(grid.leave_one_out())
+    worst = int(np.nanargmax(errors))
+    return (
+        f"left out, the point at {grid.values[worst]:.3g} is missed by {100 * grid.error:.0f} % of "
+        "the largest gain of a fresh network"
+    )

@@ -1,0 +1,83 @@
+"""`python evaluate.py sequence`, and what is written when a run on a sequence has ended."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table as Shown
+
+from analysis.compare.command import write_files
+from analysis.plots import save_figure
+from analysis.runs import find_runs
+from analysis.sequences.figures import KINDS, matrix_figure
+from analysis.sequences.matrix import is_sequence, read_matrix, sources_of, write_matrix
+from analysis.sequences.report import notes, render, scores_table
+from analysis.sequences.study import study
+from configs.run import RunConfig
+
+
+def report_sequences(
+    paths: Iterable[Path], out: Path, references: Path | None = None, command: str = ""
+) -> None:
+    """Compare runs on a sequence of tasks and write the report.
+
+    Args:
+        paths: Run directories, or folders of them.
+        out: Folder of the report, created if missing.
+        references: Folder of all runs in whose `sequence_references` single tasks are looked for;
+            None for the one of the runs themselves.
+        command: Command line, printed in the report.
+
+    Raises:
+        NotARun: A folder holds no run, or a run is no finished sequence.
+        UnlikeSequences: The runs are on different sequences.
+        StorageError: A file cannot be written.
+    """
+    runs = [run for path in paths for run in find_runs(path)]
+    found = study(dict.fromkeys(runs), references)
+    write_files(out, render(found, out.resolve().name, command))
+    for note in notes(found):
+        print(f"note: {note}", file=sys.stderr)
+    table = scores_table(found)
+    shown = Shown(box=None, title_justify="left", header_style="")
+    for name in table.header:
+        shown.add_column(name)
+    for row in table.rows:
+        shown.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 120).print(shown)
+    print(f"wrote {out / 'report.md'} and {out / 'report.html'}")
+
+
+def conclude_sequence(run_dir: Path, config: RunConfig) -> Sequence[str]:
+    """Write the success matrices of a finished run beside its other results.
+
+    Args:
+        run_dir: Its directory.
+        config: Of the run; nothing is done if it is no sequence, or ended before its last stage.
+
+    Returns:
+        Lines to print.
+
+    Raises:
+        StorageError: A file cannot be written.
+    """
+    if not is_sequence(config) or config.total_steps < config.env.planned_steps:
+        return ()
+    lines = []
+    for source in sources_of(config):
+        matrix = read_matrix(run_dir, source)
+        path, _ = write_matrix(run_dir, matrix)
+        if config.log.figures:
+            figure = matrix_figure({"success": matrix.stage_ends}, matrix.tasks)
+            for kind in KINDS:
+                save_figure(figure, run_dir / "figures" / f"{path.stem}.{kind}")
+        scores = matrix.scores()
+        lines.append(
+            f"performance {scores.performance:.3f}, forgetting {scores.mean_forgetting:.3f}, "
+            f"backward transfer {scores.backward_transfer:.3f} on {matrix.goals} goal(s) per task; "
+            f"see {path.name}"
+        )
+    return lines

@@ -1,0 +1,131 @@
+"""Which settings of a schedule are read by which schedule and quantity: one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from envs.schedules import ScheduleConfig
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Who reads a setting.
+
+    Attributes:
+        who: For the user, to follow "is read by".
+        reads: The same as a question to a configuration.
+    """
+
+    who: str
+    reads: Callable[[ScheduleConfig], bool]
+
+
+def _friction(config: ScheduleConfig) -> bool:
+    return "friction" in config.modifiers
+
+
+def _other(config: ScheduleConfig) -> bool:
+    """Exactly one quantity beside friction: two would have to share one range."""
+    return len([name for name in config.modifiers if name != "friction"]) == 1
+
+
+def _draws(config: ScheduleConfig) -> bool:
+    return config.schedule in ("abrupt", "gradual")
+
+
+def _generates(config: ScheduleConfig) -> bool:
+    return _draws(config) and config.source == "generated"
+
+
+def _lists(config: ScheduleConfig) -> bool:
+    return config.schedule == "list" or (_draws(config) and config.source == "list")
+
+
+def _swings(config: ScheduleConfig) -> bool:
+    return config.schedule == "sinusoidal"
+
+
+_DRAWING = "schedule=abrupt or gradual with source=generated"
+_LISTING = "schedule=list, and schedule=abrupt or gradual with source=list"
+_ONE_OTHER = "and exactly one modifier other than friction"
+_OF_FRICTION = "and modifier=friction"
+# world_seed, table_seed and switch_interval are left out: seeds also decide the start states, and
+# the stationary control of an experiment is the same command with schedule=fixed. switch_rule has
+# a sentence of its own.
+READERS = {
+    "source": Reader("schedule=abrupt or gradual", _draws),
+    "friction_low": Reader(f"{_DRAWING} {_OF_FRICTION}", lambda c: _generates(c) and _friction(c)),
+    "friction_high": Reader(f"{_DRAWING} {_OF_FRICTION}", lambda c: _generates(c) and _friction(c)),
+    "friction_values": Reader(f"{_LISTING}, {_OF_FRICTION}", lambda c: _lists(c) and _friction(c)),
+    "on_exhausted": Reader(_LISTING, _lists),
+    "fixed_friction": Reader(
+        f"schedule=fixed {_OF_FRICTION}", lambda c: c.schedule == "fixed" and _friction(c)
+    ),
+    "cyclic_values": Reader(
+        f"schedule=cyclic {_OF_FRICTION}", lambda c: c.schedule == "cyclic" and _friction(c)
+    ),
+    "ramp": Reader("schedule=gradual", lambda c: c.schedule == "gradual"),
+    "update_every": Reader(
+        "schedule=gradual or sinusoidal, and intervals=geometric",
+        lambda c: c.schedule in ("gradual", "sinusoidal") or c.intervals == "geometric",
+    ),
+    "sinusoid_center": Reader(
+        f"schedule=sinusoidal {_OF_FRICTION}", lambda c: _swings(c) and _friction(c)
+    ),
+    "sinusoid_factor": Reader(
+        f"schedule=sinusoidal {_OF_FRICTION}", lambda c: _swings(c) and _friction(c)
+    ),
+    "sinusoid_period": Reader("schedule=sinusoidal", _swings),
+    "sinusoid_phase": Reader("schedule=sinusoidal", _swings),
+    "intervals": Reader(
+        "schedule=abrupt, list or cyclic", lambda c: c.schedule in ("abrupt", "list", "cyclic")
+    ),
+    "low": Reader(
+        f"{_DRAWING}, schedule=sinusoidal and schedule=cyclic without values, {_ONE_OTHER}",
+        lambda c: (
+            (_generates(c) or _swings(c) or (c.schedule == "cyclic" and not c.values)) and _other(c)
+        ),
+    ),
+    "high": Reader(
+        f"{_DRAWING}, schedule=sinusoidal and schedule=cyclic without values, {_ONE_OTHER}",
+        lambda c: (
+            (_generates(c) or _swings(c) or (c.schedule == "cyclic" and not c.values)) and _other(c)
+        ),
+    ),
+    "values": Reader(
+        f"{_LISTING}, and schedule=cyclic, {_ONE_OTHER}",
+        lambda c: (_lists(c) or c.schedule == "cyclic") and _other(c),
+    ),
+    "fixed_value": Reader(
+        f"schedule=fixed {_ONE_OTHER}", lambda c: c.schedule == "fixed" and _other(c)
+    ),
+}
+
+
+def refuse_unread(config: ScheduleConfig) -> None:
+    """Refuse settings away from their defaults that the chosen schedule or quantity ignores.
+
+    Raises:
+        ValueError: Naming the setting, the choice that ignores it, and who reads it.
+    """
+    for item in fields(config):
+        reader = READERS.get(item.name)
+        if reader is None or reader.reads(config):
+            continue
+        value, default = getattr(config, item.name), _default(item)
+        same = list(value) == list(default) if isinstance(default, list | tuple) else None
+        if value == default or same:
+            continue
+        shown = list(value) if isinstance(value, tuple) else value
+        raise ValueError(
+            f"{item.name}={shown} is not read by schedule={config.schedule} "
+            f"source={config.source} modifier={'+'.join(config.modifiers)}; it is read by "
+            f"{reader.who}: choose that, or leave {item.name} at {default}."
+        )
+
+
+def _default(item: Any) -> Any:
+    return item.default if item.default_factory is MISSING else item.default_factory()
