@@ -229,7 +229,7 @@ def test_drifting_friction_neither_cuts_nor_resets(kind):
         schedule=kind,
         update_every=20,
         switch_interval=100,
-        sinusoid_period=200,
+        **({"sinusoid_period": 200} if kind == "sinusoidal" else {}),
     )
     env, _ = make(config, total_steps=200)
     env.reset()
