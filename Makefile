@@ -1,12 +1,13 @@
 # make quickstart   install into .venv, train a short Slippery Ant, draw it, film it
 # make test         install into .venv, run linters and all default tests
+# make faults       install, then inject every fault and write the table of docs/reliability.md
 # make bench        measure speed against stable-baselines3 and the machine's floor
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 export OMP_NUM_THREADS = 1
 
-.PHONY: install quickstart test lint check slow bench clean
+.PHONY: install quickstart test lint check slow faults bench clean
 
 install: $(VENV)/.installed
 
@@ -33,6 +34,9 @@ test: lint check
 
 slow: install
 	$(BIN)/python -m pytest -n 2 -m slow
+
+faults: install
+	$(BIN)/python -m analysis.faults --docs docs/reliability.md
 
 bench: install
 	$(BIN)/python -m analysis.throughput --out results/throughput

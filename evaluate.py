@@ -1,5 +1,5 @@
 """Look at runs: `python evaluate.py run runs/...`, `compare runs/GROUP --out results/NAME`,
-`figures runs/...` or `inspect CHECKPOINT`.
+`oracle runs/GROUP --out results/oracles`, `figures runs/...` or `inspect CHECKPOINT`.
 
 Exit codes: 0 done, 2 a wrong path, checkpoint or option, 3 numerical failure, 4 storage.
 """
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
+    from analysis.compare import Extras
     from analysis.restored import Restored
 
 FILM_SECONDS = 20.0
@@ -170,8 +171,11 @@ def _film(restored: Restored, folder: Path, quantity: str, values: list[float], 
     from analysis.evaluation import start_seed
     from analysis.restored import fixed_worlds
     from analysis.video import RenderingUnavailable, record_episode
+    from envs.contexts.layer import ContextLayer
 
     envs, info = fixed_worlds(restored.config, 1)
+    if isinstance(envs, ContextLayer):
+        envs.adopt(restored.envs.snapshot())
     max_steps = round(FILM_SECONDS / info.step_seconds)
     try:
         for value in values:
@@ -205,7 +209,8 @@ def compare(arguments: argparse.Namespace) -> int:
     from analysis.compare.tables import console_table
 
     if arguments.data is not None:
-        if arguments.runs or arguments.baseline or arguments.partial or arguments.export_data:
+        others = (arguments.runs, arguments.baseline, arguments.partial, arguments.export_data)
+        if any(others) or arguments.oracle_table or arguments.overheads:
             raise UsageError("--from draws stored data again; it takes no runs and only --out")
         out = arguments.out or arguments.data.resolve().parent
         study = report_again(arguments.data, out)
@@ -214,7 +219,7 @@ def compare(arguments: argparse.Namespace) -> int:
             raise UsageError("name the folder of the report: --out results/NAME")
         out, words = arguments.out, shlex.join(["evaluate.py", *arguments.words])
         options = arguments.baseline, arguments.partial, f"python {words}", arguments.export_data
-        study = compare_runs(arguments.runs, out, *options)
+        study = compare_runs(arguments.runs, out, *options, _extras(arguments))
     for warning in warnings(study):
         print(f"warning: {warning}", file=sys.stderr)
     Console(width=None if sys.stdout.isatty() else 100).print(console_table(out / "results.csv"))
@@ -230,6 +235,32 @@ def sequence(arguments: argparse.Namespace) -> int:
 
     command = f"python {shlex.join(['evaluate.py', *arguments.words])}"
     report_sequences(arguments.runs, arguments.out, arguments.references, command)
+    return EXIT_DONE
+
+
+def _extras(arguments: argparse.Namespace) -> Extras:
+    """Tables of fresh networks, and the benchmark where there is one."""
+    from analysis.compare import Extras
+    from analysis.compare.oracle_table import read_tables
+    from analysis.compare.overheads import DEFAULT_FILE, read_overheads
+
+    file = arguments.overheads or (DEFAULT_FILE if DEFAULT_FILE.is_file() else None)
+    overheads = None if file is None else read_overheads(file)
+    return Extras(tuple(read_tables(arguments.oracle_table or ())), overheads)
+
+
+def oracle(arguments: argparse.Namespace) -> int:
+    """Make tables of fresh networks from runs in single worlds (experiment=oracle_grid)."""
+    from analysis.compare import build_oracles
+    from analysis.compare.yardsticks import error_text
+
+    words = shlex.join(["python", "evaluate.py", *arguments.words])
+    for path, table in build_oracles(arguments.runs, arguments.out, words):
+        grid = table.grid
+        print(f"wrote {path}: {len(grid.values)} values x {len(table.seeds)} seeds")
+        print(f"  {error_text(grid)}")
+        if not grid.is_accepted:
+            print("  refused (above 10 %): train at more values around there, then again")
     return EXIT_DONE
 
 
@@ -290,6 +321,13 @@ def _parser() -> argparse.ArgumentParser:
     small = "also write small copies of the runs that give the same report"
     added.add_argument("--export-data", type=Path, metavar="DIR", help=small)
     added.add_argument("--from", type=Path, dest="data", metavar="DATA", help="stored data again")
+    fresh = "interpolated fresh networks instead of arm=fresh_oracle: file or folder, repeatable"
+    added.add_argument("--oracle-table", type=Path, action="append", metavar="PATH", help=fresh)
+    paired = "section `methods` of the benchmark; default: that in results/throughput if any"
+    added.add_argument("--overheads", type=Path, metavar="FILE", help=paired)
+    added = command(oracle)
+    added.add_argument("runs", type=Path, nargs="+", metavar="RUN_OR_GROUP")
+    added.add_argument("--out", type=Path, required=True, help="folder, such as results/oracles")
     added = command(sequence)
     added.add_argument("runs", type=Path, nargs="+", metavar="RUN_OR_GROUP")
     added.add_argument("--out", type=Path, required=True, help="folder of the report")

@@ -189,7 +189,7 @@ class SAC(Agent):
         self._steps.mirror_edits()
         if self.config.optimizer_on_switch == "reset":
             self.temperature.optimizer.state.clear()
-        if self.switch_rule.names:
+        if self.switch_rule is not None and self.switch_rule.names:
             self._steps.forget()
         if self.config.warmup_on_switch:
             self.clock.restart_warmup()

@@ -71,7 +71,9 @@ def end_run(
             f"{evaluation['success_iqm']:.3f}); by task and goal in evaluation.csv"
         )
     look = "run" if can_be_measured(config) and not evaluation else "figures"
+    look = "sequence" if stages else look
+    more = " --out results/NAME" if stages else ""
     print(
         f"finished {env_steps:,} steps in {seconds:,.0f} s; final return "
-        f"{summary['final_return']:.1f}\nnext: python evaluate.py {look} {directory.path}"
+        f"{summary['final_return']:.1f}\nnext: python evaluate.py {look} {directory.path}{more}"
     )

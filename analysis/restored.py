@@ -13,6 +13,7 @@ from analysis.multitask.measuring import Evaluator
 from analysis.run_files import NotARun, read_config
 from configs.build import build_agent, resolve_threads, with_context
 from configs.run import ENVIRONMENTS, RunConfig, can_visit_goals, load_run
+from envs.contexts.layer import ContextLayer
 from envs.schedules import fixed_settings
 
 
@@ -112,6 +113,8 @@ def restore(run_dir: Path, checkpoint: Path | None = None) -> Restored:
     envs, info = fixed_worlds(config, config.env.num_envs)
     try:
         _refuse_other_worlds(run_dir, loaded, {"environment": info.name})
+        if isinstance(envs, ContextLayer):
+            envs.adopt(loaded.state["env"])
         agent = _revive(run_dir, config, info, loaded)
     except (CheckpointError, ValueError):
         envs.close()

@@ -159,6 +159,8 @@ def measure(
         "regime/phase_completed": _shares(end_step, phase_starts, boundaries[1:]),
         "curve/return": _short(condensed.curve(clock.return_bins)),
     }
+    costs = {"parameters": member.parameters, "peak_memory_mib": member.peak_memory_mib}
+    found |= {f"cost/{name}": np.array([v]) for name, v in costs.items() if not math.isnan(v)}
     for metric, (steps, values) in member.series.items():
         if metric == QUICK_SUCCESS:
             inside = steps <= clock.end

@@ -53,6 +53,8 @@ class Member:
         iterations: Update phases done.
         speed: Median environment steps per second; NaN without timing.csv.
         environment: environment.json, {} without it.
+        parameters: Of all networks at the end, NaN where done.json does not say.
+        peak_memory_mib: Largest resident set in MiB, NaN where done.json does not say.
     """
 
     path: Path
@@ -71,6 +73,8 @@ class Member:
     iterations: int
     speed: float
     environment: Mapping[str, Any]
+    parameters: float
+    peak_memory_mib: float
 
     @property
     def key(self) -> tuple[int, int]:
@@ -126,6 +130,8 @@ def read_member(path: Path) -> Member:
         progress.iterations(),
         float(np.median(speeds)) if len(speeds) else math.nan,
         _read_json(path / "environment.json"),
+        float(summary.get("parameters", math.nan)),
+        float(summary.get("peak_memory_mib", math.nan)),
     )
 
 

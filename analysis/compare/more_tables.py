@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from analysis.compare.cells import DASH, Table, number_text
 from analysis.compare.correlations import Correlation
 from analysis.compare.scores import Scores
 from analysis.compare.study import Study, csv_bytes
-from analysis.compare.tables import DASH, Table, interval_text, number_text, p_text
+from analysis.compare.tables import interval_text, p_text
 from analysis.compare.tasks import TaskScores
 from analysis.statistics import Interval
 

@@ -8,6 +8,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from analysis.compare.cells import Table
+from analysis.compare.fairness import fairness_table
 from analysis.compare.figures import draw_figures
 from analysis.compare.more_tables import (
     correlation_table,
@@ -19,10 +21,8 @@ from analysis.compare.oracle_table import ENOUGH_SEEDS
 from analysis.compare.scores import Scores, score
 from analysis.compare.study import Study, study_files
 from analysis.compare.tables import (
-    Table,
     arms_table,
     continual_table,
-    fairness_table,
     interval_text,
     network_table,
     results_csv,
@@ -100,7 +100,7 @@ def render(study: Study, name: str) -> dict[str, bytes]:
     blocks = compose(study, scores, name, [n.removesuffix(".png") for n in figures if "png" in n])
     files = {f"data/{file}": data for file, data in study_files(study).items()}
     files |= {f"figures/{file}": data for file, data in figures.items()}
-    files["results.csv"] = results_csv(scores)
+    files["results.csv"] = results_csv(study, scores)
     if scores.tasks:
         files["tasks.csv"] = tasks_csv(study, scores)
     files["report.md"] = to_markdown(blocks).encode()
@@ -170,7 +170,7 @@ def compose(study: Study, scores: Scores, name: str, pictures: Sequence[str]) ->
         blocks.append(tasks_table(study, scores))
     blocks.append(continual_table(study, scores))
     blocks += [Heading("Loss of plasticity"), *_plasticity(study, scores)]
-    blocks += [fairness_table(study), network_table(study, scores)]
+    blocks += [fairness_table(study, scores), network_table(study, scores)]
     if scores.correlations:
         blocks.append(correlation_table(scores.correlations))
     blocks.append(Heading("Figures"))

@@ -63,6 +63,8 @@ class ArmScores:
         ends: Diagnostic -> mean over runs at their end.
         gradient_steps: Mean over runs.
         overhead: Baseline speed over the arm's, minus 1.
+        parameters: Largest number over runs, NaN where no run says.
+        peak_memory_mib: The same of the largest resident sets.
     """
 
     facts: ArmFacts
@@ -83,6 +85,8 @@ class ArmScores:
     ends: dict[str, MeanOfPresent] = field(default_factory=dict)
     gradient_steps: float = math.nan
     overhead: float = math.nan
+    parameters: float = math.nan
+    peak_memory_mib: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -177,6 +181,8 @@ class _Scorer:
             scores.ends[metric] = mean_of_present(_last(self.study, name, f"end/{metric}"))
         scores.gradient_steps = mean_of_present([run.gradient_steps for run in runs]).mean
         scores.overhead = self._speed(self.study.baseline) / self._speed(name) - 1.0
+        scores.parameters = self._largest(name, "cost/parameters")
+        scores.peak_memory_mib = self._largest(name, "cost/peak_memory_mib")
         return scores
 
     def _note_missing(self, name: str) -> None:
@@ -283,6 +289,11 @@ class _Scorer:
             summary: self.attempt(f"{name}, {what}, {summary}", fresh.summary, name, summary)
             for summary in summaries
         }
+
+    def _largest(self, arm: str, quantity: str) -> float:
+        known = self.study.matrix(arm, quantity)
+        known = known[~np.isnan(known)]
+        return float(known.max()) if known.size else math.nan
 
     def _speed(self, arm: str) -> float:
         speeds = [run.steps_per_second for run in self.study.runs[arm].values()]

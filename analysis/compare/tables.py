@@ -5,45 +5,17 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.table import Table as RichTable
 
+from analysis.compare.cells import DASH, Table, number_text, percent_text
+from analysis.compare.fairness import PairedOverheads, paired_overheads
 from analysis.compare.scores import END_METRICS, ArmScores, Scores
 from analysis.compare.study import Study
 from analysis.result_table import write_result_table
 from analysis.run_files import number, read_cells
 from analysis.statistics import Interval
-
-DASH = "–"
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells of one table.
-
-    Attributes:
-        title: Heading.
-        header: Names of the columns.
-        rows: Cells.
-        caption: What the columns mean.
-    """
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    caption: str
-
-
-def number_text(value: float, digits: int = 3) -> str:
-    """A number with a few significant digits, whole from 1,000 on; a dash for a missing one."""
-    if math.isnan(value):
-        return DASH
-    if value == 0.0 or abs(value) < 1e-12:
-        return "0"
-    places = digits - 1 - math.floor(math.log10(abs(value)))
-    return f"{value:,.{max(0, min(places, 6))}f}"
 
 
 def interval_text(found: Interval | None, factor: float = 1.0) -> str:
@@ -63,11 +35,6 @@ def p_text(value: float) -> str:
     return "< .001" if value < 0.001 else f"{value:.2g}".removeprefix("0")
 
 
-def percent_text(value: float, sign: bool = False) -> str:
-    """A share as whole per cent."""
-    return DASH if math.isnan(value) else f"{100 * value:{'+' if sign else ''}.0f} %"
-
-
 def score_table(study: Study, scores: Scores) -> Table:
     """The main table: score, paired difference, and what each arm was allowed to do."""
     base = study.baseline
@@ -78,7 +45,15 @@ def score_table(study: Study, scores: Scores) -> Table:
     if scores.is_ranked:
         header += [f"difference to {base} [95 %]", "p", "p (Holm)", "P(improvement) [95 %]"]
     header += ["uses task boundary", "resets optimizer", "overhead (not paired)"]
-    rows = tuple(_score_row(arm, failures, base, scores.is_ranked) for arm in scores.arms)
+    paired = paired_overheads(study)
+    header += ["overhead, paired [range]"] if paired is not None else []
+    rows = tuple(
+        (
+            *_score_row(arm, failures, base, scores.is_ranked),
+            *([] if paired is None else [paired.env_step(arm.facts.name, base)]),
+        )
+        for arm in scores.arms
+    )
     failed = (
         "Failed runs count; from their failure on they earn the untrained policy's return "
         f"({number_text(scores.untrained)}). "
@@ -103,7 +78,8 @@ def score_table(study: Study, scores: Scores) -> Table:
             f", and {DASH} where a run has no timing.csv."
             if any(math.isnan(arm.overhead) for arm in scores.arms)
             else "."
-        ),
+        )
+        + ("" if paired is None else f" {paired.caption}"),
     )
 
 
@@ -122,36 +98,6 @@ def _score_row(arm: ArmScores, failures: bool, baseline: str, is_ranked: bool) -
         cells += [p_text(arm.p_adjusted), interval_text(found.improvement)]
     cells += ["yes" if arm.facts.uses_task_boundary else "no", arm.facts.resets_optimizer]
     return (*cells, percent_text(arm.overhead, sign=True))
-
-
-def fairness_table(study: Study) -> Table:
-    """What every arm was told and allowed to start anew."""
-    rows = []
-    for arm in study.arms:
-        rows.append(
-            (
-                arm.name,
-                "yes" if arm.uses_task_boundary else "no",
-                arm.context,
-                "yes" if arm.context_is_oracle else "no",
-                "yes" if arm.context_uses_boundaries else "no",
-                arm.resets_optimizer,
-                "yes" if arm.settings.get("fresh_at_switch") == "True" else "no",
-                str(len(study.runs[arm.name])),
-            )
-        )
-    return Table(
-        "What the arms were allowed",
-        (
-            *("arm", "methods use task boundary", "context", "context is oracle"),
-            *("context uses boundaries", "resets optimizer", "begins all anew", "seeds"),
-        ),
-        tuple(rows),
-        "Asked from the methods and from the settings of the context. A context is an oracle if it "
-        "tells the truth about the world, and uses boundaries if that shows when the world "
-        "changes. Optimizer: `entries` of the units or weights that a method edits, or `all`. All "
-        "anew: networks, optimizer, normaliser and replay at every switch.",
-    )
 
 
 def continual_table(study: Study, scores: Scores) -> Table:
@@ -242,10 +188,11 @@ def _present(arm: ArmScores, metric: str, factor: float) -> str:
     return number_text(factor * found.mean) + missing
 
 
-def results_csv(scores: Scores) -> bytes:
+def results_csv(study: Study, scores: Scores) -> bytes:
     """Every number of all tables, unrounded, one row per arm."""
     stream = io.StringIO(newline="")
-    write_result_table(stream, [_flat_row(arm) for arm in scores.arms])
+    paired = paired_overheads(study)
+    write_result_table(stream, [_flat_row(arm) | _costs(arm, paired) for arm in scores.arms])
     return stream.getvalue().replace("\r\n", "\n").encode()
 
 
@@ -283,6 +230,21 @@ def _flat_row(arm: ArmScores) -> dict[str, object]:
     row["context_is_oracle"] = "yes" if facts.context_is_oracle else "no"
     row["context_uses_boundaries"] = "yes" if facts.context_uses_boundaries else "no"
     row["overhead"] = "unknown" if math.isnan(arm.overhead) else repr(arm.overhead)
+    return row
+
+
+def _costs(arm: ArmScores, paired: PairedOverheads | None) -> dict[str, object]:
+    row: dict[str, object] = {
+        "parameters": _cell(arm.parameters),
+        "peak_memory_mib": _cell(arm.peak_memory_mib),
+    }
+    for quantity in ("env_step", "gradient_step"):
+        values = (None,) * 3
+        if paired is not None and arm.facts.name in paired.arms:
+            values = paired.arms[arm.facts.name][quantity]
+        for suffix, value in zip(("", "_low", "_high"), values, strict=True):
+            cell = "" if value is None else _cell(value)
+            row[f"overhead_paired_{quantity}{suffix}"] = cell
     return row
 
 

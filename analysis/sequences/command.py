@@ -11,6 +11,7 @@ from rich.table import Table as Shown
 
 from analysis.compare.command import write_files
 from analysis.plots import save_figure
+from analysis.run_files import NotARun
 from analysis.runs import find_runs
 from analysis.sequences.figures import KINDS, matrix_figure
 from analysis.sequences.matrix import is_sequence, read_matrix, sources_of, write_matrix
@@ -68,13 +69,23 @@ def conclude_sequence(run_dir: Path, config: RunConfig) -> Sequence[str]:
         return ()
     lines = []
     for source in sources_of(config):
-        matrix = read_matrix(run_dir, source)
+        try:
+            matrix = read_matrix(run_dir, source)
+        except NotARun as error:  # evaluations that were switched on later: the run is done anyway
+            lines.append(f"no success matrix: {error}")
+            continue
         path, _ = write_matrix(run_dir, matrix)
         if config.log.figures:
             figure = matrix_figure({"success": matrix.stage_ends}, matrix.tasks)
             for kind in KINDS:
                 save_figure(figure, run_dir / "figures" / f"{path.stem}.{kind}")
         scores = matrix.scores()
+        if len(matrix.tasks) == 1:
+            lines.append(
+                f"success {scores.performance:.3f}, mean of all evaluations {scores.areas[0]:.3f}; "
+                f"see {path.name}"
+            )
+            continue
         lines.append(
             f"performance {scores.performance:.3f}, forgetting {scores.mean_forgetting:.3f}, "
             f"backward transfer {scores.backward_transfer:.3f} on {matrix.goals} goal(s) per task; "

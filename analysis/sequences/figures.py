@@ -9,6 +9,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from analysis.continual.episodes import Array
 from analysis.plots import COLOURS, DASHES, QUIET, STYLE
@@ -25,7 +26,7 @@ def matrix_figure(ends: Mapping[str, Array], tasks: Sequence[str]) -> Figure:
         tasks: Task of every stage.
     """
     count, short = len(tasks), [name.replace("-v3", "") for name in tasks]
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         size = max(2.6, 0.32 * count)
         figure = Figure(figsize=(size * len(ends) + 1.6, size + 1.3), layout="constrained")
         panels = np.atleast_1d(figure.subplots(1, len(ends), sharey=True))
@@ -36,9 +37,7 @@ def matrix_figure(ends: Mapping[str, Array], tasks: Sequence[str]) -> Figure:
                 _write_numbers(axes, values)
             for stage in range(count):
                 axes.add_patch(
-                    mpl.patches.Rectangle(
-                        (stage - 0.5, stage - 0.5), 1, 1, fill=False, edgecolor=COLOURS[1]
-                    )
+                    Rectangle((stage - 0.5, stage - 0.5), 1, 1, fill=False, edgecolor=COLOURS[1])
                 )
             axes.set_xticks(range(count), short, rotation=90)
             axes.set_yticks(range(count), short)
@@ -67,7 +66,7 @@ def curves_figure(curves: Mapping[str, Array], matrix: SuccessMatrix) -> Figure:
     count = len(matrix.tasks)
     columns = min(5, count)
     rows = -(-count // columns)
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         figure = Figure(figsize=(1.5 * columns + 0.8, 1.2 * rows + 0.8), layout="constrained")
         panels = np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=True)).ravel()
         million = matrix.env_steps / 1e6
@@ -100,6 +99,6 @@ def rendered(figure: Figure, kind: str) -> bytes:
     """Bytes of a figure, the same for equal figures."""
     stream = io.BytesIO()
     metadata = {"Date": None} if kind == "svg" else {"Software": None}
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         figure.savefig(stream, format=kind, dpi=200, metadata=metadata)
     return stream.getvalue()

@@ -17,14 +17,14 @@ from envs.contexts.change_points import Detector, threshold_for
 from envs.contexts.inferred import check_model, make_residuals
 from envs.contexts.layer import Step
 from envs.contexts.prototypes import Worlds
-from envs.contexts.residuals import ENERGY, NUM_FEATURES, Residuals
+from envs.contexts.residuals import ENERGY, NUM_FEATURES, SLIP, Residuals
 from envs.contexts.running import nested, part_of
 from envs.contexts.shown import Showing, Shown
 from envs.schedules import at_least, one_of
 from envs.snapshots import Snapshot, load_arrays, require_equal
 
 is_oracle, uses_boundaries = False, False
-SIGNALS = ("energy", "features")
+SIGNALS = {"energy": (ENERGY,), "slip": (SLIP,), "features": tuple(range(NUM_FEATURES))}
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Config(Showing):
     Attributes:
         kind: Name of this file.
         max_worlds: Length of the context; the best match is taken when all are given away.
-        signals: What is watched for jumps: energy (the logarithm of the squared error) or features
-            (all four, each with a threshold for a quarter of the false alarms).
+        signals: What is watched for jumps: energy, slip, or features (all four, each with a
+            threshold for a quarter of the false alarms); see `residuals.Residuals`.
         block_steps: Transitions of a block, at least; they are averaged.
         steps_between_false_alarms: Mean number of transitions, from which the threshold follows.
         baseline_blocks: Blocks before anything can be found, after the start and every alarm.
@@ -51,12 +51,12 @@ class Config(Showing):
         fit_every: Transitions.
         minibatches: Per fit.
         minibatch_size: Transitions.
-        forward_index: Place of the forward velocity.
+        velocities: Places of velocities.
     """
 
     kind: str = "detected"
     max_worlds: int = 16
-    signals: str = "energy"
+    signals: str = "slip"
     block_steps: int = 100
     steps_between_false_alarms: int = 20_000_000
     baseline_blocks: int = 50
@@ -66,16 +66,16 @@ class Config(Showing):
     warmup_steps: int = 10_240
     hidden: int = 64
     learning_rate: float = 1e-3
-    reservoir: int = 100_000
+    reservoir: int = 20_000
     fit_every: int = 2_048
     minibatches: int = 16
     minibatch_size: int = 256
-    forward_index: int | None = None
+    velocities: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_model(self)
-        one_of("context.signals", self.signals, SIGNALS)
+        one_of("context.signals", self.signals, tuple(SIGNALS))
         for name in ("max_worlds", "block_steps", "horizon_blocks"):
             at_least(f"context.{name}", getattr(self, name), 1)
         at_least("context.baseline_blocks", self.baseline_blocks, 2)
@@ -100,7 +100,7 @@ class Detected(Shown):
     def __init__(self, config: Config, info: EnvInfo, residuals: Residuals, seed: int) -> None:
         super().__init__(config.max_worlds, True, config, info, seed)
         self._config, self._residuals, self._num_envs = config, residuals, info.num_envs
-        self._watched = [ENERGY] if config.signals == "energy" else list(range(NUM_FEATURES))
+        self._watched = list(SIGNALS[config.signals])
         blocks = config.steps_between_false_alarms / config.block_steps
         threshold = threshold_for(blocks * len(self._watched))
         streams = 1 if config.pool else info.num_envs
@@ -239,7 +239,7 @@ def provide(
     """Build the provider of a run; see `given.provide`.
 
     Raises:
-        ValueError: Nobody says where the forward velocity is, or worlds may differ where
+        ValueError: Nobody says where velocities are, or worlds may differ where
             environments are pooled.
     """
     return Detected(config, info, make_residuals(config, info, settings, seed), seed)

@@ -14,18 +14,18 @@ import numpy as np
 
 from envs.base import EnvInfo
 from envs.contexts import controls, sources
-from envs.contexts.controls import Control, own_stream
+from envs.contexts.controls import Control
 from envs.contexts.layer import Step
+from envs.contexts.shown import Showing, make_control
 from envs.contexts.sources import Source
 from envs.schedules import at_least, count_cycle, make_schedule, one_of
 from envs.snapshots import Snapshot, require_equal
 
 SOURCES = ("auto", "task", "friction", "regime", "none")
-INPUTS = ("same", "source")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Showing):
     """What is told about the world.
 
     Attributes:
@@ -36,41 +36,23 @@ class Config:
         features: Of the friction: rbf (eight bumps and a 1) or log (its standardised logarithm
             and a 1).
         num_regimes: Columns of the regime; null counts the worlds of the run.
-        control: none (the truth), zero, constant, shuffled or delayed.
-        delay: Steps of control=delayed.
-        input: What the input of networks and agents see: same (as the gates of hidden layers), or
-            source (the truth, while gates alone see what the control makes of it).
     """
 
     kind: str = "given"
     source: str = "task"
     features: str = "rbf"
     num_regimes: int | None = None
-    control: str = "none"
-    delay: int = 0
-    input: str = "same"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         one_of("context.source", self.source, SOURCES)
         one_of("context.features", self.features, sources.FEATURES)
-        one_of("context.control", self.control, controls.CONTROLS)
-        one_of("context.input", self.input, INPUTS)
         if self.num_regimes is not None:
             at_least("context.num_regimes", self.num_regimes, 1)
-        if (self.control == "delayed") != (self.delay > 0):
-            raise ValueError(
-                f"context.delay is {self.delay} with context.control={self.control}; give a delay "
-                "of at least 1 with control=delayed, and 0 without"
-            )
         if self.control != "none" and self.source == "none":
             raise ValueError(
                 f"context.control={self.control} has nothing to act on with context.source=none; "
                 "choose source=auto, task, friction or regime"
-            )
-        if self.input == "source" and self.control == "none":
-            raise ValueError(
-                "context.input=source separates the input from what a control makes of it, but "
-                "context.control is none; leave input=same"
             )
 
 
@@ -168,7 +150,7 @@ def provide(
     if config.control == "none" and (name == "task" or (info.context_dim == 0 and name == "none")):
         return None
     source = _source(name, config, info, settings, total_steps)
-    control = _control(config, source, info, seed)
+    control = make_control(config.control, config.delay, source.dim, source.discrete, info, seed)
     label = f"{name}/{config.features if name == 'friction' else ''}/{config.control}"
     return Given(source, control, config.input == "source", label, envs.num_envs)
 
@@ -213,15 +195,3 @@ def _num_regimes(settings: Any, total_steps: int) -> int:
     if settings.intervals == "geometric":
         return make_schedule(settings).regime_at(max(1, total_steps) - 1) + 1
     return max(1, math.ceil(total_steps / settings.switch_interval))
-
-
-def _control(config: Config, source: Source, info: EnvInfo, seed: int) -> Control:
-    if config.control == "shuffled":
-        stream = own_stream(seed, "shuffled")
-        if source.discrete:
-            return controls.ShuffledIds(info.num_envs, source.dim, stream)
-        return controls.PlayedBack(info.num_envs, source.dim, info.max_episode_steps, stream)
-    if config.control == "delayed":
-        return controls.Delayed(info.num_envs, source.dim, config.delay)
-    kinds = {"none": controls.Truth, "zero": controls.Zero, "constant": controls.Constant}
-    return kinds[config.control]()

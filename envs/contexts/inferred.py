@@ -18,7 +18,7 @@ import numpy as np
 from envs.base import EnvInfo
 from envs.contexts.controls import own_stream
 from envs.contexts.layer import Step
-from envs.contexts.residuals import NUM_FEATURES, Residuals, forward_index
+from envs.contexts.residuals import NUM_FEATURES, Residuals, velocity_places
 from envs.contexts.running import Averages, Moments, nested, part_of
 from envs.contexts.shown import Showing, Shown
 from envs.contexts.transition_model import Settings
@@ -44,8 +44,8 @@ class Config(Showing):
         fit_every: Transitions between fits of the model.
         minibatches: Per fit.
         minibatch_size: Transitions of one.
-        forward_index: Where the observation holds the forward velocity; null knows it for the
-            walking robots.
+        velocities: Where the observation holds the forward, sideways and turning velocity; null
+            knows it for the walking robots.
     """
 
     kind: str = "inferred"
@@ -54,11 +54,11 @@ class Config(Showing):
     warmup_steps: int = 10_240
     hidden: int = 64
     learning_rate: float = 1e-3
-    reservoir: int = 100_000
+    reservoir: int = 20_000
     fit_every: int = 2_048
     minibatches: int = 16
     minibatch_size: int = 256
-    forward_index: int | None = None
+    velocities: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -89,7 +89,7 @@ def make_residuals(config: Any, info: EnvInfo, settings: Any, seed: int) -> Resi
     """The features of a run, with a stream of their own.
 
     Raises:
-        ValueError: Nobody says where the forward velocity is, or worlds may differ where
+        ValueError: Nobody says where velocities are, or worlds may differ where
             environments are pooled.
     """
     rule = getattr(settings, "switch_rule", "exact")
@@ -106,8 +106,8 @@ def make_residuals(config: Any, info: EnvInfo, settings: Any, seed: int) -> Resi
         config.minibatches,
         config.minibatch_size,
     )
-    forward = forward_index(config.forward_index, info, settings)
-    return Residuals(info, forward, learning, own_stream(seed, config.kind))
+    velocities = velocity_places(config.velocities, info, settings)
+    return Residuals(info, velocities, learning, own_stream(seed, config.kind))
 
 
 class Inferred(Shown):
@@ -211,7 +211,7 @@ def provide(
     """Build the provider of a run; see `given.provide`.
 
     Raises:
-        ValueError: Nobody says where the forward velocity is, or worlds may differ where
+        ValueError: Nobody says where velocities are, or worlds may differ where
             environments are pooled.
     """
     return Inferred(config, info, make_residuals(config, info, settings, seed), seed)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
@@ -108,6 +108,19 @@ class Provider(Protocol):
         ...
 
 
+@runtime_checkable
+class LearningProvider(Provider, Protocol):
+    """A provider that learns, and can be measured with what it has learnt."""
+
+    def adopt(self, snapshot: Snapshot) -> None:
+        """Take over what another one had learnt, not what it felt last, and learn no more."""
+        ...
+
+    def forget(self) -> None:
+        """Begin anew with what was felt; what was learnt stays."""
+        ...
+
+
 class ContextLayer(VectorWrapper):
     """Environments whose contexts come from a provider; everything else is passed on.
 
@@ -163,6 +176,16 @@ class ContextLayer(VectorWrapper):
         self._observation = observation
         return {**info, "context": self.context, "next_context": self.context}
 
+    def set_value(self, value: float) -> None:
+        """Choose the world from outside, where the environments can do that.
+
+        Contexts that are inferred begin anew, so that no world is measured with what was felt in
+        the one before.
+        """
+        self._inner.set_value(value)
+        if isinstance(self.provider, LearningProvider):
+            self.provider.forget()
+
     def start_episodes(self, rows: Iterable[int], goal_index: Iterable[int]) -> np.ndarray:
         """Start chosen rows from chosen goals, where the environments can do that."""
         rows = [int(row) for row in rows]
@@ -194,6 +217,17 @@ class ContextLayer(VectorWrapper):
         state |= {f"{PREFIX}{key}": value for key, value in self.provider.snapshot().items()}
         return state
 
+    def adopt(self, snapshot: Snapshot) -> None:
+        """Take over what the contexts of a snapshot's environments were learnt to be.
+
+        The environments themselves stay as they are: they measure what was trained in others.
+
+        Raises:
+            ValueError: It is of another kind of context.
+        """
+        if isinstance(self.provider, LearningProvider):
+            self.provider.adopt(_of_provider(snapshot))
+
     def restore(self, snapshot: Snapshot) -> None:
         """Continue exactly where `snapshot` was taken.
 
@@ -201,10 +235,11 @@ class ContextLayer(VectorWrapper):
             ValueError: It is of other environments or of another kind of context.
         """
         self._inner.restore(snapshot)
-        own = {
-            key.removeprefix(PREFIX): value
-            for key, value in snapshot.items()
-            if key.startswith(PREFIX)
-        }
-        self.provider.restore(own, self.env)
+        self.provider.restore(_of_provider(snapshot), self.env)
         self._observation = None
+
+
+def _of_provider(snapshot: Snapshot) -> Snapshot:
+    return {
+        key.removeprefix(PREFIX): value for key, value in snapshot.items() if key.startswith(PREFIX)
+    }

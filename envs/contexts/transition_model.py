@@ -34,7 +34,7 @@ class Settings:
 
     hidden: int = 64
     learning_rate: float = 1e-3
-    reservoir: int = 100_000
+    reservoir: int = 20_000
     fit_every: int = 2_048
     minibatches: int = 16
     minibatch_size: int = 256

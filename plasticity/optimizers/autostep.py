@@ -25,6 +25,7 @@ class Config(idbd.Config):
         learning_rate: Step size alpha_0 that every weight starts with, > 0.
         meta_learning_rate: mu, the largest change of a logarithm in one step, >= 0; published
             1e-2.
+        max_grad_norm: As for IDBD, but not used unless given.
         time_scale: tau, the number of steps over which the largest change is forgotten, >= 1;
             published 1e4.
 
@@ -39,6 +40,7 @@ class Config(idbd.Config):
     """
 
     kind: str = "autostep"
+    max_grad_norm: float | None = None
     time_scale: float = 1e4
 
     def __post_init__(self) -> None:

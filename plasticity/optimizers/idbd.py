@@ -21,8 +21,9 @@ class Config:
 
     There is no momentum and no division by the size of gradients, so the scale of the loss
     matters to `learning_rate` as it does to plain gradient descent, and to `meta_learning_rate`
-    more: a loss c times as large needs one c times and one c squared times as small. Autostep
-    removes the second dependence.
+    more: a loss c times as large needs one c times and one c squared times as small. Plain
+    gradient descent diverges on the value functions of large returns; clipping bounds what they
+    do here, and Autostep needs neither clipping nor another rate for another scale.
 
     Attributes:
         kind: Name of this file.
@@ -30,6 +31,8 @@ class Config:
         meta_learning_rate: Step size theta of the logarithms of the step sizes, >= 0; 0 is plain
             gradient descent. Useful on linear problems of unit scale: 1e-3 to 1e-2.
         curvature_decay: Decay of the running mean of squared gradients, in [0, 1).
+        max_grad_norm: Clip the norm of all gradients of a network to this, > 0; None for no
+            clipping. It acts behind that of the agent.
 
     Raises:
         ValueError: A value is out of range.
@@ -38,13 +41,14 @@ class Config:
     delta-bar-delta", Figure 2, and its advice on bounds of the logarithms.
     Deviation: beyond linear learners, where x_i^2 is not the curvature, a running mean of squared
     gradients (corrected for its start at 0) stands for it; the lower bound of -10 counts from the
-    logarithm of alpha_0.
+    logarithm of alpha_0; gradients are clipped unless `max_grad_norm` is None.
     """
 
     kind: str = "idbd"
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-2
     meta_learning_rate: float = 1e-2
     curvature_decay: float = 0.999
+    max_grad_norm: float | None = 1.0
 
     def __post_init__(self) -> None:
         if not self.learning_rate > 0.0:
@@ -57,6 +61,10 @@ class Config:
             raise ValueError(
                 f"optimizer.curvature_decay is {self.curvature_decay}; it must be at least 0 and "
                 "below 1"
+            )
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0.0:
+            raise ValueError(
+                f"optimizer.max_grad_norm is {self.max_grad_norm}; it must be > 0, or null"
             )
 
 
@@ -106,6 +114,9 @@ class Idbd(PerUnitAdam):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Make one step on every parameter that has a gradient; closures are not supported."""
         assert closure is None
+        if self.config.max_grad_norm is not None:
+            everything = [p for group in self.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(everything, self.config.max_grad_norm)
         stepped = [
             (parameter, group, self._curvature(parameter, parameter.grad))
             for group in self.param_groups

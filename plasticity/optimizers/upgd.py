@@ -243,5 +243,7 @@ def build(
         for gated in (True, False)
     ]
     named = dict(trainable)
-    masks = {named[name]: mask for name, mask in masks_of(module).items() if name in named}
+    masks: dict[Tensor, Tensor] = {
+        named[name]: mask for name, mask in masks_of(module).items() if name in named
+    }
     return Upgd([group for group in groups if group["params"]], config, generator, masks)

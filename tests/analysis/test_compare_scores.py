@@ -207,7 +207,7 @@ def test_missing_scores_become_dashes_with_a_reason(tmp_path):
     assert arms["l2"].lifetime is None
     assert any(note.startswith("l2, lifetime: ") for note in scores.notes)
     assert score_table(study, scores).rows[1][3] == "–"
-    assert b"nan" not in results_csv(scores)
+    assert b"nan" not in results_csv(study, scores)
 
 
 @pytest.mark.parametrize(

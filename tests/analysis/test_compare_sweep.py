@@ -241,17 +241,31 @@ def restarts(folder):
 
 
 def timeless_report(folder, monkeypatch):
-    """All files of the report without what depends on the clock or on commits meanwhile."""
+    """All files of the report without speed, memory and commits meanwhile."""
     monkeypatch.chdir(folder)
     words = ["compare", "runs/compare_smoke", "--out", "results/smoke"]
     assert evaluate.main(words) == evaluate.EXIT_DONE
     files = {p.name: p.read_bytes() for p in Path("results/smoke").rglob("*") if p.is_file()}
-    for name, column in (("results.csv", "overhead"), ("members.csv", "steps_per_second")):
+    costs = set()
+    for row in csv.DictReader(files["results.csv"].decode().splitlines()):
+        costs.add((f"{int(float(row['parameters'])):,}", f"{float(row['peak_memory_mib']):,.0f}"))
+    for name, columns in (
+        ("results.csv", ("overhead", "peak_memory_mib")),
+        ("members.csv", ("steps_per_second",)),
+    ):
         rows = list(csv.DictReader(files[name].decode().splitlines()))
-        assert all(row.pop(column) for row in rows)
+        assert all(row.pop(column) for row in rows for column in columns)
         files[name] = json.dumps(rows).encode()
+    lines = files["runs.csv"].splitlines()
+    kept = [line for line in lines if b"cost/peak_memory_mib" not in line]
+    assert len(kept) < len(lines)
+    files["runs.csv"] = b"\n".join(kept)
     for name in ("report.md", "report.html", "about.json"):
         text = re.sub(rb"[+-]\d+ % ?(?=\||</td></tr>)", b"", files[name])
+        for parameters, memory in costs:
+            for between in (" | ", "</td><td>"):
+                cells = f"{parameters}{between}{memory}".encode()
+                text = text.replace(cells, parameters.encode())
         commits = rb'- commit: .*\n|<li>commit: [^<]*</li>|"commits": \[[^]]*\]'
         files[name] = re.sub(commits, b"", text)
     return files

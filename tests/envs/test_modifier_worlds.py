@@ -1,18 +1,25 @@
 """Modifiers on schedule: wrapper against batch, resume across switches, several at once."""
 
 import json
+from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
 
+import train
+from analysis.evaluation import checked_values
+from analysis.restored import fixed_worlds
 from analysis.run_columns import regime_label
 from analysis.run_files import world_events
 from configs.compose import compose_run
 from configs.schema import ConfigurationError
+from envs import modifiers
 from envs.contexts import given
 from envs.locomotion import Config, make, probe
 from envs.physics import PhysicsSchedule, make_slippery
+from envs.robots import ROBOT_NAMES
+from envs.schedules import SCHEDULES
 
 SCHEDULED = {"switch_interval": 60, "max_episode_steps": 25, "world_seed": 4}
 CASES = [
@@ -216,3 +223,37 @@ def test_probe_sets_follow_the_quantity_and_nothing_else():
     assert len({found.sha256 for found in sets.values()}) == 3
     other = Config(robot="hopper", modifier="gravity", world_seed=5, low=2.0, num_envs=3)
     assert probe(other).sha256 == sets["gravity"].sha256
+
+
+def test_the_guide_names_every_quantity_schedule_and_robot():
+    text = (Path(train.__file__).parent / "docs/worlds.md").read_text()
+    presets = [f"{stem}{robot}" for robot in ROBOT_NAMES for stem in ("", "slippery_")]
+    for name in [*modifiers.names(), *SCHEDULES, *presets]:
+        assert f"`{name}`" in text, name
+    for name in modifiers.names():
+        law = modifiers.get(name).LAW
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{name}`"))
+        assert f"{law.low:g} to {'all' if law.high is None else f'{law.high:g}'}" in row
+        assert law.scale in row
+        assert f"| {law.nominal:g}" in row
+
+
+def test_an_evaluation_tells_values_on_the_scale_of_training():
+    """A fixed world reads no range, but the networks learned with the range of their run."""
+    words = ["env=slippery_ant", "context=friction", "env.num_envs=2", "env.friction_low=0.2"]
+    config = compose_run([*words, "env.friction_high=0.8"]).config
+    envs, _ = fixed_worlds(config, 2)
+    envs.set_value(0.4)  # the geometric mean of the range of training
+    envs.reset()
+    np.testing.assert_allclose(envs.context[:, 0], 0.0, atol=1e-6)
+    envs.close()
+
+
+def test_values_to_visit_are_those_of_the_quantity():
+    laws = Config(modifier=("mass", "target_velocity"), schedule="fixed").laws
+    assert checked_values(None, "mass", laws["mass"]) == [0.5, 1.0, 2.0]
+    assert checked_values("2, 0.7", "mass", laws["mass"]) == [2.0, 0.7]
+    assert checked_values("-1,0", "target_velocity", laws["target_velocity"]) == [-1.0, 0.0]
+    for text, words in (("0", "above 0"), ("x", "above 0"), ("2,2", "mass 2 is given twice")):
+        with pytest.raises(ValueError, match=words):
+            checked_values(text, "mass", laws["mass"])

@@ -10,6 +10,7 @@ import torch
 from fault_tools import ANT, OFTEN, ending, in_a_child, newest, run, run_dir
 
 import train
+from agents.returns import generalized_advantages
 from agents.update import Update
 from analysis.checkpoint import CheckpointStore
 from envs.faults import Guard
@@ -37,15 +38,23 @@ def crash(root):
     return done["summary"]["reason"], loaded.state["dump"], loaded.env_steps
 
 
-def after_calls(number, function, poison):
-    """A wrapper that lets `poison` change the arguments or the result of one call."""
-    count = [0]
+def spoil(monkeypatch, owner, name, number, poison):
+    """Let `poison` make one call of a method, counted from the start of training.
+
+    Worlds for the probe set are stepped before.
+    """
+    function, begin, calls, began = getattr(owner, name), train.Training.run, [0], []
+
+    def beginning(self, *arguments):
+        began.append(True)
+        return begin(self, *arguments)
 
     def wrapped(*arguments):
-        count[0] += 1
-        return poison(function, arguments) if count[0] == number else function(*arguments)
+        calls[0] += len(began)
+        return poison(function, arguments) if calls[0] == number else function(*arguments)
 
-    return wrapped
+    monkeypatch.setattr(train.Training, "run", beginning)
+    monkeypatch.setattr(owner, name, wrapped)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -55,7 +64,7 @@ def test_f14_an_observation_that_is_no_number(value, tmp_path, monkeypatch):
         motion.qpos[2, 4] = value
         return motion
 
-    monkeypatch.setattr(Simulations, "read", after_calls(300, Simulations.read, poison))
+    spoil(monkeypatch, Simulations, "read", 300, poison)
     assert run(tmp_path, WORDS) == train.EXIT_NUMERICAL
     reason, dump, steps = crash(tmp_path)
     assert "environment 2" in reason
@@ -74,7 +83,7 @@ def test_f14_a_reward_that_is_no_number(value, tmp_path, monkeypatch):
         spoilt[1] = value
         return after_step(guard, situation, spoilt)
 
-    monkeypatch.setattr(Guard, "after_step", after_calls(200, Guard.after_step, poison))
+    spoil(monkeypatch, Guard, "after_step", 200, poison)
     assert run(tmp_path, WORDS) == train.EXIT_NUMERICAL
     reason, dump, _ = crash(tmp_path)
     assert "environment 1" in reason
@@ -87,7 +96,7 @@ def test_f15_a_silent_reset_of_the_simulator(tmp_path, monkeypatch):
         arguments[0].data[3].qvel[0] = 1e11
         return step(*arguments)
 
-    monkeypatch.setattr(Simulations, "step", after_calls(250, Simulations.step, poison))
+    spoil(monkeypatch, Simulations, "step", 250, poison)
     assert run(tmp_path, WORDS) == train.EXIT_NUMERICAL
     reason, dump, steps = crash(tmp_path)
     assert "BADQVEL" in reason
@@ -105,7 +114,7 @@ def test_f16_an_action_that_is_no_number(tmp_path, monkeypatch):
         seen.extend(guard._simulations.data)
         return before_step(guard, situation)
 
-    monkeypatch.setattr(Guard, "before_step", after_calls(100, Guard.before_step, poison))
+    spoil(monkeypatch, Guard, "before_step", 100, poison)
     assert run(tmp_path, WORDS) == train.EXIT_NUMERICAL
     reason, dump, _ = crash(tmp_path)
     assert "action is not finite" in reason
@@ -128,7 +137,7 @@ def test_f17_a_gradient_or_weight_that_is_no_number(words, value, what, tmp_path
             (parameter.grad if what == "gradient" else parameter).view(-1)[3] = value
         return see_gradients(update)
 
-    monkeypatch.setattr(Update, "see_gradients", after_calls(21, Update.see_gradients, poison))
+    spoil(monkeypatch, Update, "see_gradients", 21, poison)
     assert run(tmp_path, words) == train.EXIT_NUMERICAL
     reason, dump, _ = crash(tmp_path)
     assert "is not finite; the run stops here" in reason
@@ -164,7 +173,7 @@ def test_f21_memory_of_a_device_that_runs_out(tmp_path, monkeypatch, capsys):
         raise torch.OutOfMemoryError(text)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Update, "see_gradients", after_calls(200, Update.see_gradients, poison))
+        spoil(patch, Update, "see_gradients", 200, poison)
         assert run(tmp_path / "a", WORDS) == train.EXIT_FAILED
     error = capsys.readouterr().err
     assert "Tried to allocate 2.00 GiB" in error
@@ -173,6 +182,14 @@ def test_f21_memory_of_a_device_that_runs_out(tmp_path, monkeypatch, capsys):
     assert run(tmp_path / "a", WORDS) == train.EXIT_DONE
     assert run(tmp_path / "b", WORDS) == train.EXIT_DONE
     assert ending(tmp_path / "a") == ending(tmp_path / "b")
+
+
+def test_f26_both_flags_at_once_do_not_bootstrap():
+    """Rewards 1, values 10: an end that is also a time-out is worth its reward alone."""
+    ones, tens = np.ones((1, 3)), np.full((1, 3), 10.0)
+    terminated, truncated = np.array([[True, True, False]]), np.array([[False, True, True]])
+    advantages = generalized_advantages(ones, tens, tens, terminated, truncated, 0.5, 0.9)
+    assert advantages.ravel().tolist() == [1 - 10, 1 - 10, 1 + 0.5 * 10 - 10]
 
 
 def test_f20_a_replay_larger_than_memory_is_refused_at_the_start(tmp_path, capsys):

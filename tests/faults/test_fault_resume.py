@@ -285,7 +285,7 @@ def test_f01_a_sweep_killed_in_the_middle_is_completed_by_the_same_command(tmp_p
         assert ending(member) == ending(whole), seed
 
 
-def test_evaluating_a_hash_twice_gives_the_same(undisturbed):
+def test_a_hash_computed_again_is_the_same(undisturbed):
     loaded = newest(undisturbed)
     assert state_hash(loaded.state) == loaded.manifest["state_hash"]
     assert composed(*settings("ppo-ant", "plain")).config.method == {}

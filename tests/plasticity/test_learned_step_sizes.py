@@ -14,6 +14,7 @@ from torch import nn
 from plasticity.optimizers import autostep, idbd
 
 KINDS = {"idbd": idbd, "autostep": autostep}
+UNCLIPPED = {"max_grad_norm": None}
 
 
 def linear(values, bias=False):
@@ -61,7 +62,9 @@ def published_autostep(w, alpha, h, x, target, mu, tau, v):
 def test_idbd_equals_the_published_equations():
     rng, start = np.random.default_rng(0), [0.5, -1.0, 0.0]
     module = linear(start)
-    optimizer = idbd.build(idbd.Config(learning_rate=0.3, meta_learning_rate=0.1), module)
+    optimizer = idbd.build(
+        idbd.Config(learning_rate=0.3, meta_learning_rate=0.1, **UNCLIPPED), module
+    )
     w, alpha, h = list(start), [0.3] * 3, [0.0] * 3
     for _ in range(60):
         x, target = rng.normal(size=3), rng.normal()
@@ -91,7 +94,9 @@ def test_autostep_equals_the_published_equations(tau):
 def test_two_steps_by_hand():
     """g = 2, d = 1: w .2, h .2; then log_gain = .5 x 2 x .2 = .2."""
     module = linear([0.0])
-    optimizer = idbd.build(idbd.Config(learning_rate=0.1, meta_learning_rate=0.5), module)
+    optimizer = idbd.build(
+        idbd.Config(learning_rate=0.1, meta_learning_rate=0.5, **UNCLIPPED), module
+    )
     for expected in (0.2, 0.2 + 0.1 * math.exp(0.2) * 2.0):
         module.weight.grad = torch.full_like(module.weight, -2.0)
         optimizer.give_curvature(module.weight, torch.ones(1, dtype=torch.float64))
@@ -104,7 +109,9 @@ def test_two_steps_by_hand():
 def test_curvature_that_nobody_gives_is_the_corrected_mean_squared_gradient():
     """Gradients 3 then 1, decay .5: means 9 and (0.5 x 4.5 + 0.5) / .75 = 11/3."""
     module = linear([0.0])
-    config = idbd.Config(learning_rate=0.01, meta_learning_rate=0.0, curvature_decay=0.5)
+    config = idbd.Config(
+        learning_rate=0.01, meta_learning_rate=0.0, curvature_decay=0.5, **UNCLIPPED
+    )
     optimizer, trace = idbd.build(config, module), 0.0
     for gradient, curvature in ((3.0, 9.0), (1.0, 11.0 / 3.0)):
         module.weight.grad = torch.full_like(module.weight, gradient)
@@ -123,14 +130,14 @@ def test_curvature_is_given_for_one_step_only():
     assert optimizer.state[module.weight]["trace"].item() == pytest.approx(-0.01, rel=1e-2)
     assert optimizer.state[module.weight]["curvature"].item() == 0.0
     optimizer.step()
-    assert optimizer.state[module.weight]["curvature"].item() == 0.5
+    assert optimizer.state[module.weight]["curvature"].item() == pytest.approx(0.5)
     assert optimizer.state[module.weight]["trace"].item() < -0.0199
 
 
 @pytest.mark.parametrize("meta_learning_rate", [0.0, 1e-2])
 def test_without_learning_of_step_sizes_it_is_plain_gradient_descent(meta_learning_rate):
     net, twin = policy(), policy()
-    config = idbd.Config(learning_rate=0.1, meta_learning_rate=meta_learning_rate)
+    config = idbd.Config(learning_rate=0.1, meta_learning_rate=meta_learning_rate, **UNCLIPPED)
     ours = idbd.build(config, net)
     theirs = torch.optim.SGD(twin.parameters(), lr=0.1)
     stream = torch.Generator().manual_seed(0)
@@ -199,7 +206,7 @@ def tracked(kind, length):
     """Mean squared error in the last steps, and step sizes at the end."""
     steps, measured = length
     module, problem = linear([0.0] * 20), Tracking()
-    config = KINDS[kind].Config(learning_rate=0.05, meta_learning_rate=1e-2)
+    config = KINDS[kind].Config(learning_rate=0.05, meta_learning_rate=1e-2, **UNCLIPPED)
     optimizer, total = KINDS[kind].build(config, module), 0.0
     for step in range(steps + measured):
         error = learn_from(module, optimizer, *problem.next())
@@ -270,6 +277,19 @@ def test_autostep_never_promises_more_than_one():
     assert torch.isfinite(module.weight).all()
 
 
+def test_gradients_are_clipped_together():
+    """Norm 5 of two parameters becomes 1; a norm below 1 stays."""
+    for size, factor in ((1.0, 0.2), (0.1, 1.0)):
+        module = linear([0.0], bias=True)
+        with torch.no_grad():
+            module.bias.zero_()
+        module.weight.grad = torch.full_like(module.weight, 3.0 * size)
+        module.bias.grad = torch.full_like(module.bias, 4.0 * size)
+        idbd.build(idbd.Config(learning_rate=0.1), module).step()
+        assert module.weight.item() == pytest.approx(-0.3 * size * factor, rel=1e-5)
+        assert module.bias.item() == pytest.approx(-0.4 * size * factor, rel=1e-5)
+
+
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_a_schedule_scales_all_step_sizes_alike(kind):
     module = linear([0.0, 0.0])
@@ -288,6 +308,7 @@ def test_a_schedule_scales_all_step_sizes_alike(kind):
         ("idbd", {"meta_learning_rate": -1.0}),
         ("autostep", {"curvature_decay": 1.0}),
         ("autostep", {"time_scale": 0.5}),
+        ("idbd", {"max_grad_norm": 0.0}),
     ],
 )
 def test_bad_settings_are_refused(kind, settings):

@@ -209,7 +209,7 @@ def test_a_circle_and_a_lone_formula_are_refused():
 
 
 def train(net, method, steps, stream):
-    update = Update("policy", net, adam.build(adam.Config(1e-2), net), {"cb": method})
+    update = Update("policy", net, adam.build(adam.Config(learning_rate=1e-2), net), {"cb": method})
     events = []
     for _ in range(steps):
         x = torch.randn(32, 4, generator=stream)
@@ -250,7 +250,7 @@ def test_resume_is_exact():
     (net, method), (twin, other) = start(0), start(1)
     update, events = train(net, method, 10, stream)
     assert events
-    restored = Update("policy", twin, adam.build(adam.Config(1e-2), twin), {"cb": other})
+    restored = Update("policy", twin, adam.build(adam.Config(learning_rate=1e-2), twin), {"cb": other})
     restored.load_state_dict(clone(update.state_dict()))
     for both in (update, restored):
         stream.manual_seed(5)

@@ -1,0 +1,203 @@
+"""What arms cost: paired overheads of the benchmark, parameters and memory in the tables."""
+
+import csv
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from synthetic_studies import add_group, add_run
+
+import evaluate
+from analysis.compare import Extras
+from analysis.compare.collecting import collect
+from analysis.compare.fairness import fairness_table
+from analysis.compare.overheads import read_overheads
+from analysis.compare.scores import score
+from analysis.compare.tables import results_csv, score_table
+from analysis.ending import run_costs
+from analysis.process_memory import PeakMemory
+from analysis.run_files import NotARun
+from analysis.throughput.plan import GRADIENT_STEPS_PER_ENV_STEP
+from analysis.throughput.section import Section, write
+from configs.compose import compose_run
+
+PAIRS = {
+    "method=redo": [(1.0, 1.02), (1.0, 1.05), (2.0, 2.06)],
+    "optimizer=ns_adam": [(1.0, 1.0), (1.0, 1.01), (1.0, 0.99)],
+    "network=layer_norm": [(1.0, 1.5)] * 3,
+    "method=no_such_method": [(1.0, 9.0)] * 3,
+}
+
+
+def benchmark(folder, pairs=PAIRS):
+    data = {"pairs": pairs, "interaction": [1.0, 3.0, 2.0], "events": {}}
+    about = {"command": "python -m analysis.throughput --only methods", "cpu": {"model": "Fast"}}
+    write(folder, [Section("methods", "", "", [], data, about=about)], ["methods"])
+    return folder / "sections" / "methods.json"
+
+
+def tables(folder, file):
+    study = collect([folder], extras=Extras((), read_overheads(file)))
+    scores = score(study)
+    rows = csv.DictReader(io.StringIO(results_csv(study, scores).decode()))
+    return study, scores, {row["arm"]: row for row in rows}
+
+
+def last_cells(table):
+    return {row[0]: row[-1] for row in table.rows}
+
+
+def test_overheads_are_medians_and_ranges_of_pairs(tmp_path):
+    folder = add_group(tmp_path, {"standard": 1.0, "redo": 2.0, "ns_adam": 3.0}, seeds=range(2))
+    study, scores, rows = tables(folder, benchmark(tmp_path))
+    table = score_table(study, scores)
+    assert table.header[-2:] == ("overhead (not paired)", "overhead, paired [range]")
+    rate = GRADIENT_STEPS_PER_ENV_STEP
+    # Per environment step: interaction 2, pairs that differ by 0.02, 0.05 and 0.06.
+    extra = [0.02 * rate / (2 + rate), 0.05 * rate / (2 + rate), 0.06 * rate / (2 + 2 * rate)]
+    found = [float(rows["redo"][f"overhead_paired_env_step{s}"]) for s in ("", "_low", "_high")]
+    assert found == pytest.approx([np.median(extra), min(extra), max(extra)])
+    found = [
+        float(rows["redo"][f"overhead_paired_gradient_step{s}"]) for s in ("", "_low", "_high")
+    ]
+    assert found == pytest.approx([0.03, 0.02, 0.05])
+    cells = last_cells(table)
+    assert cells["standard"] == "baseline"
+    # Other settings than the benchmark's: the synthetic runs have tiny minibatches.
+    assert cells["redo"] == "≈ +0.2 % [+0.1 %, +0.2 %]"
+    assert "≈" in table.caption
+    assert "Fast, one core" in table.caption
+    assert "methods.json, made by `python -m analysis.throughput --only methods`" in table.caption
+    assert "redo: method=redo" in table.caption
+    fair = fairness_table(study, scores)
+    place = fair.header.index("overhead per gradient step [range]")
+    assert {row[0]: row[place] for row in fair.rows}["redo"] == "≈ +3.0 % [+2.0 %, +5.0 %]"
+
+
+def test_arms_that_the_benchmark_lacks_show_a_dash(tmp_path):
+    arms = {"standard": 1.0, "redo": 2.0, "continual_backprop": 3.0}
+    folder = add_group(tmp_path, arms, seeds=range(2))
+    add_run(tmp_path, "adam.redo.l2_init", 0, method={"redo": {"kind": "redo"}})
+    add_run(tmp_path, "adam.redo.l2_init", 1, method={"redo": {"kind": "redo"}})
+    for seed in range(2):
+        add_run(tmp_path, "fresh_oracle", seed)
+    study, scores, rows = tables(folder, benchmark(tmp_path))
+    cells = last_cells(score_table(study, scores))
+    lacking = ("continual_backprop", "adam.redo.l2_init", "fresh_oracle")
+    assert [cells[name] for name in lacking] == ["–"] * 3
+    assert cells["redo"] != "–"
+    assert rows["fresh_oracle"]["overhead_paired_env_step"] == ""
+    assert list(study.about["overheads"]["arms"]) == ["redo"]
+
+
+def test_equal_settings_are_not_called_similar(tmp_path):
+    plain = compose_run(["method=redo"]).plain
+    for seed in range(2):
+        for arm, method in (("standard", {}), ("adam.redo", plain["method"])):
+            path = add_run(tmp_path, arm, seed)
+            config = yaml.safe_load((path / "config.yaml").read_text())
+            config |= {key: plain[key] for key in ("agent", "network", "optimizer")}
+            config["method"] = method
+            (path / "config.yaml").write_text(yaml.safe_dump(config))
+    study, scores, _ = tables(tmp_path / "runs", benchmark(tmp_path))
+    assert last_cells(score_table(study, scores))["adam.redo"].startswith("+0.2 % [")
+    assert "≈" not in score_table(study, scores).caption
+
+
+def test_other_agents_and_baselines_are_not_compared_with_plain_adam(tmp_path):
+    folder = add_group(tmp_path, {"standard": 1.0, "redo": 2.0}, seeds=range(2))
+    overheads = read_overheads(benchmark(tmp_path))
+    study = collect([folder], baseline="redo", extras=Extras((), overheads))
+    assert study.about["overheads"]["arms"] == {}
+    for path in folder.rglob("config.yaml"):
+        config = yaml.safe_load(path.read_text())
+        config["agent"] = {"kind": "sac", "updates_per_env_step": 1.0}
+        path.write_text(yaml.safe_dump(config))
+    study = collect([folder], extras=Extras((), overheads))
+    assert study.about["overheads"]["arms"] == {}
+
+
+def test_the_benchmark_is_found_where_it_is_written_and_stored(tmp_path, monkeypatch):
+    add_group(tmp_path, {"standard": 1.0, "redo": 2.0}, seeds=range(2))
+    monkeypatch.chdir(tmp_path)
+    words = ["compare", "runs/study", "--out"]
+    assert evaluate.main([*words, "a"]) == evaluate.EXIT_DONE
+    assert "overhead, paired" not in (tmp_path / "a" / "report.md").read_text()
+    benchmark(tmp_path / "results" / "throughput")
+    assert evaluate.main([*words, "b"]) == evaluate.EXIT_DONE
+    assert "overhead, paired" in (tmp_path / "b" / "report.md").read_text()
+    shutil.rmtree(tmp_path / "results")
+    assert evaluate.main(["compare", "--from", "b/data", "--out", "c"]) == evaluate.EXIT_DONE
+    assert (tmp_path / "c" / "report.md").read_bytes() == (tmp_path / "b/report.md").read_bytes()
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", '{"name": "methods", "tables": []}'])
+def test_a_file_that_is_no_benchmark_is_refused(tmp_path, capsys, text):
+    file = tmp_path / "methods.json"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(NotARun, match="--only methods"):
+        read_overheads(file)
+    folder = add_group(tmp_path, {"standard": 1.0}, seeds=range(2))
+    words = ["compare", str(folder), "--out", str(tmp_path / "x"), "--overheads", str(file)]
+    assert evaluate.main(words) == evaluate.EXIT_CONFIGURATION
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+# Parameters and memory -----------------------------------------------------------------------
+
+
+def with_costs(path, **costs):
+    done = json.loads((path / "done.json").read_text())
+    done["summary"] |= costs
+    (path / "done.json").write_text(json.dumps(done))
+
+
+def test_parameters_and_memory_are_columns_with_a_dash_for_older_runs(tmp_path):
+    for seed, memory in enumerate((210.4, 1234.4, 300.0)):
+        path = add_run(tmp_path, "standard", seed)
+        with_costs(path, parameters=150_000, peak_memory_mib=memory)
+        add_run(tmp_path, "l2", seed)
+    study = collect([tmp_path])
+    scores = score(study)
+    table = fairness_table(study, scores)
+    columns = dict(zip(table.header, zip(*table.rows, strict=True), strict=True))
+    assert columns["parameters"] == ("150,000", "–")
+    assert columns["peak memory (MiB)"] == ("1,234", "–")
+    rows = list(csv.DictReader(io.StringIO(results_csv(study, scores).decode())))
+    assert [row["parameters"] for row in rows] == ["150000.0", ""]
+    assert [row["peak_memory_mib"] for row in rows] == ["1234.4", ""]
+
+
+class _Agent:
+    def __init__(self):
+        shared = torch.nn.Linear(4, 3)
+        self._networks = {
+            "policy": torch.nn.Sequential(shared, torch.nn.Linear(3, 2)),
+            "value": torch.nn.Sequential(shared, torch.nn.Linear(3, 1)),
+        }
+
+    def networks(self):
+        return self._networks
+
+
+def test_shared_parameters_count_once():
+    costs = run_costs(_Agent(), PeakMemory())  # type: ignore[arg-type]
+    assert costs["parameters"] == (4 * 3 + 3) + (3 * 2 + 2) + (3 + 1)
+    assert costs["peak_memory_mib"] > 20.0
+
+
+def test_the_peak_is_of_this_run_and_of_its_lives_before():
+    memory = PeakMemory()
+    before = memory.mib
+    held = np.ones(100 * 2**17)  # 100 MiB
+    grown = memory.mib
+    assert 90.0 < grown - before < 250.0
+    del held
+    assert memory.mib > grown - 10.0
+    assert PeakMemory(1e6).mib == 1e6
+    assert PeakMemory().mib < grown - 50.0
