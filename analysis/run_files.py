@@ -217,6 +217,8 @@ def world_events(path: Path) -> list[tuple[int, int, list[float]]]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise NotARun(f"{path} cannot be read: {error}") from error
     events = []
     # Unit resets are the bulk of the file; only the lines that may matter are parsed.
     for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), start=1):
@@ -229,6 +231,6 @@ def world_events(path: Path) -> list[tuple[int, int, list[float]]]:
             value = event.get("value", event.get("friction"))
             values = [] if value is None else [float(value)]
             events.append((int(event["regime"]), int(event["env_steps"]), values))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise NotARun(f"{path}, line {number}, is damaged: {error!r}") from error
     return events

@@ -7,7 +7,7 @@ Deviation: PyTorch's slope of 0.01, and weights from the law of the configuratio
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 from networks import mlp
@@ -25,12 +25,14 @@ class Config(mlp.Config):
 
     Attributes:
         kind: Name of this file.
+        activation: Of all layers but the first; published: leaky_relu.
+        layer_norm: LayerNorm before the nonlinearity of the first layer; the others have none.
         separate_heads: One linear head per context; needs a one-hot context.
     """
 
     kind: str = "continual_world"
     hidden_sizes: list[int] = field(default_factory=lambda: [256, 256, 256, 256])
-    activation: str = "leaky_relu"
+    layer_norm: bool = True
     context_to_input: bool = False
     separate_heads: bool = True
 
@@ -48,7 +50,7 @@ class ContinualWorld(mlp.MLP):
     def __init__(
         self, config: Config, input_dim: int, context: ContextSpec, streams: Streams
     ) -> None:
-        super().__init__(config, input_dim, context, streams)
+        super().__init__(replace(config, layer_norm=False), input_dim, context, streams)
         self._separate_heads = config.separate_heads
         first = cast(mlp.DenseLayer, self.layers[0])
         self.layers[0] = mlp.DenseLayer(
@@ -57,7 +59,7 @@ class ContinualWorld(mlp.MLP):
             "tanh",
             first.initializer,
             streams.torch("layers.0"),
-            layer_norm=True,
+            layer_norm=config.layer_norm,
         )
 
     def head(

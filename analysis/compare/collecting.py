@@ -35,6 +35,7 @@ from analysis.compare.members import Member, find_members, training_commands
 from analysis.compare.oracle_matching import match_tables
 from analysis.compare.oracle_table import OracleTable
 from analysis.compare.overheads import OVERHEADS, Overheads, overhead_facts
+from analysis.compare.presets import TUNING, tuning_facts
 from analysis.compare.study import ArmFacts, Run, Study
 from analysis.compare.yardsticks import TABLES, oracle_grid
 from analysis.continual.episodes import Array
@@ -173,6 +174,7 @@ def measured(gathered: Gathered, command: str = "", extras: Extras = NO_EXTRAS) 
         "baseline": gathered.baseline,
         "oracle": oracle_of(gathered.arms, gathered.baseline),
         TABLES: {name: table.plain() for name, table in tables.items()},
+        TUNING: tuning_facts(gathered.arms),
         OVERHEADS: overhead_facts(extras.overheads, gathered.arms, gathered.baseline),
         "recovery_reference": reference,
         "command": command,

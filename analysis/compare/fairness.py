@@ -9,6 +9,7 @@ from typing import Any
 
 from analysis.compare.cells import DASH, Table
 from analysis.compare.overheads import OVERHEADS
+from analysis.compare.presets import TUNING
 from analysis.compare.scores import ArmScores, Scores
 from analysis.compare.study import Study
 
@@ -76,17 +77,19 @@ def fairness_table(study: Study, scores: Scores) -> Table:
         cells = [*_rights(arm), *_needs(arm)]
         if paired is not None:
             cells.append(paired.gradient_step(arm.facts.name, study.baseline))
-        rows.append((*cells, str(len(study.runs[arm.facts.name]))))
+        tuned = (study.about.get(TUNING) or {}).get(arm.facts.name, "not tuned")
+        rows.append((*cells, tuned, str(len(study.runs[arm.facts.name]))))
     return Table(
         "What the arms were allowed",
-        (*header, "seeds"),
+        (*header, "tuning", "seeds"),
         tuple(rows),
         "Asked from the methods and from the settings of the context. A context is an oracle if it "
         "tells the truth about the world, and uses boundaries if that shows when the world "
         "changes. Optimizer: `entries` of the units or weights that a method edits, or `all`. All "
         "anew: networks, optimizer, normaliser and replay at every switch. Parameters of all "
         "networks at the end of a run; memory: largest resident set of the processes of a run, "
-        f"libraries included; both the largest over runs, {DASH} where no run says.",
+        f"libraries included; both the largest over runs, {DASH} where no run says. Tuning: "
+        "what the preset of an arm says about how it was chosen.",
     )
 
 

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from analysis.compare.arms import Arm, stripped
+from analysis.compare.presets import chosen_presets
 from analysis.run_files import NotARun
 from analysis.throughput.methods import env_step_overhead, overhead
 from analysis.throughput.section import read
 from analysis.throughput.summary import Spread
-from configs.compose import CONFIG_FOLDER, compose_run
+from configs.compose import compose_run
 from configs.schema import ConfigurationError, flat
 
 DEFAULT_FILE = Path("results/throughput/sections/methods.json")
@@ -116,7 +115,7 @@ def _row(arm: Arm, found: Overheads) -> str | None:
         return f"arm={label}"
     features = _features(arm)
     if features == []:  # nothing but settings of the same optimizer
-        features = [f"optimizer={_presets(arm)[0]}"]
+        features = [f"optimizer={chosen_presets(arm, _BASE_OPTIMIZER)[0]}"]
     return features[0] if features and len(features) == 1 and features[0] in found.rows else None
 
 
@@ -125,7 +124,7 @@ def _features(arm: Arm) -> list[str] | None:
     config = arm.members[0].config
     if config["agent"].get("kind") != _AGENT:
         return None
-    optimizer, methods = _presets(arm)
+    optimizer, methods = chosen_presets(arm, _BASE_OPTIMIZER)
     features = [f"method={name}" for name in methods]
     if str(config["optimizer"].get("kind")) != _BASE_OPTIMIZER:
         features.append(f"optimizer={optimizer}")
@@ -140,21 +139,6 @@ def _changes_kind(network: str) -> bool:
     from analysis.throughput.methods import NETWORKS
 
     return network in NETWORKS or "." in network
-
-
-def _presets(arm: Arm) -> tuple[str, list[str]]:
-    """Presets of optimizer and methods, from the arm's name."""
-    label = stripped(arm.members[0].identity)
-    file = CONFIG_FOLDER / "arm" / f"{label}.yaml"
-    if not file.is_file():
-        optimizer, *methods = label.split(".")
-        return optimizer, methods
-    content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    chosen: dict[str, Any] = {}
-    for entry in content.get("defaults", []):
-        if isinstance(entry, dict):
-            chosen |= {str(key).removeprefix("override /"): value for key, value in entry.items()}
-    return str(chosen.get("optimizer", _BASE_OPTIMIZER)), list(chosen.get("method") or [])
 
 
 def _is_exact(row: str, config: Mapping[str, Any]) -> bool:

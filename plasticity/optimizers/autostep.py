@@ -59,9 +59,9 @@ class Autostep(idbd.Idbd):
     memory = (*idbd.Idbd.memory, "largest_change")
     config: Config
 
-    def _adapt(self, stepped: list[tuple[Tensor, dict[str, Any], Tensor]]) -> None:
+    def _adapt(self, stepped: list[tuple[Tensor, dict[str, Any], Tensor]]) -> list[Tensor]:
         """Learn the step sizes from gradients and traces, then bound them together."""
-        totals = []
+        alphas, totals = [], []
         for parameter, group, curvature in stepped:
             state, grad = self.state[parameter], parameter.grad
             assert grad is not None
@@ -73,13 +73,15 @@ class Autostep(idbd.Idbd):
             torch.maximum(size, decayed, out=largest)
             change.div_(largest).nan_to_num_(nan=0.0)  # 0 / 0 where nothing has moved yet
             state["log_gain"].add_(change, alpha=self.config.meta_learning_rate)
-            totals.append((self._alpha(parameter, group) * curvature).sum(dtype=torch.float64))
+            alphas.append(self._alpha(parameter, group))
+            totals.append((alphas[-1] * curvature).sum(dtype=torch.float64))
         if not totals:
-            return
-        overshoot = torch.stack(totals).sum().clamp_min_(1.0).log_()
-        for parameter, _, _ in stepped:
-            log_gain = self.state[parameter]["log_gain"]
-            log_gain.sub_(overshoot.to(log_gain.dtype))
+            return []
+        overshoot = torch.stack(totals).sum().clamp_min_(1.0)
+        for (parameter, _, _), alpha in zip(stepped, alphas, strict=True):
+            alpha.div_(overshoot.to(alpha.dtype))
+            self.state[parameter]["log_gain"].sub_(overshoot.log().to(alpha.dtype))
+        return alphas
 
 
 def build(

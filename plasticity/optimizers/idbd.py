@@ -124,10 +124,9 @@ class Idbd(PerUnitAdam):
             if parameter.grad is not None
         ]
         self._given = {}
-        self._adapt(stepped)
-        for parameter, group, curvature in stepped:
-            alpha, trace = self._alpha(parameter, group), self.state[parameter]["trace"]
-            trace.mul_(torch.addcmul(torch.ones_like(alpha), alpha, curvature, value=-1).relu_())
+        for (parameter, _, curvature), alpha in zip(stepped, self._adapt(stepped), strict=True):
+            trace = self.state[parameter]["trace"]
+            trace.mul_((alpha * curvature).neg_().add_(1.0).relu_())
             step = alpha.mul_(parameter.grad)
             trace.sub_(step)
             parameter.sub_(step)
@@ -137,13 +136,14 @@ class Idbd(PerUnitAdam):
         for name in self.memory:
             self.state[parameter][name].index_fill_(dim, indices, 0.0)
 
-    def _adapt(self, stepped: list[tuple[Tensor, dict[str, Any], Tensor]]) -> None:
-        """Learn the step sizes from gradients and traces."""
+    def _adapt(self, stepped: list[tuple[Tensor, dict[str, Any], Tensor]]) -> list[Tensor]:
+        """Learn the step sizes from gradients and traces; returns them."""
         for parameter, _, _ in stepped:
             state = self.state[parameter]
             change = state["trace"] * parameter.grad
             change.mul_(-self.config.meta_learning_rate).clamp_(-LARGEST_CHANGE, LARGEST_CHANGE)
             state["log_gain"].add_(change).clamp_min_(SMALLEST_LOG_GAIN)
+        return [self._alpha(parameter, group) for parameter, group, _ in stepped]
 
     def _alpha(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
         return self.state[parameter]["log_gain"].exp().mul_(group["lr"])

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from synthetic_studies import add_group, add_run
 
 import evaluate
 from analysis.compare import Extras
-from analysis.compare.collecting import collect
+from analysis.compare.collecting import collect, gather
 from analysis.compare.fairness import fairness_table
 from analysis.compare.overheads import read_overheads
+from analysis.compare.presets import chosen_presets
 from analysis.compare.scores import score
 from analysis.compare.tables import results_csv, score_table
 from analysis.ending import run_costs
@@ -23,14 +25,20 @@ from analysis.process_memory import PeakMemory
 from analysis.run_files import NotARun
 from analysis.throughput.plan import GRADIENT_STEPS_PER_ENV_STEP
 from analysis.throughput.section import Section, write
+from analysis.tuning import Selection
+from analysis.tuning_results import Conditions, Found, write_presets
+from configs import compose
 from configs.compose import compose_run
 
 PAIRS = {
-    "method=redo": [(1.0, 1.02), (1.0, 1.05), (2.0, 2.06)],
+    "method=redo_published": [(1.0, 1.02), (1.0, 1.05), (2.0, 2.06)],
     "optimizer=ns_adam": [(1.0, 1.0), (1.0, 1.01), (1.0, 0.99)],
+    "arm=continual_backprop_fast": [(1.0, 1.1)] * 3,
     "network=layer_norm": [(1.0, 1.5)] * 3,
     "method=no_such_method": [(1.0, 9.0)] * 3,
 }
+
+BOTH = {"redo": {"kind": "redo", "period": 20}, "l2_init": {"kind": "l2_init"}}
 
 
 def benchmark(folder, pairs=PAIRS):
@@ -47,12 +55,21 @@ def tables(folder, file):
     return study, scores, {row["arm"]: row for row in rows}
 
 
+def with_momentum(folder, arm):
+    """Make an arm differ from the baseline without a method."""
+    for path in folder.glob(f"*/ppo-mlp-{arm}/*/config.yaml"):
+        config = yaml.safe_load(path.read_text())
+        config["optimizer"]["beta1"] = 0.99
+        path.write_text(yaml.safe_dump(config))
+
+
 def last_cells(table):
     return {row[0]: row[-1] for row in table.rows}
 
 
 def test_overheads_are_medians_and_ranges_of_pairs(tmp_path):
     folder = add_group(tmp_path, {"standard": 1.0, "redo": 2.0, "ns_adam": 3.0}, seeds=range(2))
+    with_momentum(folder, "ns_adam")
     study, scores, rows = tables(folder, benchmark(tmp_path))
     table = score_table(study, scores)
     assert table.header[-2:] == ("overhead (not paired)", "overhead, paired [range]")
@@ -72,7 +89,9 @@ def test_overheads_are_medians_and_ranges_of_pairs(tmp_path):
     assert "≈" in table.caption
     assert "Fast, one core" in table.caption
     assert "methods.json, made by `python -m analysis.throughput --only methods`" in table.caption
-    assert "redo: method=redo" in table.caption
+    assert "redo: method=redo_published" in table.caption
+    # No method at all: the row of its optimizer.
+    assert cells["ns_adam"] == "≈ +0.0 % [-0.0 %, +0.0 %]"
     fair = fairness_table(study, scores)
     place = fair.header.index("overhead per gradient step [range]")
     assert {row[0]: row[place] for row in fair.rows}["redo"] == "≈ +3.0 % [+2.0 %, +5.0 %]"
@@ -80,9 +99,11 @@ def test_overheads_are_medians_and_ranges_of_pairs(tmp_path):
 
 def test_arms_that_the_benchmark_lacks_show_a_dash(tmp_path):
     arms = {"standard": 1.0, "redo": 2.0, "continual_backprop": 3.0}
+    arms |= {"continual_backprop_fast": 4.0}
     folder = add_group(tmp_path, arms, seeds=range(2))
-    add_run(tmp_path, "adam.redo.l2_init", 0, method={"redo": {"kind": "redo"}})
-    add_run(tmp_path, "adam.redo.l2_init", 1, method={"redo": {"kind": "redo"}})
+    with_momentum(folder, "continual_backprop_fast")
+    add_run(tmp_path, "adam.redo.l2_init", 0, method=BOTH)
+    add_run(tmp_path, "adam.redo.l2_init", 1, method=BOTH)
     for seed in range(2):
         add_run(tmp_path, "fresh_oracle", seed)
     study, scores, rows = tables(folder, benchmark(tmp_path))
@@ -91,20 +112,25 @@ def test_arms_that_the_benchmark_lacks_show_a_dash(tmp_path):
     assert [cells[name] for name in lacking] == ["–"] * 3
     assert cells["redo"] != "–"
     assert rows["fresh_oracle"]["overhead_paired_env_step"] == ""
-    assert list(study.about["overheads"]["arms"]) == ["redo"]
+    facts = study.about["overheads"]["arms"]
+    assert {name: facts[name]["row"] for name in facts} == {
+        "redo": "method=redo_published",
+        "continual_backprop_fast": "arm=continual_backprop_fast",
+    }
 
 
 def test_equal_settings_are_not_called_similar(tmp_path):
-    plain = compose_run(["method=redo"]).plain
+    plain = compose_run(["method=l2_init"]).plain
     for seed in range(2):
-        for arm, method in (("standard", {}), ("adam.redo", plain["method"])):
+        for arm, method in (("standard", {}), ("adam.l2_init", plain["method"])):
             path = add_run(tmp_path, arm, seed)
             config = yaml.safe_load((path / "config.yaml").read_text())
             config |= {key: plain[key] for key in ("agent", "network", "optimizer")}
             config["method"] = method
             (path / "config.yaml").write_text(yaml.safe_dump(config))
-    study, scores, _ = tables(tmp_path / "runs", benchmark(tmp_path))
-    assert last_cells(score_table(study, scores))["adam.redo"].startswith("+0.2 % [")
+    pairs = {"method=l2_init": PAIRS["method=redo_published"]}
+    study, scores, _ = tables(tmp_path / "runs", benchmark(tmp_path, pairs))
+    assert last_cells(score_table(study, scores))["adam.l2_init"].startswith("+0.2 % [")
     assert "≈" not in score_table(study, scores).caption
 
 
@@ -115,8 +141,9 @@ def test_other_agents_and_baselines_are_not_compared_with_plain_adam(tmp_path):
     assert study.about["overheads"]["arms"] == {}
     for path in folder.rglob("config.yaml"):
         config = yaml.safe_load(path.read_text())
-        config["agent"] = {"kind": "sac", "updates_per_env_step": 1.0}
-        path.write_text(yaml.safe_dump(config))
+        config["agent"] = {"kind": "sac", "warmup_steps": 100}
+        config["optimizer"]["learning_rate"] = 1e-4 if config.pop("method") else 1e-3
+        path.write_text(yaml.safe_dump({**config, "method": {}}))
     study = collect([folder], extras=Extras((), overheads))
     assert study.about["overheads"]["arms"] == {}
 
@@ -146,6 +173,26 @@ def test_a_file_that_is_no_benchmark_is_refused(tmp_path, capsys, text):
     words = ["compare", str(folder), "--out", str(tmp_path / "x"), "--overheads", str(file)]
     assert evaluate.main(words) == evaluate.EXIT_CONFIGURATION
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_tuned_arms_say_on_what(tmp_path, monkeypatch):
+    chosen = Selection("1", {"0": 1.0, "1": 2.0}, 12)
+    conditions = Conditions("python train.py tune arm=l2", 0.1, 400_000, 3, 10_000)
+    presets = tmp_path / "configs"
+    found = [Found("l2", chosen, {"optimizer.learning_rate": 3e-4})]
+    write_presets(presets / "arm", "tuned", found, conditions)
+    shutil.copy(Path(compose.__file__).parent / "arm" / "l2.yaml", presets / "arm")
+    monkeypatch.setattr("analysis.compare.presets.CONFIG_FOLDER", presets)
+    folder = add_group(tmp_path, {"standard": 1.0, "l2_tuned": 2.0}, seeds=range(2))
+    study = collect([folder])
+    table = fairness_table(study, score(study))
+    place = table.header.index("tuning")
+    assert {row[0]: row[place] for row in table.rows} == {
+        "standard": "not tuned",
+        "l2_tuned": "the first 10% of the lifetime on worlds from 10000",
+    }
+    arms = {arm.name: arm for arm in gather([folder]).arms}
+    assert chosen_presets(arms["l2_tuned"], "adam") == ("ns_adam", [])  # of the arm it builds on
 
 
 # Parameters and memory -----------------------------------------------------------------------

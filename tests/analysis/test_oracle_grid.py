@@ -138,9 +138,11 @@ def test_every_draw_resamples_runs_and_oracle_seeds(summary):
     )
     assert (found.low, found.high) == pytest.approx(np.percentile(draws, [2.5, 97.5]))
     certain = OracleGrid(
-        grid.values, *(m.mean(axis=1, keepdims=True) for m in (grid.areas, grid.phases)),
+        grid.values,
+        grid.areas.mean(axis=1, keepdims=True),
+        grid.phases.mean(axis=1, keepdims=True),
         grid.untrained[:, :1],
-    )  # fmt: skip
+    )
     narrow = interpolated_interval(areas, values, certain, summary, min_range_share=0.0)
     wide = interpolated_interval(areas, values, grid, summary, min_range_share=0.0)
     assert narrow.estimate == pytest.approx(wide.estimate)

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def level(friction):
     return 200.0 + 20.0 * math.log(friction)
 
 
-def add_grid(root, arm="standard", factor=1.0, seeds=range(3), grid=GRID, curve=level, **settings):
+def add_grid(root, arm="standard", factor=1.0, seeds=(0, 1, 2), grid=GRID, curve=level, **settings):
     """Fresh networks in single worlds, one run per friction and seed, without noise."""
     for place, friction in enumerate(grid):
         for seed in seeds:
@@ -74,7 +75,7 @@ def tables(template):
     return out
 
 
-def compared(template, *tables):
+def compared(template, *tables) -> tuple[Any, dict[str, Any], Any]:
     study = collect([template / "runs" / "study"], extras=Extras(tuple(read_tables(tables))))
     scores = score(study)
     return study, {arm.facts.name: arm for arm in scores.arms}, scores

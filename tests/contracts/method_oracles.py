@@ -12,9 +12,24 @@ import math
 import numpy as np
 import torch
 from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from networks.masks import HasMasks
 from networks.units import parameter_roles
+
+READS = (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero)
+
+
+class CountReads(TorchDispatchMode):
+    """Counts what would wait for a device: numbers read off it, shapes that depend on it."""
+
+    def __init__(self):
+        super().__init__()
+        self.reads = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.reads += func.overloadpacket in READS
+        return func(*args, **(kwargs or {}))
 
 
 def exact(value):
@@ -28,7 +43,12 @@ class Oracle:
         start: Parameters when the agent was built, name -> float64 array.
         step: Gradient step under way, from 1.
         acted: How often something was checked that differs from doing nothing.
+        moved: Parameters that the optimizer itself has moved in steps 9 and later, by when all
+            methods have intervened.
+        counts_on_device: Whether the method looks at the device to know what is due.
     """
+
+    counts_on_device = False
 
     def __init__(self, update, method, inputs, normalised):
         self.update, self.method, self.network = update, method, update.network
@@ -43,13 +63,32 @@ class Oracle:
             if isinstance(module, HasMasks)
             for parameter, mask in module.masked_parameters()
         }
+        self.moved = set()
+        self._optimizer_step, update.optimizer.step = update.optimizer.step, self._move
         self._wrap("penalty", self._penalty)
         self._wrap("after_backward", self._after_backward)
         self._wrap("after_step", self._after_step)
 
     def _wrap(self, name, wrapper):
-        original = getattr(self.method, name)
+        hook = getattr(self.method, name)
+
+        def original(*arguments):
+            events = len(getattr(self.method, "_events", ()))
+            with CountReads() as counter:
+                result = hook(*arguments)
+            if events == len(getattr(self.method, "_events", ())) and not self.counts_on_device:
+                assert not counter.reads, f"{name} of step {self.step} reads off the device"
+            return result
+
         setattr(self.method, name, lambda *arguments: wrapper(original, *arguments))
+
+    def _move(self, *arguments):
+        before = {name: p.detach().clone() for name, p in self.network.named_parameters()}
+        result = self._optimizer_step(*arguments)
+        if self.step > 8:
+            now = self.network.named_parameters()
+            self.moved |= {name for name, p in now if not torch.equal(p, before[name])}
+        return result
 
     def _penalty(self, original, loss):
         self.before_penalty()
@@ -529,6 +568,9 @@ class ReGraMa(Renewal):
 
 class SNR(Renewal):
     """Every unit that is silent on a whole minibatch."""
+
+    # It looks when a silence may have become too long: with these settings at every step.
+    counts_on_device = True
 
     def stepped(self, parameters, activations):
         silent = {name: (exact(h) == 0.0).all(0) for name, h in activations.items()}

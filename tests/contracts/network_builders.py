@@ -15,8 +15,12 @@ INPUTS, CONTEXTS, UNITS = 5, 3, 20
 DISCRETE = ContextSpec(CONTEXTS, discrete=True)
 # Settings that make a network small; a file that is not listed gets `hidden_sizes`.
 SMALL = {"simba": {"width": 8, "num_blocks": 2, "expansion": 2}}
-# Settings that leave out whatever lets one unit change another: competition.
-INDEPENDENT = {"k_winners": {"active_fraction": 1.0}, "dendritic": {"active_fraction": 1.0}}
+# Settings that leave out whatever lets one unit change another: competition, normalisation.
+INDEPENDENT = {
+    "k_winners": {"active_fraction": 1.0},
+    "dendritic": {"active_fraction": 1.0},
+    "continual_world": {"layer_norm": False},
+}
 
 
 def config_of(kind, **settings):

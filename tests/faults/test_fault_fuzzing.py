@@ -67,9 +67,10 @@ def picture(folder):
 
 @contextlib.contextmanager
 def in_time():
-    start = time.perf_counter()
+    wall, processor = time.perf_counter(), time.process_time()
     yield
-    assert time.perf_counter() - start < SECONDS_PER_INPUT
+    assert time.process_time() - processor < SECONDS_PER_INPUT
+    assert time.perf_counter() - wall < 60  # others may use the processor, too
 
 
 @pytest.fixture
@@ -294,6 +295,7 @@ def test_fuzzed_settings_are_refused_in_one_sentence_or_typed(number):
     """A valid configuration with values replaced, removed and added anywhere."""
     valid = json.dumps(_valid())
     places = sorted(_paths(json.loads(valid)))
+    load_run(json.loads(valid))  # imports what it needs
     outcomes = {"refused": 0, "loaded": 0}
 
     @examples(number)
@@ -357,10 +359,17 @@ def test_fuzzed_logs_are_read_or_named(number, tmp_path):
     @examples(number)
     @given(
         data=st.binary(max_size=120)
-        | st.text(max_size=80).map(lambda t: t.encode("utf-8", "replace"))
+        | st.text(max_size=80).map(lambda text: text.encode("utf-8", "replace"))
+        | JSON_VALUES.map(lambda value: json.dumps({"event": "switch", "regime": value}).encode())
+        | JSON_VALUES.map(
+            lambda value: json.dumps(
+                {"event": "switch", "regime": 1, "env_steps": value, "friction": value}
+            ).encode()
+        ),
+        end=st.sampled_from([b"", b"\n"]),
     )
-    def check(data):
-        file.write_bytes(data)
+    def check(data, end):
+        file.write_bytes(data + end)
         with in_time():
             with contextlib.suppress(NotARun):
                 read_table(file)

