@@ -1,5 +1,6 @@
 """Look at runs: `python evaluate.py run runs/...`, `compare runs/GROUP --out results/NAME`,
-`oracle runs/GROUP --out results/oracles`, `figures runs/...` or `inspect CHECKPOINT`.
+`sequence runs/GROUP --out results/NAME`, `oracle runs/GROUP --out results/oracles`,
+`figures runs/...` or `inspect CHECKPOINT`.
 
 Exit codes: 0 done, 2 a wrong path, checkpoint or option, 3 numerical failure, 4 storage.
 """

@@ -237,7 +237,7 @@ class Training:
         So is the first where the directory is gone or read-only. The first checkpoint after a
         switch is pinned.
         """
-        pinned, self._switched = self._switched, False
+        pinned, self._switched = self._switched and self.config.log.pin_switches, False
         try:
             self.checkpoint(pinned)
         except StorageError as error:

@@ -34,7 +34,8 @@ class LogConfig:
             probe set.
         diagnostics: Measure units, ranks and weights at all.
         checkpoint_minutes: Minutes between checkpoints.
-        keep_checkpoints: Newest unpinned checkpoints to keep; those at switches always stay.
+        keep_checkpoints: Newest unpinned checkpoints to keep.
+        pin_switches: Keep the checkpoints at switches for ever. Streams of many tasks do not.
         tensorboard: Write TensorBoard events.
         figures: Draw the figures at the end of a run.
         plain_seconds: Seconds between progress lines where there is no terminal.
@@ -57,6 +58,7 @@ class LogConfig:
     diagnostics: bool = True
     checkpoint_minutes: float = 10.0
     keep_checkpoints: int = 3
+    pin_switches: bool = later(True)
     tensorboard: bool = True
     figures: bool = True
     plain_seconds: float = 30.0
@@ -169,6 +171,7 @@ EXECUTION_KEYS = frozenset(
         "progress",
         "log.checkpoint_minutes",
         "log.keep_checkpoints",
+        "log.pin_switches",
         "log.figures",
         "log.plain_seconds",
         "log.tensorboard",

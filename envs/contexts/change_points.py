@@ -12,6 +12,7 @@ import numpy as np
 from envs.snapshots import Snapshot, load_arrays
 
 ALLOWANCE = 0.5  # half of the shift, in standard deviations, that is looked for
+LARGEST = 3.0  # what a single value may say, in standard deviations
 _OVERSHOOT = 1.166  # 2 x 0.583: what a sum exceeds its threshold by, on average
 
 
@@ -90,7 +91,8 @@ class Detector:
 
     Signals are standardised by a level and a variance: means over the first `baseline` values,
     then averages of horizon `horizon`, which stand still while a sum is above half its threshold
-    (else they would follow the change). After an alarm everything begins anew.
+    (else they would follow the change). A standardised value counts as 3 at most: blocks in which a
+    robot falls are far out, and one of them is no new world. After an alarm everything begins anew.
 
     Args:
         num_signals: Signals.
@@ -118,7 +120,8 @@ class Detector:
         state = self._arrays
         if state["count"][0] >= self._baseline:
             deviation = np.sqrt(np.maximum(state["variance"], 1e-12))
-            if self._cumulative.update((values - state["level"]) / deviation):
+            standard = (values - state["level"]) / deviation
+            if self._cumulative.update(np.clip(standard, -LARGEST, LARGEST)):
                 self.restart()
                 return True
             if self.is_suspicious:

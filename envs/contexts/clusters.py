@@ -114,14 +114,14 @@ class Clusters:
         return index
 
     def _match(self, batch: np.ndarray) -> int | None:
-        settings, best, lowest = self._settings, None, np.inf
+        settings, best, lowest = self._settings, None, (np.inf, np.inf)
         for index, exemplars in enumerate(self._exemplars):
-            probability = hotelling(exemplars, batch, settings.use_rank)[1]
+            squared, probability = hotelling(exemplars, batch, settings.use_rank)
             if settings.match == "first" and probability < settings.threshold:
                 return index
-            if probability < lowest:
-                best, lowest = index, probability
-        if lowest < settings.threshold or len(self) >= settings.max_clusters:
+            if (probability, squared) < lowest:  # far from all, probabilities are all 1
+                best, lowest = index, (probability, squared)
+        if lowest[0] < settings.threshold or len(self) >= settings.max_clusters:
             return best
         return None
 

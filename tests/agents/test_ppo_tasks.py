@@ -40,7 +40,7 @@ METHODS = {
     "redo": redo.Config(period=4, dormancy_threshold=0.2),
     "l2_init": l2_init.Config(),
 }
-SMALL = {"simba": {"width": 8, "num_blocks": 1, "expansion": 2}}
+SMALL = {"simba": {"width": 8, "num_blocks": 1, "expansion": 2}, "linear": {}}
 pytestmark = pytest.mark.filterwarnings("ignore:network.active_fraction")
 
 

@@ -5,6 +5,8 @@ import io
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from analysis.compare.overheads import read_overheads
 from analysis.compare.presets import chosen_presets
 from analysis.compare.scores import score
 from analysis.compare.tables import results_csv, score_table
-from analysis.ending import run_costs
+from analysis.ending import earlier, run_costs
 from analysis.process_memory import PeakMemory
 from analysis.run_files import NotARun
 from analysis.throughput.plan import GRADIENT_STEPS_PER_ENV_STEP
@@ -248,3 +250,13 @@ def test_the_peak_is_of_this_run_and_of_its_lives_before():
     assert memory.mib > grown - 10.0
     assert PeakMemory(1e6).mib == 1e6
     assert PeakMemory().mib < grown - 50.0
+
+
+def test_lives_before_are_read_from_the_checkpoint():
+    def checkpoint(**manifest) -> Any:
+        return SimpleNamespace(manifest=manifest)
+
+    noted = checkpoint(metadata={"peak_memory_mib": 512.5})
+    assert earlier(noted, "peak_memory_mib") == 512.5
+    assert earlier(checkpoint(), "peak_memory_mib") == 0.0  # of an earlier version
+    assert earlier(None, "peak_memory_mib") == 0.0

@@ -1,0 +1,252 @@
+"""Tables and figures of the supervised streams, from run directories.
+
+python -m analysis.supervised_results regression runs/bit_flipping --out results/bit_flipping
+python -m analysis.supervised_results tasks runs/permuted_digits --out results/permuted_digits
+
+Runs of one arm are those below one folder, `<anything>/seed_<n>`. Intervals are percentile
+bootstraps over whole runs; comparisons are paired by seed, which fixes the stream.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from scipy import stats
+
+from analysis.plots import COLOURS, STYLE, save_figure
+from analysis.run_files import read_config, read_progress
+
+NUM_RESAMPLES = 10_000
+BIN = 20_000
+Curves = dict[str, dict[int, np.ndarray]]
+
+
+def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """95 % percentile bootstrap of the mean over runs.
+
+    Args:
+        values: (runs,) one number per run; NaN, NaN with fewer than two.
+        seed: Of the resampling.
+    """
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    generator = np.random.Generator(np.random.PCG64(seed))
+    picks = generator.integers(0, len(values), (NUM_RESAMPLES, len(values)))
+    low, high = np.quantile(values[picks].mean(1), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def run_dirs(root: Path) -> dict[str, dict[int, Path]]:
+    """Arm -> seed -> run directory, for all runs below a folder.
+
+    Raises:
+        ValueError: There is none.
+    """
+    found: dict[str, dict[int, Path]] = {}
+    for path in sorted(root.glob("**/seed_*")):
+        if (path / "config.yaml").is_file():
+            arm = path.parent.name.split("-", 2)[-1]
+            found.setdefault(arm, {})[int(path.name.removeprefix("seed_"))] = path
+    if not found:
+        raise ValueError(f"{root} holds no runs (<arm>/seed_<n>/config.yaml); train some first")
+    return found
+
+
+# Regression --------------------------------------------------------------------------------
+
+
+def error_curves(root: Path, width: int = BIN) -> Curves:
+    """Arm -> seed -> (bins,) mean squared error in whole bins of `width` examples.
+
+    A row of progress.csv is the mean over the iterations since the row before, each of equally
+    many examples, so bins weigh rows by the examples between them.
+    """
+    curves: Curves = {}
+    for arm, seeds in run_dirs(root).items():
+        for seed, path in seeds.items():
+            table = read_progress(path)
+            steps, losses = table["env_steps"], table["loss"]
+            weights = np.diff(steps, prepend=0.0)
+            ends = np.cumsum(losses * weights)
+            edges = np.arange(width, steps[-1] + 1, width)
+            at = np.searchsorted(steps, edges)
+            if not np.array_equal(steps[at], edges):
+                raise ValueError(f"{path} has no rows at multiples of {width} examples")
+            sums = np.diff(ends[at], prepend=0.0)
+            curves.setdefault(arm, {})[seed] = sums / width
+    return curves
+
+
+def common(curves: Curves) -> tuple[list[int], int]:
+    """Seeds that every arm has, and the bins that all of these have reached."""
+    seeds = sorted(set.intersection(*(set(by_seed) for by_seed in curves.values())))
+    if not seeds:
+        raise ValueError("no seed has been run with every arm; finish the sweep first")
+    return seeds, min(len(by_seed[s]) for by_seed in curves.values() for s in seeds)
+
+
+def regression(root: Path, out: Path) -> str:
+    """Write curves.csv, table.csv and the figure; returns the table as Markdown."""
+    curves = error_curves(root)
+    seeds, num_bins = common(curves)
+    stacked = {a: np.array([c[s][:num_bins] for s in seeds]) for a, c in curves.items()}
+    _write(
+        out / "curves.csv",
+        ("arm", "seed", "examples", "squared_error"),
+        [
+            (arm, seed, BIN * (k + 1), f"{value:.6g}")
+            for arm, rows in stacked.items()
+            for seed, row in zip(seeds, rows, strict=True)
+            for k, value in enumerate(row)
+        ],
+    )
+    last = slice(-max(1, num_bins // 10), None)
+    baseline = next((a for a in stacked if "linear" in a), None)
+    lines = []
+    for arm, rows in stacked.items():
+        start, end = rows[:, : max(1, num_bins // 10)].mean(1), rows[:, last].mean(1)
+        line = {"arm": arm, "runs": str(len(seeds)), "first tenth": _mean(start)}
+        line |= {"last tenth": _mean(end), "last - first": _mean(end - start)}
+        line["p (worse than at first)"] = _p(end - start)
+        if baseline is not None and arm != baseline:
+            difference = end - stacked[baseline][:, last].mean(1)
+            line |= {"last - linear": _mean(difference), "p (worse than linear)": _p(difference)}
+        lines.append(line)
+    table = _table(out, lines)
+    centres = BIN * (np.arange(num_bins) + 0.5)
+    _draw(out, {a: (centres, rows) for a, rows in stacked.items()}, "examples", "squared error")
+    return table
+
+
+# Tasks with examinations -------------------------------------------------------------------
+
+
+def final_accuracies(root: Path) -> dict[tuple[str, int], dict[int, float]]:
+    """(Arm, number of tasks) -> seed -> mean test accuracy over all tasks after the last one.
+
+    Runs whose last examination is not over are left out.
+    """
+    found: dict[tuple[str, int], dict[int, float]] = {}
+    for path in sorted(root.glob("**/seed_*")):
+        if not (path / "done.json").is_file():
+            continue
+        config = read_config(path)
+        scores: dict[int, float] = {}
+        for line in (path / "events.jsonl").read_text(encoding="utf-8").splitlines():
+            if '"examination"' not in line:
+                continue
+            event = json.loads(line)
+            if event["regime"] == config["env"]["num_tasks"] - 1 and event["split"] == "test":
+                scores[event["on_task"]] = event["accuracy"]
+        if len(scores) == config["env"]["num_tasks"]:
+            name = path.parent.name.split("-")[1]
+            name += "_si" if "si" in config["method"] else ""
+            key = name, len(scores)
+            found.setdefault(key, {})[int(path.name[5:])] = float(np.mean(list(scores.values())))
+    if not found:
+        raise ValueError(f"{root} holds no finished runs with examinations; train some first")
+    return found
+
+
+def tasks(root: Path, out: Path) -> str:
+    """Write accuracies.csv, table.csv and the figure; returns the table as Markdown."""
+    found = final_accuracies(root)
+    _write(
+        out / "accuracies.csv",
+        ("network", "num_tasks", "seed", "accuracy"),
+        [(*key, s, f"{v:.6g}") for key, seeds in found.items() for s, v in seeds.items()],
+    )
+    names = sorted({name for name, _ in found})
+    counts = sorted({count for _, count in found})
+    lines = []
+    for name in names:
+        line = {"network": name}
+        for count in counts:
+            values = np.array(list(found.get((name, count), {}).values()))
+            line[f"{count} tasks"] = _mean(values) + f" n={len(values)}" if len(values) else "-"
+        lines.append(line)
+    table = _table(out, lines)
+    curves = {}
+    for name in names:
+        at = [count for count in counts if (name, count) in found]
+        seeds = set.intersection(*(set(found[name, count]) for count in at))
+        rows = np.array([[found[name, count][s] for count in at] for s in sorted(seeds)])
+        if len(rows):
+            curves[name] = (np.array(at, dtype=float), rows)
+    _draw(out, curves, "tasks learnt", "mean test accuracy over all tasks")
+    return table
+
+
+# Output ------------------------------------------------------------------------------------
+
+
+def _mean(values: np.ndarray) -> str:
+    low, high = interval(values)
+    return f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _p(differences: np.ndarray) -> str:
+    """One-sided paired t-test that the mean difference is above 0."""
+    if len(differences) < 2:
+        return "-"
+    return f"{stats.ttest_1samp(differences, 0.0, alternative='greater').pvalue:.2g}"
+
+
+def _table(out: Path, lines: Sequence[Mapping[str, str]]) -> str:
+    columns = list(dict.fromkeys(key for line in lines for key in line))
+    rows = [[line.get(column, "-") for column in columns] for line in lines]
+    _write(out / "table.csv", columns, rows)
+    marked = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in marked)
+
+
+def _write(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+
+
+def _draw(
+    out: Path, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], x_label: str, y_label: str
+) -> None:
+    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
+        figure = Figure(figsize=(5.0, 3.2), layout="constrained")
+        axes = figure.subplots()
+        for (name, (x, rows)), colour in zip(curves.items(), COLOURS, strict=False):
+            bounds = np.array([interval(column) for column in rows.T])
+            axes.plot(x, rows.mean(0), color=colour, label=f"{name} (n={len(rows)})")
+            axes.fill_between(x, bounds[:, 0], bounds[:, 1], color=colour, alpha=0.2, linewidth=0)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(f"{y_label} (mean, 95 %)")
+        axes.legend()
+        for kind in ("png", "svg"):
+            save_figure(figure, out / f"figure.{kind}")
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line and return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kind", choices=("regression", "tasks"))
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args(arguments)
+    try:
+        print({"regression": regression, "tasks": tasks}[given.kind](given.runs, given.out))
+    except ValueError as error:
+        print(f"results: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
