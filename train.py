@@ -24,7 +24,12 @@ import torch
 from agents.base import Transition
 from agents.baselines import UnequalEpisodes
 from agents.update import NumericalFailure
-from analysis.checkpoint import CheckpointError, CheckpointStore, load_checkpoint
+from analysis.checkpoint import (
+    CheckpointError,
+    CheckpointStore,
+    inspect_checkpoint,
+    load_checkpoint,
+)
 from analysis.ending import earlier, end_run, run_costs
 from analysis.interruption import Interruption
 from analysis.multitask.training import TrainingEvaluation
@@ -277,6 +282,8 @@ def run(composed: Composed) -> int:
     try:
         if config.fresh or not (root / relative / "config.yaml").exists():
             rehearse(config)  # a refusal leaves no directory behind and moves none aside
+            if config.init_from is not None:
+                inspect_checkpoint(Path(config.init_from))
         directory = RunDirectory.open(
             root,
             relative,
@@ -286,7 +293,7 @@ def run(composed: Composed) -> int:
             released_keys=RELEASED_KEYS,
             ignored_keys=EXECUTION_KEYS,
         )
-    except (ConfigurationChanged, RunLocked, ValueError) as error:
+    except (ConfigurationChanged, RunLocked, CheckpointError, ValueError) as error:
         return _refuse("configuration", error, EXIT_CONFIGURATION)
     except StorageError as error:
         return _refuse("storage", error, EXIT_STORAGE)

@@ -55,6 +55,7 @@ def compose_run(overrides: Sequence[str]) -> Composed:
     Raises:
         ConfigurationError: One sentence that says what is wrong and what to do.
     """
+    overrides = [*map(without_none, overrides)]
     check_overrides(overrides)
     overrides = [word for word in overrides if not _chooses_nothing(word)]
     values, choices = _compose(overrides)
@@ -69,6 +70,14 @@ def _chooses_nothing(word: str) -> bool:
     """Whether a word says `arm=null` or the like, which is the default anyway."""
     key, _, value = word.partition("=")
     return key in ("arm", "experiment", "value_network") and value in ("null", "")
+
+
+def without_none(word: str) -> str:
+    """`method=none` and `method=none,redo` in a sweep, said with an empty list."""
+    key, equals, value = word.partition("=")
+    if key != "method":
+        return word
+    return key + equals + ",".join("[]" if v.strip() == "none" else v for v in value.split(","))
 
 
 def spelled_for_hydra(word: str) -> str:

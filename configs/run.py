@@ -152,7 +152,11 @@ class RunConfig:
         if self.total_steps < 1:
             raise ValueError(f"total_steps is {self.total_steps}; give at least 1")
         if not _NAME.match(self.group):
-            raise ValueError(f"group is {self.group!r}; use letters, digits, '.', '_' and '-' only")
+            shown = repr(self.group[:120])
+            raise ValueError(
+                f"group is {shown}; use 1 to 100 letters, digits, '.', '_' and '-', and begin with "
+                "a letter or digit"
+            )
         if self.num_threads != "auto" and not 1 <= self.num_threads <= 64:
             raise ValueError(f"num_threads is {self.num_threads}; give auto or 1 to 64")
         if self.fresh_parts and self.init_from is None:

@@ -35,6 +35,7 @@ from configs.compose import (
     check_overrides,
     compose_run,
     spelled_for_hydra,
+    without_none,
 )
 from configs.schema import ConfigurationError
 from networks.registry import suggestion
@@ -70,6 +71,7 @@ def sweep(arguments: Sequence[str]) -> int:
     """
     from train import EXIT_CONFIGURATION, EXIT_FAILED, EXIT_SIGNAL
 
+    arguments = [*map(without_none, arguments)]
     try:
         _check(arguments)
     except ConfigurationError as error:

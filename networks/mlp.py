@@ -52,10 +52,10 @@ class Config:
     context_to_input: bool = True
 
     def __post_init__(self) -> None:
-        if not self.hidden_sizes or any(size < 1 for size in self.hidden_sizes):
+        if not self.hidden_sizes or any(not 1 <= size <= 65_536 for size in self.hidden_sizes):
             raise ValueError(
                 f"network.hidden_sizes is {list(self.hidden_sizes)}; give one or more layers of "
-                "at least 1 unit"
+                "at least 1 unit, and at most 65,536"
             )
         any_activation(self.activation)
         if not 0.0 <= self.activation_slope < 1.0:

@@ -21,9 +21,10 @@ FEW_WINNERS = 8
 
 def check_hidden_sizes(sizes: Sequence[int]) -> None:
     """Raise ValueError unless there is at least one layer and every layer has units."""
-    if not sizes or any(size < 1 for size in sizes):
+    if not sizes or any(not 1 <= size <= 65_536 for size in sizes):
         raise ValueError(
-            f"network.hidden_sizes is {list(sizes)}; give one or more layers of at least 1 unit"
+            f"network.hidden_sizes is {list(sizes)}; give one or more layers of at least 1 unit, "
+            "and at most 65,536"
         )
 
 

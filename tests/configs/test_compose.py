@@ -7,7 +7,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.utils import configure_log
 
-from configs.compose import CONFIG_FOLDER, compose_run, presets
+from configs.compose import CONFIG_FOLDER, compose_run, presets, without_none
 from configs.schema import ConfigurationError
 
 
@@ -152,6 +152,13 @@ def test_bad_input_gets_one_clear_sentence(words, message):
     with pytest.raises(ConfigurationError, match=message) as error:
         compose_run(words)
     assert "\n" not in str(error.value)
+
+
+def test_no_method_has_a_name():
+    assert compose_run(["method=none"]).config.method == {}
+    assert directory("method=none") == directory("method=[]") == directory()
+    assert without_none("method=none,[l2_init,redo]") == "method=[],[l2_init,redo]"  # of a sweep
+    assert without_none("boundary=none") == "boundary=none"
 
 
 def test_hydra_leaves_the_loggers_alone_that_exist_already():

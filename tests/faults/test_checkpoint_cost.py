@@ -2,6 +2,7 @@
 
 import time
 
+import pytest
 import torch
 from fault_tools import QUIET, run_dir
 
@@ -34,6 +35,7 @@ def save_seconds(folder, words, rows=None):
     return wall, processor, sum(file.stat().st_size for file in path.iterdir())
 
 
+@pytest.mark.slow
 def test_checkpoints_cost_less_than_a_hundredth(tmp_path, record_property):
     """PPO as it is; of SAC every row of a full replay is new, extrapolated from a twentieth."""
     period = 60 * compose_run(["env=slippery_ant"]).config.log.checkpoint_minutes

@@ -57,7 +57,7 @@ def spoil(monkeypatch, owner, name, number, poison):
     monkeypatch.setattr(owner, name, wrapped)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("value", [np.nan, pytest.param(np.inf, marks=pytest.mark.slow)])
 def test_f14_an_observation_that_is_no_number(value, tmp_path, monkeypatch):
     def poison(read, arguments):
         motion = read(*arguments)
@@ -75,7 +75,7 @@ def test_f14_an_observation_that_is_no_number(value, tmp_path, monkeypatch):
     assert run(tmp_path, WORDS) == train.EXIT_NUMERICAL  # a failure is a result, and final
 
 
-@pytest.mark.parametrize("value", [np.nan, -np.inf])
+@pytest.mark.parametrize("value", [-np.inf, pytest.param(np.nan, marks=pytest.mark.slow)])
 def test_f14_a_reward_that_is_no_number(value, tmp_path, monkeypatch):
     def poison(after_step, arguments):
         guard, situation, reward = arguments
@@ -123,7 +123,9 @@ def test_f16_an_action_that_is_no_number(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("words", [WORDS, SAC], ids=["ppo", "sac"])
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "value", [float("nan"), pytest.param(float("inf"), marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("what", ["gradient", "weight"])
 def test_f17_a_gradient_or_weight_that_is_no_number(words, value, what, tmp_path, monkeypatch):
     """Within one update phase, and no checkpoint is saved after it."""
@@ -151,6 +153,7 @@ def test_f17_a_gradient_or_weight_that_is_no_number(words, value, what, tmp_path
         assert all(torch.isfinite(value).all() for value in update["network"].values())
 
 
+@pytest.mark.slow
 def test_f27_a_clock_that_jumps(tmp_path, monkeypatch):
     """The wall clock goes back an hour at every look; speed and active time stay sane."""
     now = [2e9]
@@ -169,6 +172,7 @@ def test_f27_a_clock_that_jumps(tmp_path, monkeypatch):
     assert 0 < seconds[-1] < 600
 
 
+@pytest.mark.slow
 def test_f21_memory_of_a_device_that_runs_out(tmp_path, monkeypatch, capsys):
     text = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 1.00 GiB"
 
@@ -205,6 +209,11 @@ def test_f20_a_replay_larger_than_memory_is_refused_at_the_start(tmp_path, capsy
 # Signals ----------------------------------------------------------------------------------------
 
 
+SLOW_SIGNALS = [
+    pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGTERM, signal.SIGINT)
+]
+
+
 def signals_at(monkeypatch, env_steps, *numbers):
     step, moments = train.Progress.step, []
 
@@ -219,7 +228,7 @@ def signals_at(monkeypatch, env_steps, *numbers):
     return moments
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGUSR1, *SLOW_SIGNALS])
 def test_f07_a_signal_saves_and_exits_with_75(number, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         moments = signals_at(patch, 900, number)

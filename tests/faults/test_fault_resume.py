@@ -112,8 +112,8 @@ METHODS = {
         "method.snr.refresh_period=20",
     ),
 }
-# The kinds of state that differ most, one for each agent and world, stay in the default set.
-QUICK = {("ppo-ant", "continual_backprop"), ("sac-mt", "dendritic_redo")}
+# One stays in the default set; the others of it are in tests/training.
+QUICK = {("ppo-ant", "continual_backprop")}
 
 
 def settings(world, method):
@@ -162,12 +162,7 @@ OFTEN_ANT = [*settings("ppo-ant", "continual_backprop"), OFTEN]
 
 @pytest.mark.parametrize(
     "step",
-    [
-        764,
-        pytest.param(768, marks=pytest.mark.slow),
-        772,
-        pytest.param(1_024, marks=pytest.mark.slow),
-    ],
+    [768, *(pytest.param(step, marks=pytest.mark.slow) for step in (764, 772, 1_024))],
 )
 def test_f24_kill_around_a_switch(step, undisturbed, tmp_path):
     """One vector step before, at and after the switch at 768, and at a rollout's end."""
@@ -194,6 +189,7 @@ def _open(root, name):
     return (run_dir(root) / name).read_text().splitlines()
 
 
+@pytest.mark.slow
 def test_f08_the_same_command_continues_in_the_same_directory(undisturbed, tmp_path):
     for restarts, step in enumerate((400, 900, 1_500), start=1):
         kill_at(tmp_path, OFTEN_ANT, step)
@@ -231,6 +227,7 @@ def test_f01_twenty_kills_at_random_moments(tmp_path):
     assert int(lived[-1]["restarts"]) >= 15  # the first kills may come before the directory
 
 
+@pytest.mark.slow
 def test_a_lost_stream_would_be_noticed(undisturbed, tmp_path, monkeypatch):
     """The comparison sees a single random number that was not brought back."""
     kill_at(tmp_path, OFTEN_ANT, 1_060)

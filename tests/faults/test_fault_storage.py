@@ -36,6 +36,7 @@ def fill_disk(monkeypatch, saves):
     monkeypatch.setattr(shutil, "disk_usage", usage)
 
 
+@pytest.mark.slow
 def test_f04_training_goes_on_while_the_disk_is_full(undisturbed, tmp_path, monkeypatch, capsys):
     fill_disk(monkeypatch, {2, 3, 5})
     assert run(tmp_path, WORDS) == train.EXIT_DONE
@@ -54,7 +55,9 @@ def test_f04_the_third_refusal_in_a_row_ends_the_run(undisturbed, tmp_path, monk
     assert ending(tmp_path) == ending(undisturbed)
 
 
-@pytest.mark.parametrize("name", ["progress.csv", "events.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["progress.csv", pytest.param("events.jsonl", marks=pytest.mark.slow)]
+)
 def test_f05_a_full_disk_in_a_log_leaves_no_half_line(
     name, undisturbed, tmp_path, monkeypatch, capsys
 ):
@@ -171,8 +174,12 @@ def test_f10_fifty_runs_started_together(same, tmp_path):
 
 @pytest.mark.parametrize(
     "place",
-    [("packages", "mujoco"), ("cpu", "model"), ("num_threads",), ("cuda_device",)],
-    ids=["f12-package", "f13-processor", "f13-threads", "f22-device"],
+    [
+        pytest.param(("packages", "mujoco"), id="f12-package"),
+        pytest.param(("cpu", "model"), id="f13-processor", marks=pytest.mark.slow),
+        pytest.param(("num_threads",), id="f13-threads", marks=pytest.mark.slow),
+        pytest.param(("cuda_device",), id="f22-device", marks=pytest.mark.slow),
+    ],
 )
 def test_f12_f13_f22_another_machine_withdraws_the_claim(place, undisturbed, tmp_path, capsys):
     kill_at(tmp_path, WORDS, 300)

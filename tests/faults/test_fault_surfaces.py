@@ -154,7 +154,7 @@ def test_f32_the_kernel_shows_a_listener_where_there_is_one():
         assert len((listening() & own_sockets()) - before) == 1
 
 
-@pytest.mark.parametrize("tensorboard", ["true", "false"])
+@pytest.mark.parametrize("tensorboard", ["true", pytest.param("false", marks=pytest.mark.slow)])
 def test_f32_a_run_opens_no_socket(tensorboard, tmp_path, monkeypatch):
     seen, before = [], own_sockets()
     step = train.Progress.step
@@ -216,6 +216,7 @@ def test_f33_a_seed_that_is_none_is_refused(seed, tmp_path, capsys):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_f33_a_seed_is_reused_only_by_another_method(stopped, tmp_path):
     """The same seed with the same settings is the same run, and continues it."""
     one, other = composed(*WORDS), composed(*ANT, "method=[redo]", OFTEN)
