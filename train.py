@@ -222,17 +222,14 @@ class Training:
 
     def checkpoint(self, pinned: bool) -> Path:
         """Save; a pinned checkpoint is never pruned."""
-        # Wall-clock time is no part of the state: equal runs have equal state hashes.
-        path = self.store.save(
-            self.envs.env_steps,
-            self.state_dict(),
-            pinned=pinned,
-            metadata={
-                "active_seconds": self.recorder.active_seconds,
-                "peak_memory_mib": self.memory.mib,
-                "bit_exact": self.directory.is_bit_exact,
-            },
-        )
+        # None of it is part of the state: equal runs have equal state hashes.
+        metadata = {
+            "active_seconds": self.recorder.active_seconds,
+            "peak_memory_mib": self.memory.mib,
+            "bit_exact": self.directory.is_bit_exact,
+        }
+        steps = self.envs.env_steps
+        path = self.store.save(steps, self.state_dict(), pinned=pinned, metadata=metadata)
         self._last_checkpoint = time.monotonic()
         return path
 
@@ -247,8 +244,7 @@ class Training:
             self.checkpoint(pinned)
         except StorageError as error:
             self._switched = pinned
-            lost = isinstance(error, StorageLostError)
-            if lost or self.store.failed_saves >= MAX_FAILED_SAVES:
+            if self.store.failed_saves >= MAX_FAILED_SAVES or isinstance(error, StorageLostError):
                 raise
             self._last_checkpoint = time.monotonic()
             print(f"checkpoint skipped, training goes on: {error}", file=sys.stderr, flush=True)
@@ -304,8 +300,8 @@ def run(composed: Composed) -> int:
     except StorageError as error:
         return _refuse("storage", error, EXIT_STORAGE)
     except torch.OutOfMemoryError as error:
-        advice = "the newest checkpoint is intact: free memory and give the same command"
-        return _refuse("memory", RuntimeError(f"{error}; {advice}"), EXIT_FAILED)
+        error.args = (f"{error}; the newest checkpoint is intact: give the same command again",)
+        return _refuse("memory", error, EXIT_FAILED)
     finally:
         directory.close()
 

@@ -44,6 +44,7 @@ class FusedSACSteps(SACSteps):
         if FusedTorso.supports(self._actor) and not needs_autograd(actor):
             now, then = (FusedTorso(self._actor, batch_size) for _ in range(2))
             self._policy = now, then
+        self._passed: Batch | None = None  # of which the policy's pass has been made already
 
     @staticmethod
     def supports(updates: Mapping[str, Update]) -> bool:
@@ -61,6 +62,7 @@ class FusedSACSteps(SACSteps):
         if self._policy is None:
             return super()._next_moments(batch)
         now, then = self._policy
+        self._passed = batch
         _, features = self._threads.run(
             lambda: now.forward(self._policy_inputs(batch.observation, batch.context)),
             lambda: then.forward(self._policy_inputs(batch.next_observation, batch.next_context)),
@@ -74,6 +76,10 @@ class FusedSACSteps(SACSteps):
         if self._policy is None:
             return super()._actor_step(batch, noise, temperature)
         update, (torso, _) = self._updates["actor"], self._policy
+        inputs = self._policy_inputs(batch.observation, batch.context)
+        if self._passed is not batch:
+            torso.forward(inputs)
+        self._passed = None  # the step below changes the policy
         features = torso.features.detach().requires_grad_()
         mean, log_std = self._actor.moments_of(features, batch.context)
         action, log_probability = losses.squashed_sample(mean, log_std, noise)
@@ -83,7 +89,6 @@ class FusedSACSteps(SACSteps):
         update.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         assert features.grad is not None
-        inputs = self._policy_inputs(batch.observation, batch.context)
         torso.backward(inputs, features.grad, self._threads.run)
         update.apply(torso.activations)
         return loss.detach(), log_probability.detach()

@@ -125,25 +125,6 @@ class ProbeWithContexts:
     contexts: np.ndarray
 
 
-def _check_answers(config: RunConfig, answers: str) -> None:
-    """Refuse agents that learn from rewards on supervised problems, and the other way round.
-
-    Raises:
-        ConfigurationError: What the agent learns from is not what the environment gives.
-    """
-    wants = bool(getattr(AGENTS.get(config.agent.kind), "LEARNS_FROM_ANSWERS", False))
-    if wants and not answers:
-        raise ConfigurationError(
-            f"agent={config.agent.kind} learns from right answers, but env.kind={config.env.kind} "
-            "only gives rewards; choose a supervised problem, such as env=bit_flipping"
-        )
-    if answers and not wants:
-        raise ConfigurationError(
-            f"env.kind={config.env.kind} is a supervised problem, in which no action has "
-            f"consequences; choose agent=supervised instead of agent={config.agent.kind}"
-        )
-
-
 def build_agent(config: RunConfig, info: Any, num_threads: int = 1) -> Agent:
     """Build the agent of a run.
 
@@ -171,7 +152,6 @@ def build_agent(config: RunConfig, info: Any, num_threads: int = 1) -> Agent:
         num_tasks=info.num_tasks,
         answers=getattr(info, "answers", ""),
     )
-    _check_answers(config, parts.answers)
     try:
         build = AGENTS.get(config.agent.kind).build
         agent = (

@@ -291,7 +291,24 @@ def _check_stages(config: RunConfig) -> None:
         )
 
 
+def _check_answers(config: RunConfig) -> None:
+    """Refuse agents that learn from rewards on supervised problems, and the other way round."""
+    wants = hasattr(AGENTS.get(config.agent.kind), "LEARNS_FROM_ANSWERS")
+    gives = hasattr(ENVIRONMENTS.get(config.env.kind), "GIVES_ANSWERS")
+    if wants and not gives:
+        raise ConfigurationError(
+            f"agent={config.agent.kind} learns from right answers, but env.kind={config.env.kind} "
+            "only gives rewards; choose a supervised problem, such as env=bit_flipping"
+        )
+    if gives and not wants:
+        raise ConfigurationError(
+            f"env.kind={config.env.kind} is a supervised problem, in which no action has "
+            f"consequences; choose agent=supervised instead of agent={config.agent.kind}"
+        )
+
+
 def _check_together(config: RunConfig) -> None:
+    _check_answers(config)
     _check_evaluations(config)
     interval = getattr(config.env, "switch_interval", None)
     length = getattr(config.agent, "rollout_length", None)

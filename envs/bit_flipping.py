@@ -24,6 +24,8 @@ THRESHOLD_SHARE = 0.7
 CHANGES = ("all_bits", "one_bit")
 RULES = ("code", "paper")
 
+GIVES_ANSWERS = True
+
 
 @dataclass(frozen=True)
 class Config:

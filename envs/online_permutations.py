@@ -18,6 +18,8 @@ from envs.datasets import Images, load_images
 from envs.problems import ProblemEnv
 from envs.schedules import at_least
 
+GIVES_ANSWERS = True
+
 
 @dataclass(frozen=True)
 class Config:

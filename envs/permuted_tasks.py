@@ -23,6 +23,8 @@ from envs.schedules import at_least, one_of
 CONTEXTS = ("prototype", "task", "none")
 EXAMINATIONS = ("end", "every_task")
 
+GIVES_ANSWERS = True
+
 
 @dataclass(frozen=True)
 class Config:

@@ -114,7 +114,7 @@ def test_a_linear_network_is_a_linear_map_and_has_no_units():
     nothing = np.zeros((ROWS, 0), dtype=np.float32)
     np.testing.assert_allclose(agent.act(inputs, nothing, explore=True), expected, rtol=1e-5)
     # Online least mean squares, by a slow loop.
-    weight, bias = head.weight.detach().numpy()[0].astype(float), float(head.bias)
+    weight, bias = head.weight.detach().numpy()[0].astype(float), head.bias.item()
     for x, y in zip(inputs.astype(float), target[:, 0], strict=True):
         error = x @ weight + bias - y
         weight, bias = weight - 0.04 * error * x, bias - 0.04 * error
@@ -216,13 +216,11 @@ RUN = ["experiment=bit_flipping_smoke", "env.switch_interval=1000", "total_steps
     ],
 )
 def test_what_does_not_fit_is_refused(words, message):
-    config = compose_run(words).config
-    envs, info = build_environment(config)
-    try:
-        with pytest.raises(ConfigurationError, match=message):
-            build_agent(config, info)
-    finally:
+    with pytest.raises(ConfigurationError, match=message):
+        config = compose_run(words).config
+        envs, info = build_environment(config)
         envs.close()
+        build_agent(config, info)
 
 
 @pytest.mark.parametrize("arm", ["backprop", "continual_backprop", "linear"])
