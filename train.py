@@ -24,12 +24,7 @@ import torch
 from agents.base import Transition
 from agents.baselines import UnequalEpisodes
 from agents.update import NumericalFailure
-from analysis.checkpoint import (
-    CheckpointError,
-    CheckpointStore,
-    inspect_checkpoint,
-    load_checkpoint,
-)
+from analysis.checkpoint import CheckpointError, CheckpointStore, load_checkpoint
 from analysis.ending import earlier, end_run, run_costs
 from analysis.interruption import Interruption
 from analysis.multitask.training import TrainingEvaluation
@@ -279,7 +274,7 @@ def run(composed: Composed) -> int:
         if config.fresh or not (root / relative / "config.yaml").exists():
             rehearse(config)  # a refusal leaves no directory behind and moves none aside
             if config.init_from is not None:
-                inspect_checkpoint(Path(config.init_from))
+                load_checkpoint(Path(config.init_from))
         directory = RunDirectory.open(
             root,
             relative,

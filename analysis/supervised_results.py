@@ -197,7 +197,8 @@ def _p(differences: np.ndarray) -> str:
     """One-sided paired t-test that the mean difference is above 0."""
     if len(differences) < 2:
         return "-"
-    return f"{stats.ttest_1samp(differences, 0.0, alternative='greater').pvalue:.2g}"
+    _, p_value = stats.ttest_1samp(differences, 0.0, alternative="greater")
+    return f"{float(p_value):.2g}"
 
 
 def _table(out: Path, lines: Sequence[Mapping[str, str]]) -> str:

@@ -189,7 +189,8 @@ def read_cifar100(archive: bytes, where: str) -> Images:
                 raise DataMissing(f"{where} has no whole {name}; get the published file again.")
             records = np.frombuffer(data, dtype=np.uint8).reshape(-1, 3074)
             parts += [records[:, 2:], records[:, 1].astype(np.int64)]
-    return Images("cifar100", (3, 32, 32), *parts)
+    train, train_labels, test, test_labels = parts
+    return Images("cifar100", (3, 32, 32), train, train_labels, test, test_labels)
 
 
 def picture_folder(folder: Path) -> Images:
@@ -225,8 +226,9 @@ def picture_folder(folder: Path) -> Images:
         values = (flat[:cut], labels[:cut], flat[cut:], labels[cut:])
         for part, value in zip(parts, values, strict=True):
             part.append(value)
-    joined = [np.concatenate(part) for part in parts]
-    return Images(folder.name, (channels, height, width), *joined)
+    train, train_labels, test, test_labels = (np.concatenate(part) for part in parts)
+    shape = (channels, height, width)
+    return Images(folder.name, shape, train, train_labels, test, test_labels)
 
 
 LOADERS: dict[str, Callable[[Path], Images]] = {

@@ -15,8 +15,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from envs import robots
-from envs.base import EnvInfo
 from envs.clock import Event, WorldClock
+from envs.description import describe
 from envs.episodes import Episodes
 from envs.faults import Guard, Situation
 from envs.modifiers.base import Subject
@@ -83,27 +83,16 @@ class LocomotionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return Subject(simulations.models, simulations.data, dim, self._robot.forward_weight)
 
     def _make_spaces(self) -> None:
-        model = self._simulations.models[0]
-        low, high = model.actuator_ctrlrange.astype(np.float32).T
-        observation_dim = robots.observe(
-            self._robot, self._simulations.read(), self._padding
-        ).shape[1]
-        self.single_observation_space = Box(-np.inf, np.inf, (observation_dim,), np.float64)
+        simulations = self._simulations
+        observed = robots.observe(self._robot, simulations.read(), self._padding)
+        self.info = describe(
+            self.config, simulations.models[0], observed.shape[1], simulations.step_seconds
+        )
+        low, high = self.info.action_low, self.info.action_high
+        self.single_observation_space = Box(-np.inf, np.inf, observed.shape[1:], np.float64)
         self.single_action_space = Box(low.copy(), high.copy(), dtype=np.float32)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self.info = EnvInfo(
-            name=f"{self.config.robot}-{self.config.semantics}",
-            num_envs=self.num_envs,
-            observation_dim=observation_dim,
-            action_dim=int(model.nu),
-            action_low=low.copy(),
-            action_high=high.copy(),
-            context_dim=0,
-            max_episode_steps=self.config.max_episode_steps,
-            regime_label=self.config.modifiers[0],
-            step_seconds=self._simulations.step_seconds,
-        )
 
     @property
     def env_steps(self) -> int:

@@ -14,8 +14,9 @@ def check_networks(kind: str, networks: str | list[str]) -> str | list[str]:
 
     Args:
         kind: Id of the method.
-        networks: `all`; `actors`, which is what acts in whatever agent (policy, actor, predictor); or a list of names, in
-            which `critics` stands for both critics of an off-policy agent.
+        networks: `all`; `actors`, which is what acts in whatever agent (policy, actor,
+            predictor); or a list of names, in which `critics` stands for both critics of an
+            off-policy agent.
 
     Returns:
         `all`, `actors`, or the names with `critics` spelt out.

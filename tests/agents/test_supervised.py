@@ -206,6 +206,13 @@ def test_sgd_is_torchs_own():
 RUN = ["experiment=bit_flipping_smoke", "env.switch_interval=1000", "total_steps=4000"]
 
 
+def build_run(words):
+    config = compose_run(words).config
+    envs, info = build_environment(config)
+    envs.close()
+    return build_agent(config, info)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -217,10 +224,7 @@ RUN = ["experiment=bit_flipping_smoke", "env.switch_interval=1000", "total_steps
 )
 def test_what_does_not_fit_is_refused(words, message):
     with pytest.raises(ConfigurationError, match=message):
-        config = compose_run(words).config
-        envs, info = build_environment(config)
-        envs.close()
-        build_agent(config, info)
+        build_run(words)
 
 
 @pytest.mark.parametrize("arm", ["backprop", "continual_backprop", "linear"])
