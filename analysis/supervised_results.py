@@ -15,6 +15,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -197,8 +198,8 @@ def _p(differences: np.ndarray) -> str:
     """One-sided paired t-test that the mean difference is above 0."""
     if len(differences) < 2:
         return "-"
-    _, p_value = stats.ttest_1samp(differences, 0.0, alternative="greater")
-    return f"{float(p_value):.2g}"
+    found: Any = stats.ttest_1samp(differences, 0.0, alternative="greater")
+    return f"{float(found.pvalue):.2g}"
 
 
 def _table(out: Path, lines: Sequence[Mapping[str, str]]) -> str:

@@ -17,7 +17,10 @@ from analysis.storage import StorageError, temporary_name
 
 if TYPE_CHECKING:
     from agents.base import Agent
+    from envs.contexts.layer import ContextLayer
     from envs.vector import LocomotionVectorEnv
+
+    Envs = LocomotionVectorEnv | ContextLayer
 
 INSTALL_LINE = "apt-get install -y libegl1 libgl1   # then run again with MUJOCO_GL=egl"
 BACKENDS = ("egl", "osmesa", "glfw")
@@ -68,7 +71,7 @@ def find_backend() -> str:
 
 def record_episode(
     agent: Agent,
-    envs: LocomotionVectorEnv,
+    envs: Envs,
     path: Path | str,
     friction: float,
     seed: int | None = None,
@@ -111,7 +114,7 @@ def record_episode(
         temporary.unlink(missing_ok=True)
 
 
-def _renderer(envs: LocomotionVectorEnv) -> Any:
+def _renderer(envs: Envs) -> Any:
     import mujoco
 
     try:
@@ -126,7 +129,7 @@ def _renderer(envs: LocomotionVectorEnv) -> Any:
 
 def _film(
     agent: Agent,
-    envs: LocomotionVectorEnv,
+    envs: Envs,
     observation: np.ndarray,
     renderer: Any,
     path: Path,
