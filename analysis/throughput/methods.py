@@ -21,6 +21,7 @@ from analysis.throughput.summary import Spread, spread
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 NETWORKS = ("layer_norm", "crelu", "deep_fourier", "smooth_leaky", "k_winners", "simba")
+ARMS = ("l2", "continual_backprop", "redo")  # as they are published
 EXTRA = {
     "redo, a check every 10 steps": ["method=redo", "method.redo.period=10"],
     "regrama, a check every 10 steps": ["method=regrama", "method.regrama.period=10"],
@@ -84,6 +85,7 @@ def subjects(quick: bool) -> dict[str, list[str]]:
         if name != "adam"
     }
     rows |= {f"network={name}": [f"network={name}"] for name in NETWORKS}
+    rows |= {f"arm={name}": [f"arm={name}"] for name in ARMS}
     return {**rows, **EXTRA}
 
 
