@@ -264,8 +264,10 @@ def test_permuted_digits_are_learnt_and_examined(tmp_path):
     words = ["env=permuted_digits", "agent=supervised", "network=small", "progress=false"]
     words += ["env.num_tasks=2", "env.num_epochs=2", "agent.batch_size=32", "log.figures=false"]
     words += ["network.context_to_input=false", "optimizer.learning_rate=1e-3"]
-    config = compose_run(words).config
-    length = build_environment(config)[0].problem.num_rows
+    # Per task: two passes over 1,442 images in blocks of 32, and an examination of 355.
+    length = 2 * (2 * 46 + 12) * 32
+    config = compose_run([*words, f"total_steps={length}"]).config
+    assert build_environment(config)[0].problem.num_rows == length
     assert train.main([*words, f"total_steps={length}", f"run_dir={tmp_path / 'run'}"]) == 0
     events = [json.loads(line) for line in rows_of(tmp_path / "run")[1].splitlines()]
     scores = [e["accuracy"] for e in events if e["event"] == "examination"]

@@ -6,8 +6,10 @@ import logging
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.utils import configure_log
+from omegaconf import OmegaConf
 
 from configs.compose import CONFIG_FOLDER, compose_run, presets, without_none
+from configs.run import ENVIRONMENTS
 from configs.schema import ConfigurationError
 
 
@@ -68,10 +70,28 @@ def test_settings_that_differ_never_share_a_directory():
         assert a != b, (first, second)
 
 
+def stream_presets():
+    kinds = {name: yaml_kind(CONFIG_FOLDER / "env" / f"{name}.yaml") for name in presets("env")}
+    return {n for n, k in kinds.items() if hasattr(ENVIRONMENTS.get(k), "GIVES_ANSWERS")}
+
+
+def yaml_kind(path):
+    settings = OmegaConf.load(path)
+    for base in settings.get("defaults", []):
+        if isinstance(base, str) and base != "_self_" and "kind" not in settings:
+            return yaml_kind(path.with_name(f"{base}.yaml"))
+    return settings.kind
+
+
+STREAMS = stream_presets()
+
+
 @pytest.mark.parametrize("group", ["env", "arm", "optimizer", "network", "experiment"])
 def test_every_preset_composes_and_type_checks(group):
     for name in presets(group):
         words = [f"{group}={name}"]
+        if group == "env" and name in STREAMS:
+            words.append("agent=supervised")
         assert compose_run(words).config.total_steps > 0
 
 

@@ -70,7 +70,9 @@ def chosen(configs, world, agent, group, name):
     layer_norm = entry is not None and entry.layer_norm
     config = configs[world, agent, "layer_norm" if layer_norm else "mlp"]
     if group == "optimizer":
-        optimizer = OPTIMIZERS.get(name).Config(learning_rate=1e-3)
+        # TRAC as published is frozen for longer than these few steps.
+        settings = {"initial_scale": 0.1} if name == "trac" else {}
+        optimizer = OPTIMIZERS.get(name).Config(learning_rate=1e-3, **settings)
         return dataclasses.replace(config, optimizer=optimizer)
     method = METHODS.get(name).Config(**({} if entry is None else entry.strong))
     return dataclasses.replace(config, method={name: method})
