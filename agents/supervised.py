@@ -10,7 +10,7 @@ Source: the supervised problems of Dohare et al., Nature 632:768-774 (2024).
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from agents.base import Agent, Transition
 from agents.parts import Parts
+from agents.supervised_epochs import Epochs
 from agents.supervised_steps import AutogradSteps, Batch, FusedSteps, Steps
 from agents.supervised_window import Window
 from agents.transplants import check_parts, transplant_updates
@@ -46,6 +47,10 @@ class Config:
         max_grad_norm: Clip the gradient norm to this, or null.
         fast_path: Differentiate plain perceptrons by hand, which is faster and equal up to
             rounding.
+        step_size_epochs: Epochs of a task, from 0 and increasing, at which the step size falls to
+            a fifth, or null; a task begins with the whole one. Needs announced tasks.
+        keep_best: At announced task changes, go back to the weights that were best in the
+            validations of the task that ends.
 
     Raises:
         ValueError: A value is out of range.
@@ -56,6 +61,8 @@ class Config:
     zero_head: bool = False
     max_grad_norm: float | None = None
     fast_path: bool = True
+    step_size_epochs: list[int] | None = field(default=None, metadata={"later": True})
+    keep_best: bool = field(default=False, metadata={"later": True})
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -63,6 +70,11 @@ class Config:
         if self.max_grad_norm is not None and not self.max_grad_norm > 0.0:
             raise ValueError(
                 f"agent.max_grad_norm is {self.max_grad_norm}; give a value above 0, or null"
+            )
+        epochs = self.step_size_epochs or []
+        if sorted(set(epochs)) != list(epochs) or min(epochs, default=1) < 1:
+            raise ValueError(
+                f"agent.step_size_epochs is {epochs}; give increasing epochs of at least 1"
             )
 
 
@@ -116,6 +128,9 @@ class Supervised(Agent):
         self._steps: Steps = slow
         if config.fast_path and FusedSteps.supports(update):
             self._steps = FusedSteps(update, slow, config.batch_size, self._classifies)
+        self._epochs: Epochs | None = None
+        if config.step_size_epochs or config.keep_best:
+            self._epochs = Epochs(update, config.step_size_epochs or (), config.keep_best)
         self._window = Window(parts.observation_dim, parts.context.width)
         self._pending: Batch | None = None
 
@@ -146,6 +161,8 @@ class Supervised(Agent):
                 "agent=supervised learns from right answers, but this world only gives rewards; "
                 "choose a supervised problem, such as env=bit_flipping"
             )
+        if self._epochs is not None:
+            self._epochs.observe(transition)
         if transition.split != "train":
             return
         inputs, context = self.network_inputs(
@@ -168,6 +185,8 @@ class Supervised(Agent):
             return {}
         self._pending = None
         update, num_rows = self.updates["predictor"], len(batch.inputs)
+        if self._epochs is not None:
+            self._epochs.set_step_size()
         loss, right = 0.0, 0
         for examples in batch.split(self.config.batch_size):
             mean_loss, num_right = self._steps.step(examples)
@@ -183,7 +202,12 @@ class Supervised(Agent):
         return statistics
 
     def on_task_change(self, task: int) -> None:
-        """Announce a task change to methods; set the head to zeros where configured."""
+        """Announce a task change to methods; set the head to zeros where configured.
+
+        Going back to the best weights comes first, so that methods edit what is kept.
+        """
+        if self._epochs is not None:
+            self._epochs.begin_task()
         super().on_task_change(task)
         if self.config.zero_head:
             self._zero_head()
@@ -224,8 +248,9 @@ class Supervised(Agent):
         return ("loss", "accuracy") if self._classifies else ("loss",)
 
     def methods_that_need_boundaries(self) -> list[str]:
-        """Ids of methods that act at announced task changes, and the head's zeros."""
-        own = ["agent.zero_head"] if self.config.zero_head else []
+        """Ids of methods that act at announced task changes, and own settings that do."""
+        names = ("zero_head", "keep_best", "step_size_epochs")
+        own = [f"agent.{name}" for name in names if getattr(self.config, name)]
         return own + super().methods_that_need_boundaries()
 
     @property
@@ -237,17 +262,21 @@ class Supervised(Agent):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a bit-exact continuation needs, cloned."""
+        epochs = {} if self._epochs is None else {"epochs": self._epochs.state_dict()}
         return {
             "iteration": self.iteration,
             "updates": {name: update.state_dict() for name, update in self.updates.items()},
             "window": clone(self._window.state_dict()),
             "pending": {} if self._pending is None else clone(self._pending.state_dict()),
+            **epochs,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         for name, update in self.updates.items():
             update.load_state_dict(state["updates"][name])
+        if self._epochs is not None:
+            self._epochs.load_state_dict(state["epochs"])
         self.iteration = int(state["iteration"])
         self._window.load_state_dict(state["window"])
         self._pending = Batch.of_state(clone(state["pending"])) if state["pending"] else None

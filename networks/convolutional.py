@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from networks.initializers import Initializer
 from networks.sequential import unit_groups_of
 from networks.streams import Streams
-from networks.torso import ContextSpec, Torso, refuse_gate_context
+from networks.torso import ContextSpec, Torso, linear_readers, refuse_gate_context
 from networks.units import UnitGroup, initialize_linear
 
 
@@ -71,6 +71,26 @@ class Config:
         Initializer(self.head_initializer)
 
 
+class Convolution(nn.Conv2d):
+    """Knows the law it was drawn from."""
+
+    law: Initializer
+
+    def redraw(self, generator: torch.Generator) -> None:
+        """Fill weights and biases afresh."""
+        initialize_linear(self, self.law, generator)
+
+
+class Dense(nn.Linear):
+    """Knows the law it was drawn from."""
+
+    law: Initializer
+
+    def redraw(self, generator: torch.Generator) -> None:
+        """Fill weights and biases afresh."""
+        initialize_linear(self, self.law, generator)
+
+
 class Convolutional(Torso):
     """The hidden layers; the context is not read."""
 
@@ -98,18 +118,19 @@ class Convolutional(Torso):
                     f"{self._image[1]} x {self._image[2]} pixels shrink to nothing; leave out "
                     "convolutions, or set network.padding=1"
                 )
-            layer = nn.Conv2d(width, channels, kernel, padding=config.padding)
+            layer = Convolution(width, channels, kernel, padding=config.padding)
             modules += [layer, nn.ReLU(), nn.MaxPool2d(2)]
             width = channels
         modules.append(nn.Flatten())
         width *= side * side
         for units in config.hidden_sizes:
-            modules += [nn.Linear(width, units), nn.ReLU()]
+            modules += [Dense(width, units), nn.ReLU()]
             width = units
         self.layers = nn.Sequential(*modules)
         for index, module in enumerate(self.layers):
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                initialize_linear(module, self._law, streams.torch(f"layers.{index}"))
+            if isinstance(module, Convolution | Dense):
+                module.law = self._law
+                module.redraw(streams.torch(f"layers.{index}"))
         self.output_dim = width
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -118,13 +139,12 @@ class Convolutional(Torso):
 
     def unit_groups(self, heads: Sequence[nn.Linear]) -> tuple[UnitGroup, ...]:
         """One group per convolution and dense layer; the heads read the last one."""
-        (head,) = heads
-        return unit_groups_of(nn.Sequential(*self.layers, head), self._law)
+        any_head = nn.Linear(self.output_dim, 1, device="meta")
+        *groups, last = unit_groups_of(nn.Sequential(*self.layers, any_head), self._law)
+        return *groups, replace(last, readers=linear_readers(heads))
 
 
-def build(
-    config: Config, input_dim: int, context: ContextSpec, streams: Streams
-) -> Convolutional:
+def build(config: Config, input_dim: int, context: ContextSpec, streams: Streams) -> Convolutional:
     """Build the torso.
 
     Raises:

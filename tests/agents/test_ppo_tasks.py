@@ -473,7 +473,11 @@ def test_threads_do_not_matter_without_a_value_network():
 # Every network, and methods of every family ------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", NETWORKS.names())
+# Networks for images know no task.
+KINDS = [k for k in NETWORKS.names() if k not in ("convolutional", "resnet")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("settings", [REFERENCE, {"normalize_advantage": "per_task"}])
 def test_every_network_learns_and_knows_the_task(kind, settings):
     network = NETWORKS.get(kind).Config(**SMALL.get(kind, {"hidden_sizes": [20, 20]}))

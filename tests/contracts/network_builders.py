@@ -10,9 +10,9 @@ from networks.initializers import Initializer
 from networks.streams import Streams
 from networks.torso import ContextSpec
 
-# A linear network has no hidden units, which is what these tests are about; a convolutional one
-# reads square images (tests/networks/test_convolutional.py).
-KINDS = [kind for kind in NETWORKS.names() if kind not in ("linear", "convolutional")]
+# A linear network has no hidden units, which is what these tests are about; those for images
+# have tests of their own (test_convolutional.py, test_resnet.py).
+KINDS = [kind for kind in NETWORKS.names() if kind not in ("linear", "convolutional", "resnet")]
 INPUTS, CONTEXTS, UNITS = 5, 3, 20
 DISCRETE = ContextSpec(CONTEXTS, discrete=True)
 # Settings that make a network small; a file that is not listed gets `hidden_sizes`.
