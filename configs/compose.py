@@ -111,6 +111,11 @@ def check_overrides(overrides: Sequence[str]) -> None:
         value = override.value()
         names = value if isinstance(value, list) else [value]
         known = presets(override.key_or_group)
+        if None in names and not _chooses_nothing(word):
+            hint = f"choose one of {', '.join(known)}"
+            if override.key_or_group == "method":
+                hint = "write method=none"
+            raise ConfigurationError(f"{word!r} chooses nothing; {hint}")
         for name in names:
             if name is not None and str(name) not in known:
                 raise ConfigurationError(

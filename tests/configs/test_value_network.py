@@ -137,6 +137,20 @@ def test_refusals_name_the_group(words, message):
         compose_run(words)
 
 
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("agent=[NULL]", "chooses nothing; choose one of mtppo"),
+        ("env=null", "chooses nothing"),
+        ("method=null", "write method=none"),
+        ("value_network=[null]", "chooses nothing"),
+    ],
+)
+def test_groups_that_cannot_be_empty(word, message):
+    with pytest.raises(ConfigurationError, match=message):
+        compose_run([word])
+
+
 def test_sb3_builds_its_own():
     from types import SimpleNamespace
 

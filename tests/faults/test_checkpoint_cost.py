@@ -35,15 +35,20 @@ def save_seconds(folder, words, rows=None):
     return wall, processor, sum(file.stat().st_size for file in path.iterdir())
 
 
+def best(folder, words, rows=None):
+    """The fastest of three such saves: what else the machine does only adds to the time."""
+    return min(save_seconds(folder / str(k), words, rows) for k in range(3))
+
+
 @pytest.mark.slow
 def test_checkpoints_cost_less_than_a_hundredth(tmp_path, record_property):
     """PPO as it is; of SAC every row of a full replay is new, extrapolated from a twentieth."""
     period = 60 * compose_run(["env=slippery_ant"]).config.log.checkpoint_minutes
     assert period == 600
-    ppo = save_seconds(tmp_path / "ppo", ["env=slippery_ant", "arm=continual_backprop"])
+    ppo = best(tmp_path / "ppo", ["env=slippery_ant", "arm=continual_backprop"])
     rows = REPLAY // 20
     words = ["env=slippery_ant", "agent=sac", f"agent.replay_size={rows}"]
-    sac = save_seconds(tmp_path / "sac", words, rows)
+    sac = best(tmp_path / "sac", words, rows)
     times = REPLAY / rows  # networks are multiplied too, which errs on the safe side
     for name, (wall, processor, size), factor in (("PPO", ppo, 1), ("SAC", sac, times)):
         share = factor * wall / period

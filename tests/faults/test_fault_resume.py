@@ -215,7 +215,7 @@ def test_f01_twenty_kills_at_random_moments(tmp_path):
         child = os.fork()
         if child == 0:
             os._exit(run(tmp_path / "killed", words))
-        time.sleep(whole_seconds * (0.01 + rng.exponential(0.06)))
+        time.sleep(whole_seconds * (0.01 + rng.exponential(0.03)))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         kills += os.waitstatus_to_exitcode(status) == -signal.SIGKILL

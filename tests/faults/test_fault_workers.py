@@ -50,8 +50,9 @@ def with_workers_at(monkeypatch, env_steps, action):
     pids, step = [], MetaWorldVec.step
 
     def acting(self, actions):
-        if self.env_steps == env_steps and not pids:
-            pids.extend(self._rows.pids)
+        # Environments of evaluations have no workers.
+        if self.env_steps == env_steps and self.worker_pids and not pids:
+            pids.extend(self.worker_pids)
             action(pids)
         return step(self, actions)
 
