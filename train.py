@@ -40,7 +40,7 @@ from configs.compose import Composed, compose_run
 from configs.run import EXECUTION_KEYS
 from configs.schema import ConfigurationError
 from configs.sweep import is_multirun, sweep
-from envs.base import SimulatorError
+from envs.base import SimulatorError, WorkerError
 
 EXIT_DONE, EXIT_FAILED, EXIT_CONFIGURATION = 0, 1, 2
 EXIT_NUMERICAL, EXIT_STORAGE, EXIT_SIGNAL = 3, 4, 75
@@ -297,6 +297,8 @@ def run(composed: Composed) -> int:
     except torch.OutOfMemoryError as error:
         error.args = (f"{error}; the newest checkpoint is intact: give the same command again",)
         return _refuse("memory", error, EXIT_FAILED)
+    except WorkerError as error:
+        return _refuse("worker", error, EXIT_FAILED)
     finally:
         directory.close()
 

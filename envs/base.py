@@ -52,6 +52,10 @@ class EnvInfo:
     answers: str = ""
 
 
+class WorkerError(RuntimeError):
+    """A worker raised, died or hangs; its rows are undefined and the batch must not be used."""
+
+
 class SimulatorError(RuntimeError):
     """The simulation of one environment is not valid any more; the run must not go on.
 

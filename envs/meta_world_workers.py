@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from envs.base import WorkerError
 from envs.meta_world_block import Block
 from envs.meta_world_group import Failure, RowGroup, join, pack, split, union_of_bounds, unpack
 from envs.meta_world_rows import RowSpec
@@ -34,10 +35,6 @@ DONE, REFUSED, BROKEN = b"+", b"?", b"!"
 REPLY_SECONDS = 60.0
 BUILD_SECONDS_PER_ROW = 10.0
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-
-
-class WorkerError(RuntimeError):
-    """A worker raised, died or hangs; its rows are undefined and the batch must not be used."""
 
 
 def balance(specs: Sequence[RowSpec], num_workers: int) -> list[list[int]]:

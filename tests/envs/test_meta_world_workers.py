@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from meta_world_tools import assert_same, batch, goal_of, play, random_actions
 
-from envs.base import SimulatorError
+from envs.base import SimulatorError, WorkerError
 from envs.meta_world_goals import load_goals
 from envs.meta_world_rows import RowSpec
 from envs.meta_world_settings import Settings
 from envs.meta_world_tasks import COSTLY_TASKS, MT10
 from envs.meta_world_vector import MetaWorldVec
-from envs.meta_world_workers import WorkerError, WorkerPool, balance
+from envs.meta_world_workers import WorkerPool, balance
 
 pytestmark = pytest.mark.metaworld
 

@@ -10,10 +10,10 @@ from fault_tools import OFTEN, ending, run
 
 import train
 from envs import meta_world_workers
+from envs.base import WorkerError
 from envs.meta_world_goals import load_goals
 from envs.meta_world_settings import Settings
 from envs.meta_world_vector import MetaWorldVec
-from envs.meta_world_workers import WorkerError
 
 pytestmark = pytest.mark.metaworld
 
