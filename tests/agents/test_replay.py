@@ -1,6 +1,7 @@
 """The replay: what it stores, forgets and samples, against a deque and against statistics."""
 
-import os
+import subprocess
+import sys
 from collections import Counter, deque
 
 import numpy as np
@@ -182,14 +183,21 @@ def test_a_state_of_another_shape_is_refused():
 
 
 def test_memory_is_touched_at_construction():
-    def resident():
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    """In a process of its own, whose resident set nobody else changes."""
+    code = """
+import os, torch
+from agents.replay import Columns, Replay
 
-    before = resident()
-    replay = Replay(200_000, Columns(60, 8, 0), CPU)  # 103 MB
-    assert replay.num_bytes == 200_000 * 132 * 4
-    assert resident() - before > 0.95 * replay.num_bytes
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+before = resident()
+replay = Replay(200_000, Columns(60, 8, 0), torch.device("cpu"))  # 103 MB
+assert replay.num_bytes == 200_000 * 132 * 4
+assert resident() - before > 0.95 * replay.num_bytes
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_a_replay_that_does_not_fit_is_refused_with_both_sizes():
