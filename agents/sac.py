@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agents.acting import actors, refuse_delay
 from agents.base import Agent, Transition
 from agents.learner_threads import LearnerThreads
 from agents.parts import Parts
@@ -27,7 +28,6 @@ from agents.reservoir import replay_of
 from agents.sac_capture import CapturedSACSteps, CudaGraph, obstacle
 from agents.sac_config import Config, check_together, resolved, roundings
 from agents.sac_fused import FusedSACSteps
-from agents.sac_losses import squashed_sample
 from agents.sac_steps import CRITICS, STATISTICS, SACSteps, Settings, Temperature, UncheckedUpdate
 from agents.transplants import check_parts, transplant_updates
 from agents.update import Update, clone
@@ -61,8 +61,13 @@ class SAC(Agent):
         self.switch_rule = parts.switch_rule(config, CRITICS)
         self.replay = replay_of(config, parts, self.device)
         self._generators = {
-            name: parts.streams.torch(name, self.device)
-            for name in ("warmup", "action_noise", "update_noise", "replay")
+            name: parts.streams.torch(name, device)
+            for name, device in (
+                ("warmup", self.device),
+                ("action_noise", self._acting.device),
+                ("update_noise", self.device),
+                ("replay", self.device),
+            )
         }
         self.clock = UpdateClock(
             config.warmup_steps,
@@ -95,6 +100,7 @@ class SAC(Agent):
         # Copied before any method hooks itself into the originals.
         critics = (self.critic_1, self.critic_2)
         self.targets = tuple(copy.deepcopy(critic).requires_grad_(False) for critic in critics)
+        self._current, self._acting = actors(config.acting, self.actor, self.device)
         self.temperature = Temperature(
             config.initial_temperature,
             parts.context.dim if config.temperature_per_task else 0,
@@ -117,6 +123,9 @@ class SAC(Agent):
         if self.device.type != "cpu":
             updates = {name: UncheckedUpdate.of(update) for name, update in updates.items()}
         self.updates = updates
+        if self._acting is not self._current and (reason := obstacle(updates)) is not None:
+            refuse_delay(config.acting, reason)
+            self._acting = self._current
         self._threads = LearnerThreads(parts.num_threads if self.device.type == "cpu" else 1)
         entropy = config.target_entropy
         self._steps = self._make_steps(config)(
@@ -151,28 +160,18 @@ class SAC(Agent):
     def act(self, observation: np.ndarray, context: np.ndarray, explore: bool) -> np.ndarray:
         """Sample actions, uniformly during the warm-up, or return the mode; see `Agent.act`."""
         if not explore:
-            return self._squashed(observation, context, None)
+            return self._current.actions(observation, context, None)
         shape, generators = (len(observation), self.action_dim), self._generators
         if self.clock.is_warming_up:
             uniform = torch.rand(shape, generator=generators["warmup"], device=self.device)
             return uniform.mul_(2.0).sub_(1.0).cpu().numpy()
-        noise = torch.randn(shape, generator=generators["action_noise"], device=self.device)
-        return self._squashed(observation, context, noise)
+        noise = torch.randn(shape, generator=generators["action_noise"], device=self._acting.device)
+        return self._acting.actions(observation, context, noise)
 
     def sample(self, observation: np.ndarray, context: np.ndarray) -> np.ndarray:
         """Sample actions for somebody who only watches; see `Agent.sample`."""
         noise = torch.randn(len(observation), self.action_dim, generator=self._watching_noise)
-        return self._squashed(observation, context, noise.to(self.device))
-
-    def _squashed(
-        self, observation: np.ndarray, context: np.ndarray, noise: Tensor | None
-    ) -> np.ndarray:
-        """Actions for given noise, the mode for None."""
-        inputs, gate = self.network_inputs("actor", observation, None, context)
-        with torch.inference_mode():
-            mean, log_std = self.actor(inputs, gate)
-            action = torch.tanh(mean) if noise is None else squashed_sample(mean, log_std, noise)[0]
-        return action.cpu().numpy()
+        return self._current.actions(observation, context, noise.to(self.device))
 
     def observe(self, transition: Transition) -> None:
         """Store the outcome of the last exploring `act`."""
@@ -187,6 +186,7 @@ class SAC(Agent):
         """Announce the change to methods that need it, and begin anew with what is configured."""
         super().on_task_change(task)
         self._steps.mirror_edits()
+        self._acting.catch_up()
         if self.config.optimizer_on_switch == "reset":
             self.temperature.optimizer.state.clear()
         if self.switch_rule is not None and self.switch_rule.names:
@@ -227,6 +227,7 @@ class SAC(Agent):
             return {}
         for _ in range(self.clock.num_due):
             self._gradient_step()
+        self._acting.follow()
         num_summed = self.clock.num_in_iteration
         if not self.clock.complete_iteration():
             return {}
@@ -335,6 +336,7 @@ class SAC(Agent):
             "replay": self.replay.state_dict(),
             "sums": clone(self._sums),
             "clock": self.clock.state_dict(),
+            **self._acting.state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -352,6 +354,7 @@ class SAC(Agent):
                 generator.set_state(saved)
         self.replay.load_state_dict(state["replay"])
         self._steps.forget()
+        self._acting.load_state(state)
         self._sums.copy_(state["sums"])
         self.clock.load_state_dict(state["clock"])
         self.iteration = self.clock.iteration
@@ -376,6 +379,7 @@ class SAC(Agent):
         if "replay" not in fresh_parts:
             self.replay.load_state_dict(state["replay"])
         self._steps.forget()
+        self._acting.catch_up()
 
     def close(self) -> None:
         """End the learner thread."""

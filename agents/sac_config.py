@@ -56,6 +56,10 @@ class Config:
         device: `cpu` or `cuda`: where networks, replay and updates live.
         capture: Whether a GPU replays gradient steps from a CUDA graph: `auto` where optimizer and
             methods allow it, `on` refuses what does not, `off`. The arithmetic is the same.
+        acting: Whose weights choose exploring actions: `current`, the actor's own, or `delayed`, a
+            copy on the host that is one vector step's gradient steps behind, so that a GPU learns
+            while the world is simulated. `auto` is `delayed` on a GPU where gradient steps can be
+            captured, `current` elsewhere.
         learning_starts: Environment steps before the first gradient step; null waits for the end
             of the warm-up. Fewer learn from random actions while the warm-up goes on.
         warmup_on_switch: Begin the warm-up again at every announced switch.
@@ -94,6 +98,7 @@ class Config:
     device: Literal["cpu", "cuda"] = "cpu"
     fast_path: bool = True
     capture: Literal["auto", "on", "off"] = "auto"
+    acting: Literal["auto", "current", "delayed"] = field(default="auto", metadata=_LATER)
     learning_starts: int | None = field(default=None, metadata=_LATER)
     warmup_on_switch: bool = field(default=False, metadata=_LATER)
     optimizer_on_switch: Choice = field(default="keep", metadata=_LATER)
