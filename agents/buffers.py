@@ -99,10 +99,23 @@ class Rollout:
         return {"position": self.position, **(rows if self.position else {})}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        self.position = int(state["position"])
-        if self.position:
-            for name, array in self._arrays().items():
-                # Rollouts of earlier versions kept no contexts of successors.
-                rows = state["context"] if name not in state else state[name]
-                array[: self.position] = rows
+        """Restore what `state_dict` returned.
+
+        Raises:
+            ValueError: The rows are of a rollout of another length or shape.
+        """
+        position = int(state["position"])
+        if not 0 <= position <= self.length:
+            raise ValueError(f"the saved rollout has {position} rows, this one holds {self.length}")
+        self.position = position
+        if not position:
+            return
+        for name, array in self._arrays().items():
+            # Rollouts of earlier versions kept no contexts of successors.
+            rows = state["context"] if name not in state else state[name]
+            if tuple(rows.shape) != array[:position].shape:
+                raise ValueError(
+                    f"the saved rollout has {name} of the shape {tuple(rows.shape)}, this one "
+                    f"needs {array[:position].shape}"
+                )
+            array[:position] = rows

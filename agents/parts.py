@@ -94,6 +94,10 @@ class Parts:
         """Law of the heads, named by the network configuration."""
         return Initializer(self.network.head_initializer)
 
+    def head_law(self, bound: float | None) -> Initializer:
+        """Law of an agent's own heads, uniform up to a bound, or `head_initializer` for None."""
+        return self.head_initializer if bound is None else Initializer("uniform", bound)
+
     def switch_rule(self, config: Any, critics: Collection[str]) -> SwitchRule:
         """What an agent begins anew at announced switches.
 

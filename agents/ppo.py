@@ -45,7 +45,6 @@ from agents.update import Update, forget_parameters
 from networks.fused import FusedPerceptron
 from networks.fused_bfloat16 import BFloat16Perceptron
 from networks.heads import GaussianPolicy, Network, StateGaussianPolicy, ValueFunction
-from networks.initializers import Initializer
 from plasticity.method import InputSource
 
 STATISTICS = (
@@ -116,7 +115,7 @@ class PPO(Agent):
             )
 
     def _build_networks(self, config: Config, parts: Parts) -> None:
-        head, streams = _head_law(config.policy_head_bound, parts), parts.streams
+        head, streams = parts.head_law(config.policy_head_bound), parts.streams
         outputs = parts.action_dim * (2 if config.state_dependent_std else 1)
         torso = parts.torso("policy", parts.observation_dim, outputs)
         stream = streams.child("policy")
@@ -131,7 +130,7 @@ class PPO(Agent):
         self._baseline: Baseline = LinearBaseline(config.discount, self._num_tasks)
         if config.baseline == "network":
             torso = parts.of_values.torso("value", parts.observation_dim, 1)
-            head = _head_law(config.value_head_bound, parts.of_values)
+            head = parts.of_values.head_law(config.value_head_bound)
             self.value = ValueFunction(torso, head, streams.child("value"))
             self._baseline = NetworkBaseline(self.value)
 
@@ -384,11 +383,6 @@ class PPO(Agent):
     def close(self) -> None:
         """End the learner thread."""
         self._threads.close()
-
-
-def _head_law(bound: float | None, parts: Parts) -> Initializer:
-    """Law of an agent's own heads, or of the network configuration for None."""
-    return parts.head_initializer if bound is None else Initializer("uniform", bound)
 
 
 def build(config: Config, parts: Parts) -> PPO:

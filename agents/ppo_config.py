@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from agents.at_switch import Choice
 from agents.parts import Parts
@@ -85,14 +85,7 @@ class Config:
     critic_on_switch: Choice = field(default="keep", metadata=_LATER)
 
     def __post_init__(self) -> None:
-        for name in ("rollout_length", "num_epochs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"agent.{name} is {getattr(self, name)}; give at least 1")
-        if self.minibatch_size < 2:
-            raise ValueError(f"agent.minibatch_size is {self.minibatch_size}; give at least 2")
-        for name in ("discount", "gae_lambda"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"agent.{name} is {getattr(self, name)}; give a value in [0, 1]")
+        check_rollouts(self)
         if self.clip_range <= 0.0:
             raise ValueError(f"agent.clip_range is {self.clip_range}; give a value above 0")
         for name in ("value_coefficient", "entropy_coefficient"):
@@ -122,6 +115,36 @@ class Config:
         return self.normalize_advantage
 
 
+def check_rollouts(config: Any) -> None:
+    """Check how rollouts are collected and learnt from, in the settings of any PPO.
+
+    Raises:
+        ValueError: A value is out of range.
+    """
+    for name in ("rollout_length", "num_epochs"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"agent.{name} is {getattr(config, name)}; give at least 1")
+    if config.minibatch_size < 2:
+        raise ValueError(f"agent.minibatch_size is {config.minibatch_size}; give at least 2")
+    for name in ("discount", "gae_lambda"):
+        if not 0.0 <= getattr(config, name) <= 1.0:
+            raise ValueError(f"agent.{name} is {getattr(config, name)}; give a value in [0, 1]")
+
+
+def check_minibatches(config: Any, parts: Parts) -> None:
+    """Refuse a minibatch size that does not divide a rollout, in the settings of any PPO.
+
+    Raises:
+        ValueError: It does not.
+    """
+    num_transitions = config.rollout_length * parts.num_envs
+    if num_transitions % config.minibatch_size:
+        raise ValueError(
+            f"agent.minibatch_size={config.minibatch_size} does not divide a rollout of "
+            f"{config.rollout_length} x {parts.num_envs} = {num_transitions} transitions"
+        )
+
+
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ValueError(f"agent.{name} is {value!r}; choose one of {', '.join(allowed)}")
@@ -134,12 +157,7 @@ def check_together(config: Config, parts: Parts) -> None:
         ValueError: A rollout cannot be cut into minibatches or into episodes, or tasks are to be
             told apart that the environment does not announce.
     """
-    num_transitions = config.rollout_length * parts.num_envs
-    if num_transitions % config.minibatch_size:
-        raise ValueError(
-            f"agent.minibatch_size={config.minibatch_size} does not divide a rollout of "
-            f"{config.rollout_length} x {parts.num_envs} = {num_transitions} transitions"
-        )
+    check_minibatches(config, parts)
     if config.advantage_scope == "per_task" and not (parts.context.discrete and parts.context.dim):
         raise ValueError(
             "agent.normalize_advantage=per_task needs a one-hot context that names the task; this "

@@ -33,7 +33,6 @@ from agents.transplants import check_parts, transplant_updates
 from agents.update import Update, clone
 from agents.update_clock import UpdateClock
 from networks.heads import Network, QFunction, SquashedGaussianPolicy
-from networks.initializers import Initializer
 from plasticity.method import InputSource
 
 CHECK_PERIOD = 100  # gradient steps between looks at all weights
@@ -83,7 +82,7 @@ class SAC(Agent):
         self.actor = SquashedGaussianPolicy(
             parts.torso("actor", parts.observation_dim, 2 * parts.action_dim),
             parts.action_dim,
-            _head_law(config.actor_head_bound, parts),
+            parts.head_law(config.actor_head_bound),
             streams.child("actor"),
             config.log_std_min,
             config.log_std_max,
@@ -91,7 +90,7 @@ class SAC(Agent):
         self.critic_1, self.critic_2 = (
             QFunction(
                 parts.of_values.torso(name, pair_dim, 1),
-                _head_law(config.critic_head_bound, parts.of_values),
+                parts.of_values.head_law(config.critic_head_bound),
                 streams.child(name),
             ).to(self.device)
             for name in CRITICS
@@ -384,11 +383,6 @@ class SAC(Agent):
     def close(self) -> None:
         """End the learner thread."""
         self._threads.close()
-
-
-def _head_law(bound: float | None, parts: Parts) -> Initializer:
-    """Law of an agent's own heads, or of the network configuration for None."""
-    return parts.head_initializer if bound is None else Initializer("uniform", bound)
 
 
 def build(config: Config, parts: Parts) -> SAC:

@@ -22,6 +22,7 @@ from torch import Tensor
 from agents.base import Agent, Transition
 from agents.sb3_shape import Shape
 from agents.update_clock import UpdateClock
+from analysis.adoption import adopt
 from analysis.checkpoint import CheckpointStore, inspect_checkpoint
 from configs.build import build_agent
 from configs.run import RunConfig, load_run
@@ -306,7 +307,7 @@ class SB3Model:
             raise ValueError(f"{_folder(path)} holds no saved model")
         metadata = loaded.manifest["metadata"]
         model = cls(load_run(metadata["config"]), shape=load(Shape, metadata["shape"]))
-        model.agent.load_state_dict(loaded.state["agent"])
+        adopt(model.agent, loaded.state["agent"])
         if _is_mid_rollout(model.agent):
             model.agent = build_agent(model.config, model.shape)
             model.agent.transplant(loaded.state["agent"], ())

@@ -1,11 +1,29 @@
-"""What the agents of stable-baselines3 share when they run in our loop."""
+"""How our settings, observations and actions look to stable-baselines3."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from gymnasium.spaces import Box
 
 from agents.parts import Parts
+from networks.activations import ACTIVATIONS, activation
+
+
+def check_layers(hidden_sizes: Sequence[int], name: str) -> None:
+    """Check hidden layers and the nonlinearity that SB3 is to build.
+
+    Raises:
+        ValueError: A layer has no unit, or there is no such nonlinearity.
+    """
+    if not hidden_sizes or any(size < 1 for size in hidden_sizes):
+        raise ValueError(
+            f"agent.hidden_sizes is {list(hidden_sizes)}; give one or more layers of at least 1 "
+            "unit"
+        )
+    if name not in ACTIVATIONS:
+        activation(name)  # raises, naming the known ones
 
 
 def joined_inputs(observation: np.ndarray, context: np.ndarray) -> np.ndarray:

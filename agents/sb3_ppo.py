@@ -20,18 +20,17 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium.spaces import Box
-from stable_baselines3.common.logger import Logger
+from stable_baselines3 import PPO
 from torch import Tensor, nn
 
-from agents.base import Agent, Transition
-from agents.global_streams import GlobalStreams
+from agents.base import Transition
 from agents.parts import Parts
+from agents.sb3_agent import SB3Agent, as_tensors
 from agents.sb3_networks import SharedPolicy, SharedTorso, SharedValue
 from agents.sb3_parts import joined_inputs
 from agents.sb3_ppo_model import Config, build_model
 from agents.transplants import check_parts
 from agents.update import (
-    NumericalFailure,
     clone,
     forget_parameters,
     load_optimizer_state,
@@ -55,18 +54,13 @@ _STATISTICS = {
 _ROWS = ("observations", "actions", "rewards", "episode_starts", "values", "log_probs")
 
 
-class SB3PPO(Agent):
+class SB3PPO(SB3Agent[PPO]):
     """The agent."""
 
+    statistics = _STATISTICS
+
     def __init__(self, config: Config, parts: Parts) -> None:
-        self.config = config
-        self.iteration = 0
-        self._draws = GlobalStreams(parts.streams, "sb3")
-        self._prediction_draws = GlobalStreams(parts.streams, "sb3_prediction")
-        self._logger = Logger(folder=None, output_formats=[])  # only to read what SB3 logs
-        with self._draws.lent():
-            self.model = build_model(config, parts)
-        self.model.set_logger(self._logger)
+        super().__init__(config, parts, build_model)
         sb3 = self.model.policy
         assert isinstance(sb3.action_net, nn.Linear)
         law = Initializer("orthogonal" if config.orthogonal_init else "pytorch")
@@ -143,26 +137,11 @@ class SB3PPO(Agent):
         self._buffer.compute_returns_and_advantage(
             self._predict_values(self._successor), self._episode_starts
         )
-        try:
-            with self._draws.lent():
-                self.model.train()
-        except ValueError as error:  # SB3's distributions refuse means that are not numbers
-            self._check_finite(error)
-            raise
-        self._check_finite(None)
+        logged = self._learn(self.model.train)
+        self._check_finite()
         self._buffer.reset()
-        self.model.policy.set_training_mode(False)
-        logged, self.iteration = dict(self._logger.name_to_value), self.iteration + 1
-        self._logger.name_to_value.clear()
-        return {
-            name: torch.tensor(factor * float(logged[key]))
-            for name, (key, factor) in _STATISTICS.items()
-        }
-
-    def _check_finite(self, cause: Exception | None) -> None:
-        for name, network in self.networks().items():
-            if not all(bool(torch.isfinite(p).all()) for p in network.parameters()):
-                raise NumericalFailure(name, "weights") from cause
+        self.iteration += 1
+        return as_tensors(logged)
 
     # Introspection -------------------------------------------------------------------------
 
@@ -196,10 +175,6 @@ class SB3PPO(Agent):
     def is_at_quiet_point(self) -> bool:
         """True between an update and the next action."""
         return self._buffer.pos == 0
-
-    def statistic_names(self) -> tuple[str, ...]:
-        """Keys of what `update` returns."""
-        return tuple(_STATISTICS)
 
     # State ---------------------------------------------------------------------------------
 

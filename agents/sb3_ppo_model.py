@@ -8,8 +8,9 @@ import numpy as np
 from stable_baselines3 import PPO
 
 from agents.parts import Parts
-from agents.sb3_parts import refuse_what_sb3_cannot_take, spaces
-from networks.activations import ACTIVATIONS, activation
+from agents.ppo_config import check_minibatches, check_rollouts
+from agents.sb3_parts import check_layers, spaces
+from networks.activations import ACTIVATIONS
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,7 @@ class Config:
     orthogonal_init: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("rollout_length", "num_epochs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"agent.{name} is {getattr(self, name)}; give at least 1")
-        if self.minibatch_size < 2:
-            raise ValueError(f"agent.minibatch_size is {self.minibatch_size}; give at least 2")
-        for name in ("discount", "gae_lambda"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"agent.{name} is {getattr(self, name)}; give a value in [0, 1]")
+        check_rollouts(self)
         for name in ("learning_rate", "adam_epsilon", "clip_range"):
             if not getattr(self, name) > 0.0:
                 raise ValueError(f"agent.{name} is {getattr(self, name)}; give a value above 0")
@@ -71,24 +65,16 @@ class Config:
             raise ValueError(
                 f"agent.max_grad_norm is {self.max_grad_norm}; give a value above 0, or null"
             )
-        if not self.hidden_sizes or any(size < 1 for size in self.hidden_sizes):
-            raise ValueError(
-                f"agent.hidden_sizes is {list(self.hidden_sizes)}; give one or more layers of at "
-                "least 1 unit"
-            )
-        if self.activation not in ACTIVATIONS:
-            activation(self.activation)  # raises, naming the known ones
+        check_layers(self.hidden_sizes, self.activation)
 
 
 def build_model(config: Config, parts: Parts) -> PPO:
     """Build SB3's PPO without an environment, as its own `load` does.
 
     Raises:
-        ValueError: The run is configured with something that SB3 would ignore, or the minibatch
-            size does not divide a rollout.
+        ValueError: The minibatch size does not divide a rollout.
     """
-    refuse_what_sb3_cannot_take("sb3_ppo", parts)
-    _refuse_ragged_minibatches(config, parts)
+    check_minibatches(config, parts)
     model = PPO(
         "MlpPolicy",
         None,  # type: ignore[arg-type]
@@ -117,12 +103,3 @@ def build_model(config: Config, parts: Parts) -> PPO:
     model._setup_model()
     model.policy.set_training_mode(False)
     return model
-
-
-def _refuse_ragged_minibatches(config: Config, parts: Parts) -> None:
-    num_transitions = config.rollout_length * parts.num_envs
-    if num_transitions % config.minibatch_size:
-        raise ValueError(
-            f"agent.minibatch_size={config.minibatch_size} does not divide a rollout of "
-            f"{config.rollout_length} x {parts.num_envs} = {num_transitions} transitions"
-        )

@@ -21,19 +21,18 @@ import numpy as np
 import torch
 from stable_baselines3 import SAC
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.logger import Logger
 from torch import Tensor, nn
 
-from agents.base import Agent, Transition
-from agents.global_streams import GlobalStreams
+from agents.base import Transition
 from agents.parts import Parts
 from agents.replay import check_memory
+from agents.sb3_agent import SB3Agent, as_tensors
 from agents.sb3_networks import SharedTorso, SharedValue
-from agents.sb3_parts import joined_inputs, refuse_what_sb3_cannot_take, spaces
+from agents.sb3_parts import check_layers, joined_inputs, spaces
 from agents.transplants import check_parts
-from agents.update import NumericalFailure, clone, load_optimizer_state, optimizer_state
+from agents.update import clone, load_optimizer_state, optimizer_state
 from agents.update_clock import UpdateClock
-from networks.activations import ACTIVATIONS, activation
+from networks.activations import ACTIVATIONS
 from networks.heads import Network
 from networks.initializers import Initializer
 
@@ -96,13 +95,7 @@ class Config:
                 raise ValueError(f"agent.{name} is {getattr(self, name)}; give a value above 0")
         if self.warmup_steps < 0:
             raise ValueError(f"agent.warmup_steps is {self.warmup_steps}; give 0 or more")
-        if not self.hidden_sizes or any(size < 1 for size in self.hidden_sizes):
-            raise ValueError(
-                f"agent.hidden_sizes is {list(self.hidden_sizes)}; give one or more layers of at "
-                "least 1 unit"
-            )
-        if self.activation not in ACTIVATIONS:
-            activation(self.activation)  # raises, naming the known ones
+        check_layers(self.hidden_sizes, self.activation)
 
 
 class SharedActor(Network):
@@ -121,23 +114,17 @@ class SharedActor(Network):
         return self.mean(self.torso(observation))
 
 
-class SB3SAC(Agent):
+class SB3SAC(SB3Agent[SAC]):
     """The agent."""
 
+    statistics = _STATISTICS
+
     def __init__(self, config: Config, parts: Parts) -> None:
-        refuse_what_sb3_cannot_take("sb3_sac", parts)
-        self.config = config
-        self.iteration = 0
+        super().__init__(config, parts, _build_model)
         self.clock = UpdateClock(
             config.warmup_steps, config.updates_per_env_step, config.steps_per_iteration
         )
-        self._draws = GlobalStreams(parts.streams, "sb3")
-        self._prediction_draws = GlobalStreams(parts.streams, "sb3_prediction")
         self._warmup = parts.streams.torch("warmup")
-        self._logger = Logger(folder=None, output_formats=[])  # only to read what SB3 logs
-        with self._draws.lent():
-            self.model = _build_model(config, parts)
-        self.model.set_logger(self._logger)
         self._networks = _shared_networks(self.model)
         self._sums = dict.fromkeys(_STATISTICS, 0.0)
 
@@ -198,30 +185,18 @@ class SB3SAC(Agent):
         due = self.clock.num_due
         if due <= 0:
             return {}
-        try:
-            with self._draws.lent():
-                self.model.train(due, self.config.batch_size)
-        except ValueError as error:  # SB3's distributions refuse means that are not numbers
-            self._check_finite(error)
-            raise
-        self.model.policy.set_training_mode(False)
-        for name, (key, factor) in _STATISTICS.items():
-            self._sums[name] += due * factor * float(self._logger.name_to_value[key])
-        self._logger.name_to_value.clear()
+        logged = self._learn(lambda: self.model.train(due, self.config.batch_size))
+        for name, value in logged.items():
+            self._sums[name] += due * value
         self.clock.step(due)
         num_summed = self.clock.num_in_iteration
         if not self.clock.complete_iteration():
             return {}
-        self._check_finite(None)
+        self._check_finite()
         self.iteration = self.clock.iteration
-        means = {name: torch.tensor(total / num_summed) for name, total in self._sums.items()}
+        means = as_tensors({name: total / num_summed for name, total in self._sums.items()})
         self._sums = dict.fromkeys(_STATISTICS, 0.0)
         return means
-
-    def _check_finite(self, cause: Exception | None) -> None:
-        for name, network in self.networks().items():
-            if not all(bool(torch.isfinite(p).all()) for p in network.parameters()):
-                raise NumericalFailure(name, "weights") from cause
 
     # Introspection -------------------------------------------------------------------------
 
@@ -258,10 +233,6 @@ class SB3SAC(Agent):
     def is_at_quiet_point(self) -> bool:
         """True between iterations."""
         return self.begins_iteration and not self.update_is_due
-
-    def statistic_names(self) -> tuple[str, ...]:
-        """Keys of what `update` returns."""
-        return tuple(_STATISTICS)
 
     # State ---------------------------------------------------------------------------------
 

@@ -347,7 +347,24 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Restore per-parameter state; the groups keep the settings they were built with."""
+    """Restore per-parameter state; the groups keep the settings they were built with.
+
+    Raises:
+        ValueError: The state is of weights of another shape.
+    """
     groups = optimizer.state_dict()["param_groups"]
     entries = {int(key): clone(value) for key, value in state.items()}
     optimizer.load_state_dict({"state": entries, "param_groups": groups})
+    for parameter, entry in optimizer.state.items():
+        for key, value in entry.items():
+            if isinstance(value, Tensor) and not _belongs_to(value, parameter):
+                raise ValueError(
+                    f"{key} of the saved optimizer has the shape {tuple(value.shape)}, which does "
+                    f"not go with a weight of {tuple(parameter.shape)}"
+                )
+
+
+def _belongs_to(value: Tensor, parameter: Tensor) -> bool:
+    """Whether it is a number for every entry of the weight, for every unit, or for all of it."""
+    vectors = [(size,) for size in (parameter.shape[:2] or (1,))]
+    return tuple(value.shape) in [(), tuple(parameter.shape), *vectors]

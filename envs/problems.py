@@ -163,6 +163,11 @@ class ProblemEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return self._block
 
     @property
+    def answered_task(self) -> int:
+        """Number of the task of the last answers, -1 before the first."""
+        return self._task
+
+    @property
     def regime(self) -> np.ndarray:
         """Number of the task that the next examples belong to, (N,)."""
         return np.full(self.num_envs, self.block.task, dtype=np.int64)

@@ -13,18 +13,15 @@ Deviation: tasks of Meta-World v3 with reward v2, 50 fixed goals and episodes of
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from envs.base import EnvInfo
 from envs.meta_world import choose_workers
 from envs.meta_world_choice import EVALUATION
-from envs.meta_world_goals import NUM_GOALS, SEED_LIMIT, Goals, load_goals
 from envs.meta_world_probe import TaskProbe, probe_set
 from envs.meta_world_settings import Settings
-from envs.meta_world_tasks import MAX_HORIZON
+from envs.meta_world_training import TrainingConfig
 from envs.schedules import at_least
 from envs.sequence_plan import Plan, arranged, make_plan
 from envs.sequence_worlds import SequenceVec, SequenceWorlds
@@ -33,7 +30,7 @@ __all__ = ["Config", "SequenceVec", "make", "make_evaluation", "probe"]
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TrainingConfig):
     """Manipulation tasks one after another.
 
     Attributes:
@@ -47,24 +44,10 @@ class Config:
         copies: Environments of the one task.
         context_id: task (a task that comes again has its context again) or position (every stage
             has a context, and with it a head, of its own).
-        hide_task_id: Announce no context: neither input nor heads know the task.
-        task_agnostic: The same, and announce no switch either: nothing but the task changes at the
-            border of two stages, whatever the agent is configured to do there.
+        task_agnostic: As ``hide_task_id``, and announce no switch either: nothing but the task
+            changes at the border of two stages, whatever the agent is configured to do there.
         only_task: Train on this one of the tasks for a single stage, with goals, context and
             networks as in the sequence: the reference of forward transfer.
-        world_seed: Seed of the streams that choose goals.
-        goal_seed: Seed of the 50 goals; null takes ``world_seed``.
-        goal_manifest: File of goals to use instead of ``goal_seed``.
-        num_goals: Goals per task in use, the first ones of 50.
-        goal_order: uniform (with replacement) or cycle (a fresh permutation per pass).
-        reward_version: v1 or v2.
-        horizon: Steps of an episode, at most 500.
-        fast_path: Use subclasses that compute the same numbers faster.
-        reset_cache: Reuse the exact state after the first reset to each goal; changes no bit.
-        num_workers: Processes that step the copies; 0 means this one, auto chooses by the cores.
-            Results do not depend on it.
-        on_simulator_reset: fail (raise SimulatorError) or count (truncate the episode with reward
-            0 and ``unstable``) when a simulation blows up.
     """
 
     kind: str = "sequences"
@@ -75,29 +58,12 @@ class Config:
     steps_per_task: int = 200_000
     copies: int = 4
     context_id: str = "task"
-    hide_task_id: bool = False
     task_agnostic: bool = False
     only_task: str | None = None
-    world_seed: int = 0
-    goal_seed: int | None = None
-    goal_manifest: str | None = None
-    num_goals: int = NUM_GOALS
-    goal_order: str = "uniform"
-    reward_version: str = "v2"
-    horizon: int = MAX_HORIZON
-    fast_path: bool = True
-    reset_cache: bool = True
-    num_workers: int | Literal["auto"] = "auto"
-    on_simulator_reset: str = "fail"
 
     def __post_init__(self) -> None:
-        at_least("world_seed", self.world_seed, 0)
         at_least("steps_per_task", self.steps_per_task, 1)
-        if not 0 <= self.resolved_goal_seed < SEED_LIMIT:
-            raise ValueError(f"goal_seed={self.goal_seed} must be at least 0 and below 2**32.")
-        if self.num_workers != "auto":
-            at_least("num_workers", self.num_workers, 0)
-        self.settings()
+        super().__post_init__()
         if self.steps_per_task % self.copies:
             raise ValueError(
                 f"steps_per_task={self.steps_per_task} is no multiple of copies={self.copies}; the "
@@ -137,11 +103,6 @@ class Config:
         return not (self.hide_task_id or self.task_agnostic)
 
     @property
-    def resolved_goal_seed(self) -> int:
-        """Seed of the 50 goals."""
-        return self.world_seed if self.goal_seed is None else self.goal_seed
-
-    @property
     def name(self) -> str:
         """What the sequence is called."""
         return f"{self.benchmark}-sequence" if self.only_task is None else self.only_task
@@ -149,20 +110,7 @@ class Config:
     def settings(self) -> Settings:
         """Checked settings of the environments of the first stage."""
         plan = self.plan
-        return Settings(
-            tasks=plan.listed,
-            copies=self.copies,
-            run_seed=self.world_seed,
-            num_goals=self.num_goals,
-            reward_version=self.reward_version,
-            horizon=self.horizon,
-            fast_path=self.fast_path,
-            goal_order=self.goal_order,
-            reset_cache=self.reset_cache,
-            active=(plan.stages[0].place,),
-            on_simulator_reset=self.on_simulator_reset,
-            name=self.name,
-        )
+        return self._settings(tasks=plan.listed, active=(plan.stages[0].place,), name=self.name)
 
 
 def make(config: Config, total_steps: int, num_threads: int = 1) -> tuple[SequenceVec, EnvInfo]:
@@ -188,7 +136,7 @@ def make(config: Config, total_steps: int, num_threads: int = 1) -> tuple[Sequen
             f"{config.steps_per_task} steps; set total_steps={config.planned_steps}, or change "
             "env.steps_per_task or env.repeats."
         )
-    settings, goals = config.settings(), _goals(config)
+    settings, goals = config.settings(), config.goals(config.plan.distinct)
     num_workers = choose_workers(config.num_workers, settings.copies, num_threads)
     env = SequenceVec(
         config.plan,
@@ -223,16 +171,10 @@ def make_evaluation(config: Config, copies: int = 1, num_threads: int = 1) -> Se
         domain=EVALUATION,
         hide_task_id=not config.tells_task,
     )
-    goals = arranged(_goals(config), plan.contexts)
+    goals = arranged(config.goals(plan.distinct), plan.contexts)
     num_rows = len(settings.active_tasks) * copies
     num_workers = choose_workers(config.num_workers, num_rows, num_threads)
     return SequenceWorlds(settings, goals, num_workers)
-
-
-def _goals(config: Config) -> Goals:
-    """The goals of the list in its own order, on which they depend."""
-    manifest = None if config.goal_manifest is None else Path(config.goal_manifest)
-    return load_goals(config.plan.distinct, config.resolved_goal_seed, manifest)
 
 
 def probe(config: Config) -> TaskProbe:

@@ -81,6 +81,24 @@ def require_equal(snapshot: Snapshot, key: str, expected: int | str) -> None:
         )
 
 
+class Stored:
+    """State that consists of arrays: `_arrays`, by name."""
+
+    _arrays: dict[str, np.ndarray]
+
+    def snapshot(self) -> Snapshot:
+        """Copies of the arrays."""
+        return {key: value.copy() for key, value in self._arrays.items()}
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Take over a state.
+
+        Raises:
+            ValueError: An array is missing, or has another shape than this one's.
+        """
+        self._arrays = load_arrays(snapshot, self._arrays)
+
+
 def load_arrays(snapshot: Snapshot, like: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Copies of the snapshot's arrays, in the dtype of ``like``.
 

@@ -9,13 +9,13 @@ Source: Dohare et al., Nature 632:768-774 (2024), Continual ImageNet: 32 (5 x 5)
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
+from networks.images import check_counts, image_shape
 from networks.initializers import Initializer
 from networks.sequential import unit_groups_of
 from networks.streams import Streams
@@ -56,15 +56,14 @@ class Config:
                 f"network.channels has {len(self.channels)} entries and network.kernel_sizes "
                 f"{len(self.kernel_sizes)}; give one kernel size per convolution"
             )
-        numbers = {
-            "image_channels": [self.image_channels],
-            "channels": self.channels,
-            "kernel_sizes": self.kernel_sizes,
-            "hidden_sizes": self.hidden_sizes,
-        }
-        for name, values in numbers.items():
-            if not values or min(values) < 1:
-                raise ValueError(f"network.{name} is {values}; give numbers of at least 1")
+        check_counts(
+            {
+                "image_channels": [self.image_channels],
+                "channels": self.channels,
+                "kernel_sizes": self.kernel_sizes,
+                "hidden_sizes": self.hidden_sizes,
+            }
+        )
         if self.padding < 0:
             raise ValueError(f"network.padding is {self.padding}; give 0 or more")
         Initializer(self.initializer)
@@ -100,16 +99,10 @@ class Convolutional(Torso):
         super().__init__()
         refuse_gate_context(context)
         self.context = context
-        side = math.isqrt(input_dim // config.image_channels)
-        if config.image_channels * side * side != input_dim:
-            raise ValueError(
-                f"network.image_channels is {config.image_channels}, but {input_dim} inputs are "
-                "no square image of so many channels; choose another number"
-            )
-        self._image = (config.image_channels, side, side)
+        self._image = image_shape(input_dim, config.image_channels)
         self._law = Initializer(config.initializer)
         modules: list[nn.Module] = []
-        width = config.image_channels
+        width, side, _ = self._image
         for channels, kernel in zip(config.channels, config.kernel_sizes, strict=True):
             side = (side + 2 * config.padding - kernel + 1) // 2
             if side < 1:

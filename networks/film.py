@@ -10,50 +10,28 @@ same seed, bit for bit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from networks.activations import activation
-from networks.gated_layer import GatedLayer, LayerPlan, plain_plan
-from networks.initializers import Initializer
-from networks.stack import LayerStack, check_hidden_sizes, require_context
+from networks.gated_layer import GatedLayer, LayerPlan
+from networks.plain_gated import PlainSettings, plain_plan
+from networks.stack import LayerStack, require_context
 from networks.streams import Streams
 from networks.torso import ContextSpec
 from networks.units import Touched
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(PlainSettings):
     """Settings of the modulated perceptron.
 
     Attributes:
         kind: Name of this file.
-        hidden_sizes: Units of each hidden layer, each >= 1; all are modulated.
-        activation: Name of the nonlinearity.
-        layer_norm: LayerNorm before the modulation.
-        initializer: Law of hidden weights.
-        head_initializer: Law of the heads.
-        context_to_input: Concatenate the context to the input too.
-
-    Raises:
-        ValueError: A value is out of range.
     """
 
     kind: str = "film"
-    hidden_sizes: list[int] = field(default_factory=lambda: [256, 256])
-    activation: str = "relu"
-    layer_norm: bool = False
-    initializer: str = "lecun_uniform"
-    head_initializer: str = "lecun_uniform"
-    context_to_input: bool = False
-
-    def __post_init__(self) -> None:
-        check_hidden_sizes(self.hidden_sizes)
-        activation(self.activation)
-        Initializer(self.initializer)
-        Initializer(self.head_initializer)
 
 
 class FilmLayer(GatedLayer):

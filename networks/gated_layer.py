@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -167,37 +166,3 @@ class GatedLayer(HiddenLayer):
     def masked_parameters(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Masked parameters of this layer besides its linear part."""
         return iter(())
-
-
-class PlainSettings(Protocol):
-    """Settings that all perceptrons share."""
-
-    @property
-    def hidden_sizes(self) -> list[int]: ...
-    @property
-    def activation(self) -> str: ...
-    @property
-    def layer_norm(self) -> bool: ...
-    @property
-    def initializer(self) -> str: ...
-
-
-def plain_plan(config: PlainSettings, index: int, width: int, streams: Streams) -> LayerPlan:
-    """Plan one layer of a perceptron without k-winners.
-
-    Args:
-        config: Settings of the network.
-        index: Number of the layer.
-        width: Inputs of the layer.
-        streams: Random streams of the network.
-    """
-    law = Initializer(config.initializer)
-    return LayerPlan(
-        width,
-        config.hidden_sizes[index],
-        streams,
-        f"layers.{index}",
-        Laws(law, law),
-        layer_norm=config.layer_norm,
-        activation=config.activation,
-    )

@@ -12,6 +12,7 @@ from torch.nn import functional
 from networks.activations import any_activation, values_per_unit
 from networks.initializers import Initializer
 from networks.readers import paired_readers
+from networks.stack import check_hidden_sizes
 from networks.streams import Streams
 from networks.torso import ContextSpec, Torso, linear_readers, refuse_gate_context
 from networks.units import (
@@ -52,11 +53,7 @@ class Config:
     context_to_input: bool = True
 
     def __post_init__(self) -> None:
-        if not self.hidden_sizes or any(not 1 <= size <= 65_536 for size in self.hidden_sizes):
-            raise ValueError(
-                f"network.hidden_sizes is {list(self.hidden_sizes)}; give one or more layers of "
-                "at least 1 unit, and at most 65,536"
-            )
+        check_hidden_sizes(self.hidden_sizes)
         any_activation(self.activation)
         if not 0.0 <= self.activation_slope < 1.0:
             raise ValueError(

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from networks.convolutional import Convolution
+from networks.images import check_counts, image_shape
 from networks.initializers import Initializer
 from networks.readers import Reader
 from networks.sequential import SequentialLayer
@@ -51,14 +52,13 @@ class Config:
     head_initializer: str = "lecun_uniform"
 
     def __post_init__(self) -> None:
-        numbers = {
-            "image_channels": [self.image_channels],
-            "channels": self.channels,
-            "blocks_per_stage": [self.blocks_per_stage],
-        }
-        for name, values in numbers.items():
-            if not values or min(values) < 1:
-                raise ValueError(f"network.{name} is {values}; give numbers of at least 1")
+        check_counts(
+            {
+                "image_channels": [self.image_channels],
+                "channels": self.channels,
+                "blocks_per_stage": [self.blocks_per_stage],
+            }
+        )
         Initializer(self.head_initializer)
 
 
@@ -115,13 +115,7 @@ class ResNet(Torso):
         super().__init__()
         refuse_gate_context(context)
         self.context = context
-        side = math.isqrt(input_dim // config.image_channels)
-        if config.image_channels * side * side != input_dim:
-            raise ValueError(
-                f"network.image_channels is {config.image_channels}, but {input_dim} inputs are "
-                "no square image of so many channels; choose another number"
-            )
-        self._image = (config.image_channels, side, side)
+        self._image = image_shape(input_dim, config.image_channels)
         width = config.channels[0]
         self.stem = nn.Sequential(
             _convolution(config.image_channels, width, 3, 1), nn.BatchNorm2d(width), nn.ReLU()

@@ -8,22 +8,21 @@ unit independently.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from networks.activations import activation
-from networks.gated_layer import GatedLayer, LayerPlan, plain_plan
-from networks.initializers import Initializer
+from networks.gated_layer import GatedLayer, LayerPlan
 from networks.masks import fixed_mask
-from networks.stack import LayerStack, check_hidden_sizes, require_context
+from networks.plain_gated import PlainSettings, plain_plan
+from networks.stack import LayerStack, require_context
 from networks.streams import Streams
 from networks.torso import ContextSpec
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(PlainSettings):
     """Settings of the perceptron with context masks.
 
     With few contexts some units are in no mask: (1 - active_fraction)^contexts of them on
@@ -31,37 +30,22 @@ class Config:
 
     Attributes:
         kind: Name of this file.
-        hidden_sizes: Units of each hidden layer, each >= 1; all are masked.
         active_fraction: Share of units that each context lets pass, in (0, 1].
-        activation: Name of the nonlinearity.
-        layer_norm: LayerNorm before every nonlinearity.
-        initializer: Law of hidden weights.
-        head_initializer: Law of the heads.
-        context_to_input: Concatenate the context to the input too.
 
     Raises:
         ValueError: A value is out of range.
     """
 
     kind: str = "xdg"
-    hidden_sizes: list[int] = field(default_factory=lambda: [256, 256])
     active_fraction: float = 0.2
-    activation: str = "relu"
-    layer_norm: bool = False
-    initializer: str = "lecun_uniform"
-    head_initializer: str = "lecun_uniform"
-    context_to_input: bool = False
 
     def __post_init__(self) -> None:
-        check_hidden_sizes(self.hidden_sizes)
+        super().__post_init__()
         if not 0.0 < self.active_fraction <= 1.0:
             raise ValueError(
                 f"network.active_fraction is {self.active_fraction}; give the share of units "
                 "that pass, in (0, 1]"
             )
-        activation(self.activation)
-        Initializer(self.initializer)
-        Initializer(self.head_initializer)
 
 
 class XdgLayer(GatedLayer):

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from networks.units import Touched
 from plasticity.method import Method, Target
-from plasticity.recycling import check_choice
-from plasticity.settings import acts_on, check_networks, check_number
+from plasticity.settings import acts_on, check_choice, check_networks, check_number
 
 CLOCKS = ("gradient_step", "env_step")
 

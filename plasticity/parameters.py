@@ -30,6 +30,18 @@ def trained_parameters(module: nn.Module, roles: Collection[str]) -> dict[str, n
     return found
 
 
+def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """All parameters to optimize, by name.
+
+    Raises:
+        ValueError: There is none.
+    """
+    found = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    if not found:
+        raise ValueError("the network has no trainable parameter, so there is nothing to optimize")
+    return found
+
+
 def masks_of(module: nn.Module) -> dict[str, Tensor]:
     """Fixed 0/1 masks of parameters, by name of the parameter; only those that have one."""
     names = {id(parameter): name for name, parameter in module.named_parameters()}
@@ -144,6 +156,14 @@ class References:
     def differences(self, values: Sequence[Tensor]) -> list[Tensor]:
         """Parameters less some values; carries gradients of the parameters."""
         return [p - v for p, v in zip(self.parameters, values, strict=True)]
+
+    def squared_distance(self, values: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+        """Sum of weighted squared differences, (); carries gradients of the parameters."""
+        terms = [
+            (weight * difference.square()).sum()
+            for weight, difference in zip(weights, self.differences(values), strict=True)
+        ]
+        return torch.stack(terms).sum()
 
     @torch.no_grad()
     def copy_entries(self, values: Sequence[Tensor], touched: Sequence[Touched]) -> None:

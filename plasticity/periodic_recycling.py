@@ -12,6 +12,7 @@ from torch import Tensor
 from networks.units import UnitGroup
 from plasticity.method import Target
 from plasticity.recycling import Recycler, RecyclerConfig, Selection, check_shared_settings
+from plasticity.settings import check_number
 from plasticity.utilities import absolute_sum, num_samples
 
 
@@ -35,12 +36,8 @@ def check_periodic_settings(config: PeriodicConfig) -> str | list[str]:
         ValueError: A value is out of range.
     """
     where = f"method.{config.kind}"
-    if not config.dormancy_threshold >= 0.0:
-        raise ValueError(
-            f"{where}.dormancy_threshold is {config.dormancy_threshold}; it must be >= 0"
-        )
-    if config.period < 0:
-        raise ValueError(f"{where}.period is {config.period}; it must be >= 1, or 0 for never")
+    check_number(f"{where}.dormancy_threshold", config.dormancy_threshold, 0.0)
+    check_number(f"{where}.period", config.period, 0)
     return check_shared_settings(config)
 
 
@@ -109,7 +106,13 @@ class ActivityWindow:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore what `state_dict` returned.
+
+        Raises:
+            ValueError: The sums are of another number of units.
+        """
+        if any(summed.shape != self.born.shape for summed in state["sums"]):
+            raise ValueError(f"the saved sums are not of {len(self.born)} units")
         self.born.copy_(state["born"])
         self.replaced_total = int(state["replaced_total"])
         self.last_dormant = int(state["last_dormant"])

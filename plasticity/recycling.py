@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from networks.units import Touched, UnitGroup
 from plasticity.method import Method, Target
 from plasticity.optimizer_state import POLICIES, apply_policy, check_policy
+from plasticity.settings import check_choice, check_networks
 
 TARGET_EDITS = ("copy", "drift")
-NETWORKS = ("policy", "value", "actor", "critic_1", "critic_2", "predictor")
 
 
 class RecyclerConfig(Protocol):
@@ -247,10 +247,14 @@ class Recycler(Method):
         self.load_group_states(state["groups"])
 
 
-def check_choice(where: str, value: str, allowed: Sequence[str]) -> None:
-    """Raise ValueError unless a setting has one of the allowed values."""
-    if value not in allowed:
-        raise ValueError(f"{where} is {value!r}; choose one of {', '.join(allowed)}")
+def check_edits(config: RecyclerConfig) -> None:
+    """Check what happens to optimizers and target networks when weights are rewritten.
+
+    Raises:
+        ValueError: A setting has a value that does not exist.
+    """
+    check_choice(f"method.{config.kind}.optimizer_state", config.optimizer_state, POLICIES)
+    check_choice(f"method.{config.kind}.target_edit", config.target_edit, TARGET_EDITS)
 
 
 def check_shared_settings(config: RecyclerConfig) -> str | list[str]:
@@ -262,21 +266,5 @@ def check_shared_settings(config: RecyclerConfig) -> str | list[str]:
     Raises:
         ValueError: A setting has a value that does not exist.
     """
-    where = f"method.{config.kind}"
-    check_choice(f"{where}.optimizer_state", config.optimizer_state, POLICIES)
-    check_choice(f"{where}.target_edit", config.target_edit, TARGET_EDITS)
-    if config.networks == "all":
-        return "all"
-    names = [config.networks] if isinstance(config.networks, str) else list(config.networks)
-    names = [
-        name
-        for given in names
-        for name in (("critic_1", "critic_2") if given == "critics" else (given,))
-    ]
-    unknown = [name for name in names if name not in NETWORKS]
-    if unknown or not names:
-        raise ValueError(
-            f"{where}.networks is {config.networks!r}; give all, or a list of "
-            f"{', '.join(NETWORKS)} or critics"
-        )
-    return names
+    check_edits(config)
+    return check_networks(config.kind, config.networks, groups=("all",))

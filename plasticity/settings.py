@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 NETWORKS = ("policy", "value", "actor", "critic_1", "critic_2", "predictor")
 ACTORS = ("policy", "actor", "predictor")
 CRITICS = ("critic_1", "critic_2")
 
 
-def check_networks(kind: str, networks: str | list[str]) -> str | list[str]:
+def check_networks(
+    kind: str, networks: str | list[str], groups: Sequence[str] = ("all", "actors")
+) -> str | list[str]:
     """Check which networks a method is to act on.
 
     Args:
@@ -17,6 +20,7 @@ def check_networks(kind: str, networks: str | list[str]) -> str | list[str]:
         networks: `all`; `actors`, which is what acts in whatever agent (policy, actor,
             predictor); or a list of names, in which `critics` stands for both critics of an
             off-policy agent.
+        groups: Which of `all` and `actors` the method knows.
 
     Returns:
         `all`, `actors`, or the names with `critics` spelt out.
@@ -24,13 +28,13 @@ def check_networks(kind: str, networks: str | list[str]) -> str | list[str]:
     Raises:
         ValueError: A name does not exist, or the list is empty.
     """
-    if networks in ("all", "actors"):
+    if networks in groups:
         return networks
     given = [networks] if isinstance(networks, str) else list(networks)
     names = [name for word in given for name in (CRITICS if word == "critics" else (word,))]
     if not names or any(name not in NETWORKS for name in names):
         raise ValueError(
-            f"method.{kind}.networks is {networks!r}; give all, actors, or a list of "
+            f"method.{kind}.networks is {networks!r}; give {', '.join(groups)}, or a list of "
             f"{', '.join(NETWORKS)} or critics"
         )
     return names
@@ -41,6 +45,12 @@ def acts_on(networks: str | list[str], name: str) -> bool:
     if networks == "all":
         return True
     return name in (ACTORS if networks == "actors" else networks)
+
+
+def check_choice(where: str, value: str, allowed: Sequence[str]) -> None:
+    """Raise ValueError unless a setting has one of the allowed values."""
+    if value not in allowed:
+        raise ValueError(f"{where} is {value!r}; choose one of {', '.join(allowed)}")
 
 
 def check_number(

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from envs.snapshots import Snapshot, load_arrays
+from envs.snapshots import Snapshot, Stored, load_arrays
 
 ALLOWANCE = 0.5  # half of the shift, in standard deviations, that is looked for
 LARGEST = 3.0  # what a single value may say, in standard deviations
@@ -86,7 +86,7 @@ class CumulativeSums:
         self._sums = load_arrays(snapshot, {"sums": self._sums})["sums"]
 
 
-class Detector:
+class Detector(Stored):
     """Watches signals of unknown and slowly drifting level for jumps.
 
     Signals are standardised by a level and a variance: means over the first `baseline` values,
@@ -142,12 +142,9 @@ class Detector:
 
     def snapshot(self) -> Snapshot:
         """The state."""
-        return {
-            **{key: value.copy() for key, value in self._arrays.items()},
-            **self._cumulative.snapshot(),
-        }
+        return super().snapshot() | self._cumulative.snapshot()
 
     def restore(self, snapshot: Snapshot) -> None:
         """Take over a state."""
-        self._arrays = load_arrays(snapshot, self._arrays)
+        super().restore(snapshot)
         self._cumulative.restore(snapshot)

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.stats import f as f_law
 
 from envs.schedules import at_least, one_of
-from envs.snapshots import Snapshot
+from envs.snapshots import Snapshot, require
 
 MATCHES = ("best", "first")
 
@@ -134,8 +134,12 @@ class Clusters:
         return state
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Take over a state."""
-        every = range(int(snapshot["clusters"]))
-        self._exemplars = [np.array(snapshot[f"exemplars_{index}"]) for index in every]
-        self._means = [np.array(snapshot[f"mean_{index}"]) for index in every]
-        self._counts = [int(count) for count in np.asarray(snapshot["counts"])]
+        """Take over a state.
+
+        Raises:
+            ValueError: Something is missing.
+        """
+        every = range(int(require(snapshot, "clusters")))
+        self._exemplars = [np.array(require(snapshot, f"exemplars_{index}")) for index in every]
+        self._means = [np.array(require(snapshot, f"mean_{index}")) for index in every]
+        self._counts = [int(count) for count in np.asarray(require(snapshot, "counts"))]

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from envs.snapshots import Snapshot, load_arrays, load_generators, save_generators
+from envs.snapshots import Snapshot, Stored, load_arrays, load_generators, save_generators
 
 CONTROLS = ("none", "zero", "constant", "shuffled", "delayed")
 MEMORY = 32
@@ -113,7 +113,7 @@ class ShuffledIds(Truth):
         (self._generator,) = load_generators(snapshot, 1)
 
 
-class PlayedBack:
+class PlayedBack(Stored):
     """The contexts of an earlier episode, drawn anew at every start, step by step.
 
     Its last context is held when the present episode lasts longer. Episodes are remembered by
@@ -192,13 +192,13 @@ class PlayedBack:
 
     def snapshot(self) -> Snapshot:
         """Memory, what is lived and played, and the stream."""
-        state: Snapshot = {key: value.copy() for key, value in self._arrays.items()}
+        state = super().snapshot()
         save_generators([self._generator], state)
         return state
 
     def restore(self, snapshot: Snapshot) -> None:
         """Take over a state."""
-        self._arrays = load_arrays(snapshot, self._arrays)
+        super().restore(snapshot)
         (self._generator,) = load_generators(snapshot, 1)
 
 

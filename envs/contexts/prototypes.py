@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import chi2
 
-from envs.snapshots import Snapshot, load_arrays
+from envs.snapshots import Snapshot, Stored, load_arrays
 
 SIGNIFICANCE = 0.99
 _RIDGE = 1e-6
@@ -56,7 +56,7 @@ class NearestMeans:
         self.means = load_arrays(snapshot, {"means": means})["means"]
 
 
-class Worlds:
+class Worlds(Stored):
     """Prototypes with a mean and a covariance each, found without being told.
 
     Samples match a prototype if their mean is within a squared Mahalanobis distance of the 99 %
@@ -162,11 +162,3 @@ class Worlds:
         state["mean"][old] += share * difference
         state["count"][old] = counts.sum()
         state["merged_into"][young] = old
-
-    def snapshot(self) -> Snapshot:
-        """The state."""
-        return {key: value.copy() for key, value in self._arrays.items()}
-
-    def restore(self, snapshot: Snapshot) -> None:
-        """Take over a state."""
-        self._arrays = load_arrays(snapshot, self._arrays)

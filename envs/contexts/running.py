@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from envs.snapshots import Snapshot, load_arrays
+from envs.snapshots import Snapshot, Stored
 
 
-class Moments:
+class Moments(Stored):
     """Mean and variance of everything seen so far; nothing is ever forgotten.
 
     Args:
@@ -57,16 +57,8 @@ class Moments:
         deviation = np.sqrt(self.variance)
         return np.where(deviation > smallest, deviation, 1.0)
 
-    def snapshot(self) -> Snapshot:
-        """The state."""
-        return {key: value.copy() for key, value in self._arrays.items()}
 
-    def restore(self, snapshot: Snapshot) -> None:
-        """Take over a state."""
-        self._arrays = load_arrays(snapshot, self._arrays)
-
-
-class Averages:
+class Averages(Stored):
     """Exponential averages over several horizons, free of the bias of their start.
 
     m <- m + (x - m) / horizon, divided by 1 - (1 - 1 / horizon)^n after n vectors.
@@ -104,14 +96,6 @@ class Averages:
         """Begin anew in all streams."""
         for array in self._arrays.values():
             array[:] = 0.0
-
-    def snapshot(self) -> Snapshot:
-        """The state."""
-        return {key: value.copy() for key, value in self._arrays.items()}
-
-    def restore(self, snapshot: Snapshot) -> None:
-        """Take over a state."""
-        self._arrays = load_arrays(snapshot, self._arrays)
 
 
 def nested(prefix: str, snapshot: Snapshot) -> Snapshot:

@@ -88,8 +88,14 @@ class Shown:
         return np.concatenate((known, shown) if self.gate_dim else (shown,), axis=1)
 
     def neutral(self, count: int) -> np.ndarray:
-        """What is shown before anything is known, (count, dim)."""
-        return np.zeros((count, self.dim), dtype=np.float32)
+        """What is shown before anything is known, (count, dim): 0, ..., 0, or 0, ..., 0, 1.
+
+        A one-hot context is all zeros then; others end in a constant 1, which gates can use.
+        """
+        told = np.zeros((count, self.dim), dtype=np.float32)
+        if not self.discrete:
+            told[:, -1] = 1.0
+        return told
 
     def probe_contexts(self, probe: Any) -> np.ndarray:
         """A fixed sample set has no past to infer from: the neutral context everywhere."""

@@ -10,12 +10,12 @@ import itertools
 
 import numpy as np
 
-from envs.snapshots import Snapshot, load_arrays
+from envs.snapshots import Snapshot, Stored, load_arrays
 
 DECAYS, EPSILON = (0.9, 0.999), 1e-8
 
 
-class SmallNetwork:
+class SmallNetwork(Stored):
     """Rectified hidden layers and a linear last one, float32.
 
     Weights ~ N(0, 2 / inputs) (He et al. 2015), those of the last layer N(0, 1 / inputs); biases 0.
@@ -86,14 +86,6 @@ class SmallNetwork:
             change = first / np.float32(first_share)
             change /= np.sqrt(second / np.float32(second_share)) + np.float32(EPSILON)
             state[name] -= np.float32(self._learning_rate) * change
-
-    def snapshot(self) -> Snapshot:
-        """Weights, moments and the number of steps."""
-        return {key: value.copy() for key, value in self._arrays.items()}
-
-    def restore(self, snapshot: Snapshot) -> None:
-        """Take over a state."""
-        self._arrays = load_arrays(snapshot, self._arrays)
 
 
 class Reservoir:

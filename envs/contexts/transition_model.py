@@ -13,7 +13,7 @@ import numpy as np
 
 from envs.contexts.running import Moments, nested, part_of
 from envs.contexts.small_network import Reservoir, SmallNetwork
-from envs.snapshots import Snapshot, load_arrays, load_generators, require, save_generators
+from envs.snapshots import Snapshot, Stored, load_generators, require, save_generators
 
 LARGEST_RESIDUAL = 5.0
 SMOOTHED_FITS = 10
@@ -40,7 +40,7 @@ class Settings:
     minibatch_size: int = 256
 
 
-class TransitionModel:
+class TransitionModel(Stored):
     """Predicts the change of the observation, in units of its standard deviation.
 
     Residuals are (change - prediction) over their root mean square in every dimension, clipped to
@@ -142,7 +142,7 @@ class TransitionModel:
 
     def snapshot(self) -> Snapshot:
         """Everything that later residuals depend on."""
-        state: Snapshot = {key: value.copy() for key, value in self._arrays.items()}
+        state = super().snapshot()
         state |= nested("network", self._network.snapshot())
         state |= nested("reservoir", self._reservoir.snapshot())
         state |= nested("moments", self._moments.snapshot())
@@ -156,7 +156,7 @@ class TransitionModel:
             ValueError: It is incomplete, or of another size.
         """
         require(snapshot, "reservoir_seen")
-        self._arrays = load_arrays(snapshot, self._arrays)
+        super().restore(snapshot)
         (self._generator,) = load_generators(snapshot, 1)
         self._network.restore(part_of(snapshot, "network"))
         self._reservoir.restore(part_of(snapshot, "reservoir"), self._generator)

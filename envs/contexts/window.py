@@ -202,12 +202,6 @@ class Window(Shown):
             told[:, :-1] = self._encode(self._arrays["window"], self._mask())[0]
         return told
 
-    def neutral(self, count: int) -> np.ndarray:
-        """0, ..., 0, 1."""
-        told = super().neutral(count)
-        told[:, -1] = 1.0
-        return told
-
     def adopt(self, snapshot: Snapshot) -> None:
         """Take over what was learnt, not what was felt last: to be measured.
 

@@ -12,12 +12,13 @@ from torch import Tensor
 from networks.units import UnitGroup
 from plasticity.method import Target
 from plasticity.propagated_utility import PropagatedUtility
-from plasticity.recycling import Recycler, check_choice, check_shared_settings
+from plasticity.recycling import Recycler, check_shared_settings
 from plasticity.replacement_count import (
     COUNT_MODES,
     ReplacementCounter,
     expected_replacements,
 )
+from plasticity.settings import check_choice, check_number
 from plasticity.stacked_contribution import StackedContribution
 from plasticity.unit_statistics import UnitStatistics
 from plasticity.utilities import UTILITIES
@@ -72,16 +73,11 @@ class Config:
 
     def __post_init__(self) -> None:
         where = f"method.{self.kind}"
-        if self.replacement_rate != "auto" and not 0.0 <= self.replacement_rate <= 1.0:
-            raise ValueError(
-                f"{where}.replacement_rate is {self.replacement_rate}; it must be in [0, 1]"
-            )
-        if self.maturity_threshold != "auto" and self.maturity_threshold < 0:
-            raise ValueError(
-                f"{where}.maturity_threshold is {self.maturity_threshold}; it must be >= 0"
-            )
-        if not 0.0 <= self.utility_decay < 1.0:
-            raise ValueError(f"{where}.utility_decay is {self.utility_decay}; it must be in [0, 1)")
+        if self.replacement_rate != "auto":
+            check_number(f"{where}.replacement_rate", self.replacement_rate, 0.0, 1.0)
+        if self.maturity_threshold != "auto":
+            check_number(f"{where}.maturity_threshold", self.maturity_threshold, 0)
+        check_number(f"{where}.utility_decay", self.utility_decay, 0.0, 1.0, open_high=True)
         check_choice(f"{where}.utility", self.utility, tuple(UTILITIES))
         check_choice(f"{where}.rank_key", self.rank_key, ("corrected", "raw"))
         check_choice(f"{where}.count_mode", self.count_mode, COUNT_MODES)

@@ -97,13 +97,8 @@ class EWC(Intervention):
         """Weighted distance from what was consolidated, (); None before the first time."""
         if not self.active or not self.count:
             return None
-        terms = [
-            (importance * difference.square()).sum()
-            for importance, difference in zip(
-                self._importance, self._references.differences(self._anchor), strict=True
-            )
-        ]
-        return 0.5 * self.config.strength * torch.stack(terms).sum()
+        distance = self._references.squared_distance(self._anchor, self._importance)
+        return 0.5 * self.config.strength * distance
 
     def after_step(
         self, activations: Mapping[str, Tensor], optimizer: torch.optim.Optimizer

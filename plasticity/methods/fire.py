@@ -11,9 +11,9 @@ from torch import Tensor
 from networks.units import Touched
 from plasticity.interventions import Intervention, check_intervention
 from plasticity.method import Target
-from plasticity.optimizer_state import POLICIES, apply_policy
+from plasticity.optimizer_state import apply_policy
 from plasticity.parameters import matrices, whole
-from plasticity.recycling import TARGET_EDITS, check_choice
+from plasticity.recycling import check_edits
 from plasticity.settings import check_number
 
 
@@ -51,8 +51,7 @@ class Config:
     def __post_init__(self) -> None:
         where = f"method.{self.kind}"
         check_number(f"{where}.iterations", self.iterations, 0)
-        check_choice(f"{where}.optimizer_state", self.optimizer_state, POLICIES)
-        check_choice(f"{where}.target_edit", self.target_edit, TARGET_EDITS)
+        check_edits(self)
         object.__setattr__(self, "networks", check_intervention(self))
 
 

@@ -13,8 +13,7 @@ from networks.units import Touched
 from plasticity.interventions import CLOCKS, Intervention
 from plasticity.method import Target
 from plasticity.parameters import FEED_FORWARD, References, trained_parameters, whole
-from plasticity.recycling import check_choice
-from plasticity.settings import check_networks, check_number
+from plasticity.settings import check_choice, check_networks, check_number
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from torch import Tensor
 from networks.units import Touched
 from plasticity.method import Method, Target
 from plasticity.parameters import WEIGHTS_AND_BIASES, References, learning_rates, trained_parameters
-from plasticity.recycling import check_choice
-from plasticity.settings import acts_on, check_networks, check_number
+from plasticity.settings import acts_on, check_choice, check_networks, check_number
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from plasticity.periodic_recycling import (
     PeriodicRecycler,
     check_periodic_settings,
 )
-from plasticity.recycling import check_choice
+from plasticity.settings import check_choice, check_number
 from plasticity.utilities import dormancy_scores
 
 
@@ -54,8 +54,7 @@ class Config:
 
     def __post_init__(self) -> None:
         where, networks = f"method.{self.kind}", check_periodic_settings(self)
-        if self.window_samples < 1:
-            raise ValueError(f"{where}.window_samples is {self.window_samples}; it must be >= 1")
+        check_number(f"{where}.window_samples", self.window_samples, 1)
         check_choice(f"{where}.score_batch", self.score_batch, ("window", "minibatch"))
         object.__setattr__(self, "networks", networks)
 

@@ -15,6 +15,7 @@ from plasticity.periodic_recycling import (
     PeriodicRecycler,
     check_periodic_settings,
 )
+from plasticity.settings import check_number
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,7 @@ class Config:
 
     def __post_init__(self) -> None:
         networks = check_periodic_settings(self)
-        if self.window < 1:
-            raise ValueError(f"method.{self.kind}.window is {self.window}; it must be >= 1")
+        check_number(f"method.{self.kind}.window", self.window, 1)
         object.__setattr__(self, "networks", networks)
 
 

@@ -13,7 +13,8 @@ from plasticity.interventions import Intervention, check_intervention
 from plasticity.method import Target
 from plasticity.optimizer_state import forget_parameters
 from plasticity.parameters import whole
-from plasticity.recycling import TARGET_EDITS, check_choice
+from plasticity.recycling import TARGET_EDITS
+from plasticity.settings import check_choice
 
 SCOPES = ("full", "head", "optimizer")
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from networks.masks import apply_masks
 from networks.redraw import redraw
 from networks.units import Touched
 from plasticity.interventions import Intervention, check_intervention
 from plasticity.method import Target
-from plasticity.optimizer_state import POLICIES, apply_policy
+from plasticity.optimizer_state import apply_policy
 from plasticity.parameters import WEIGHTS_AND_BIASES, trained_parameters, whole
-from plasticity.recycling import TARGET_EDITS, check_choice
-from plasticity.settings import check_number
+from plasticity.recycling import check_edits
+from plasticity.settings import check_choice, check_number
+
+LAWS = ("initial", "normal")
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Config:
         target_edit: `copy` gives target networks the new weights, `drift` leaves them to
             averaging. The soft form needs `drift`.
         networks: `all`, `actors`, or a list of networks.
+        law: Of the fresh draw: `initial`, that of every layer, or `normal`, so that `noise` is the
+            standard deviation of the noise on every weight and bias.
 
     Raises:
         ValueError: A value is out of range.
@@ -52,13 +57,19 @@ class Config:
     optimizer_state: str = "keep"
     target_edit: str = "copy"
     networks: str | list[str] = "all"
+    law: str = field(default="initial", metadata={"later": True})
 
     def __post_init__(self) -> None:
         where = f"method.{self.kind}"
         check_number(f"{where}.shrink", self.shrink, 0.0, 1.0)
         check_number(f"{where}.noise", self.noise, 0.0, 1.0)
-        check_choice(f"{where}.optimizer_state", self.optimizer_state, POLICIES)
-        check_choice(f"{where}.target_edit", self.target_edit, TARGET_EDITS)
+        check_edits(self)
+        check_choice(f"{where}.law", self.law, LAWS)
+        if self.law == "normal" and self.variance_preserving:
+            raise ValueError(
+                f"{where}.variance_preserving keeps the variance of the initial law; leave it "
+                f"false with {where}.law=normal"
+            )
         if self.period == 1 and self.target_edit == "copy":
             raise ValueError(
                 f"{where}.period is 1, so target_edit=copy would undo the averaging of target "
@@ -75,7 +86,8 @@ class Config:
 class ShrinkPerturb(Intervention):
     """theta <- lambda theta + epsilon theta_new for weights and biases.
 
-    theta_new is drawn anew each time, every layer from the law it started with. The soft form
+    theta_new is drawn anew each time, every layer from the law it started with, or standard
+    normal, as Dohare et al. add it, whose shrinking is the optimizer's weight decay. The soft form
     (period 1, lambda = 1 - p, epsilon = p) has stationary noise of sqrt(p / (2 - p)) initial
     standard deviations: for p = 1e-6 it is in practice decay with a half-life of 693,147 steps.
 
@@ -106,7 +118,12 @@ class ShrinkPerturb(Intervention):
         """Shrink, and add a fresh draw."""
         for mine, theirs in zip(self._donor.buffers(), self.target.module.buffers(), strict=True):
             mine.copy_(theirs)  # masks, which a checkpoint may have replaced
-        redraw(self._donor, self.target.generator)
+        if self.config.law == "initial":
+            redraw(self._donor, self.target.generator)
+        else:
+            for fresh in self._fresh:
+                fresh.normal_(generator=self.target.generator)
+            apply_masks(self._donor)
         torch._foreach_mul_(self._parameters, self.config.shrink)
         torch._foreach_add_(self._parameters, self._fresh, alpha=self.config.epsilon)
         if self.config.optimizer_state == "keep" and self.period == 1:

@@ -13,8 +13,7 @@ from networks.units import Touched
 from plasticity.interventions import Intervention, check_intervention
 from plasticity.method import Target
 from plasticity.parameters import FEED_FORWARD, References, trained_parameters
-from plasticity.recycling import check_choice
-from plasticity.settings import check_number
+from plasticity.settings import check_choice, check_number
 
 
 @dataclass(frozen=True)
@@ -92,13 +91,8 @@ class SI(Intervention):
         """Weighted distance from what was consolidated, (); None before the first time."""
         if not self.active or self.count < self.config.first_task:
             return None
-        terms = [
-            (importance * difference.square()).sum()
-            for importance, difference in zip(
-                self._importance, self._references.differences(self._anchor), strict=True
-            )
-        ]
-        return self.config.strength * torch.stack(terms).sum()
+        distance = self._references.squared_distance(self._anchor, self._importance)
+        return self.config.strength * distance
 
     @torch.no_grad()
     def after_backward(self) -> None:

@@ -13,6 +13,7 @@ from networks.units import UnitGroup
 from plasticity.diagnostics.activity import RECTIFIED, WINNERS
 from plasticity.method import Target
 from plasticity.recycling import Recycler, Selection, check_shared_settings
+from plasticity.settings import check_number
 from plasticity.silences import SilenceRecord
 from plasticity.utilities import sample_dims
 
@@ -62,17 +63,10 @@ class Config:
 
     def __post_init__(self) -> None:
         where = f"method.{self.kind}"
-        if not 0.0 <= self.tail_probability < 1.0:
-            raise ValueError(
-                f"{where}.tail_probability is {self.tail_probability}; it must be in [0, 1)"
-            )
-        if not self.gradient_threshold >= 0.0:
-            raise ValueError(
-                f"{where}.gradient_threshold is {self.gradient_threshold}; it must be >= 0"
-            )
+        check_number(f"{where}.tail_probability", self.tail_probability, 0.0, 1.0, open_high=True)
+        check_number(f"{where}.gradient_threshold", self.gradient_threshold, 0.0)
         for name in ("min_silence", "min_records", "refresh_period"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{where}.{name} is {getattr(self, name)}; it must be >= 1")
+            check_number(f"{where}.{name}", getattr(self, name), 1)
         if self.max_silence < self.min_silence:
             raise ValueError(
                 f"{where}.max_silence is {self.max_silence}; it must be at least min_silence, "

@@ -11,6 +11,8 @@ from torch import nn
 from networks.units import parameter_roles
 from plasticity.optimizers.direct_adam import DirectAdam
 from plasticity.optimizers.per_unit_adam import PerUnitAdam
+from plasticity.parameters import trainable_parameters
+from plasticity.settings import check_number
 
 _DECAY_MODES = ("coupled", "decoupled")
 _ROLE_ORDER = (
@@ -70,16 +72,11 @@ class Config:
     wd_on_log_std: bool = True
 
     def __post_init__(self) -> None:
-        if not self.learning_rate > 0.0:
-            raise ValueError(f"optimizer.learning_rate is {self.learning_rate}; it must be > 0")
+        check_number("optimizer.learning_rate", self.learning_rate, 0.0, open_low=True)
         for name in ("beta1", "beta2"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ValueError(
-                    f"optimizer.{name} is {getattr(self, name)}; it must be at least 0 and below 1"
-                )
+            check_number(f"optimizer.{name}", getattr(self, name), 0.0, 1.0, open_high=True)
         for name in ("epsilon", "weight_decay"):
-            if not getattr(self, name) >= 0.0:
-                raise ValueError(f"optimizer.{name} is {getattr(self, name)}; it must be >= 0")
+            check_number(f"optimizer.{name}", getattr(self, name), 0.0)
         if self.weight_decay_mode not in _DECAY_MODES:
             raise ValueError(
                 f"optimizer.weight_decay_mode is {self.weight_decay_mode!r}; choose one of "
@@ -104,16 +101,23 @@ def build(
     Returns:
         `DirectAdam`, which is torch's fused Adam or AdamW, or `PerUnitAdam`.
     """
+    return construct((DirectAdam, PerUnitAdam), config, module, per_unit_step)
+
+
+def construct(
+    kinds: tuple[type[DirectAdam], type[PerUnitAdam]],
+    config: Config,
+    module: nn.Module,
+    per_unit_step: bool,
+) -> DirectAdam | PerUnitAdam:
+    """Build one of two kinds of Adam: with a step counter per parameter, or also per unit."""
+    direct, per_unit = kinds
     groups = parameter_groups(config, module)
     decoupled = config.weight_decay_mode == "decoupled"
-    betas = (config.beta1, config.beta2)
+    betas, rate = (config.beta1, config.beta2), config.learning_rate
     if per_unit_step:
-        return PerUnitAdam(
-            groups, config.learning_rate, betas, config.epsilon, decoupled_weight_decay=decoupled
-        )
-    return DirectAdam(
-        groups, lr=config.learning_rate, betas=betas, eps=config.epsilon, decoupled=decoupled
-    )
+        return per_unit(groups, rate, betas, config.epsilon, decoupled_weight_decay=decoupled)
+    return direct(groups, lr=rate, betas=betas, eps=config.epsilon, decoupled=decoupled)
 
 
 def parameter_groups(config: Decay, module: nn.Module) -> list[dict[str, Any]]:
@@ -135,16 +139,14 @@ def parameter_groups(config: Decay, module: nn.Module) -> list[dict[str, Any]]:
         0.0,
     ]
     roles = parameter_roles(module)
-    trainable = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    trainable = trainable_parameters(module)
     groups: list[dict[str, Any]] = []
     for members, decay in zip(_ROLE_ORDER, decays, strict=True):
-        parameters = [parameter for name, parameter in trainable if roles[name] in members]
+        parameters = [parameter for name, parameter in trainable.items() if roles[name] in members]
         if not parameters:
             continue
         if groups and groups[-1]["weight_decay"] == decay:
             groups[-1]["params"].extend(parameters)
         else:
             groups.append({"params": parameters, "weight_decay": decay})
-    if not groups:
-        raise ValueError("the network has no trainable parameter, so there is nothing to optimize")
     return groups

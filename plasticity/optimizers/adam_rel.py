@@ -68,21 +68,5 @@ def build(
     per_unit_step: bool = False,
     generator: torch.Generator | None = None,
 ) -> torch.optim.Optimizer:
-    """Build the optimizer of one network.
-
-    Args:
-        config: Settings.
-        module: The network; parameters without `requires_grad` are left out.
-        per_unit_step: Keep step counters that can restart for single units.
-        generator: Not used; nothing is drawn.
-    """
-    groups = adam.parameter_groups(config, module)
-    decoupled = config.weight_decay_mode == "decoupled"
-    betas = (config.beta1, config.beta2)
-    if per_unit_step:
-        return PerUnitAdamRel(
-            groups, config.learning_rate, betas, config.epsilon, decoupled_weight_decay=decoupled
-        )
-    return AdamRel(
-        groups, lr=config.learning_rate, betas=betas, eps=config.epsilon, decoupled=decoupled
-    )
+    """Build the optimizer of one network; see `adam.build`."""
+    return adam.construct((AdamRel, PerUnitAdamRel), config, module, per_unit_step)

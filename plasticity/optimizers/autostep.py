@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from plasticity.optimizers import idbd
+from plasticity.parameters import trainable_parameters
+from plasticity.settings import check_number
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,7 @@ class Config(idbd.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.time_scale >= 1.0:
-            raise ValueError(f"optimizer.time_scale is {self.time_scale}; it must be at least 1")
+        check_number("optimizer.time_scale", self.time_scale, 1.0)
 
 
 class Autostep(idbd.Idbd):
@@ -90,12 +91,8 @@ def build(
     per_unit_step: bool = False,
     generator: torch.Generator | None = None,
 ) -> torch.optim.Optimizer:
-    """Build the optimizer of one network.
+    """Build the optimizer of one network; see `adam.build`.
 
-    Args:
-        config: Settings.
-        module: The network; parameters without `requires_grad` are left out.
-        per_unit_step: Not used; step counters can always restart for single units.
-        generator: Not used; nothing is drawn.
+    Step counters can always restart for single units, whatever `per_unit_step` says.
     """
-    return Autostep(idbd.trainable(module), config)
+    return Autostep(trainable_parameters(module).values(), config)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from plasticity.optimizers.per_unit_adam import PerUnitAdam
+from plasticity.parameters import trainable_parameters
+from plasticity.settings import check_number
 
 LARGEST_CHANGE = 2.0  # of the logarithm of a step size in one step
 SMALLEST_LOG_GAIN = -10.0
@@ -51,17 +53,9 @@ class Config:
     max_grad_norm: float | None = 1.0
 
     def __post_init__(self) -> None:
-        if not self.learning_rate > 0.0:
-            raise ValueError(f"optimizer.learning_rate is {self.learning_rate}; it must be > 0")
-        if not self.meta_learning_rate >= 0.0:
-            raise ValueError(
-                f"optimizer.meta_learning_rate is {self.meta_learning_rate}; it must be >= 0"
-            )
-        if not 0.0 <= self.curvature_decay < 1.0:
-            raise ValueError(
-                f"optimizer.curvature_decay is {self.curvature_decay}; it must be at least 0 and "
-                "below 1"
-            )
+        check_number("optimizer.learning_rate", self.learning_rate, 0.0, open_low=True)
+        check_number("optimizer.meta_learning_rate", self.meta_learning_rate, 0.0)
+        check_number("optimizer.curvature_decay", self.curvature_decay, 0.0, 1.0, open_high=True)
         if self.max_grad_norm is not None and not self.max_grad_norm > 0.0:
             raise ValueError(
                 f"optimizer.max_grad_norm is {self.max_grad_norm}; it must be > 0, or null"
@@ -169,30 +163,14 @@ class Idbd(PerUnitAdam):
         }
 
 
-def trainable(module: nn.Module) -> list[nn.Parameter]:
-    """Parameters to optimize.
-
-    Raises:
-        ValueError: The network has no trainable parameter.
-    """
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise ValueError("the network has no trainable parameter, so there is nothing to optimize")
-    return parameters
-
-
 def build(
     config: Config,
     module: nn.Module,
     per_unit_step: bool = False,
     generator: torch.Generator | None = None,
 ) -> torch.optim.Optimizer:
-    """Build the optimizer of one network.
+    """Build the optimizer of one network; see `adam.build`.
 
-    Args:
-        config: Settings.
-        module: The network; parameters without `requires_grad` are left out.
-        per_unit_step: Not used; step counters can always restart for single units.
-        generator: Not used; nothing is drawn.
+    Step counters can always restart for single units, whatever `per_unit_step` says.
     """
-    return Idbd(trainable(module), config)
+    return Idbd(trainable_parameters(module).values(), config)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from plasticity.optimizers import adam
+from plasticity.settings import check_number
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,9 @@ class Config:
     wd_on_log_std: bool = True
 
     def __post_init__(self) -> None:
-        if not self.learning_rate > 0.0:
-            raise ValueError(f"optimizer.learning_rate is {self.learning_rate}; it must be > 0")
-        if not 0.0 <= self.momentum < 1.0:
-            raise ValueError(
-                f"optimizer.momentum is {self.momentum}; it must be at least 0 and below 1"
-            )
-        if not self.weight_decay >= 0.0:
-            raise ValueError(f"optimizer.weight_decay is {self.weight_decay}; it must be >= 0")
+        check_number("optimizer.learning_rate", self.learning_rate, 0.0, open_low=True)
+        check_number("optimizer.momentum", self.momentum, 0.0, 1.0, open_high=True)
+        check_number("optimizer.weight_decay", self.weight_decay, 0.0)
 
 
 class DirectSGD(torch.optim.SGD):
@@ -102,16 +98,9 @@ def build(
     per_unit_step: bool = False,
     generator: torch.Generator | None = None,
 ) -> torch.optim.Optimizer:
-    """Build the optimizer of one network.
+    """Build the optimizer of one network; see `adam.build`.
 
-    Args:
-        config: Settings.
-        module: The network; parameters without `requires_grad` are left out.
-        per_unit_step: Not used; there is no step counter to restart.
-        generator: Not used; nothing is drawn.
-
-    Raises:
-        ValueError: The network has no trainable parameter.
+    There is no step counter to restart, whatever `per_unit_step` says.
     """
     groups: list[dict[str, Any]] = adam.parameter_groups(config, module)
     return DirectSGD(groups, lr=config.learning_rate, momentum=config.momentum)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from plasticity.optimizers import adam
 from plasticity.optimizers.per_unit_adam import PerUnitAdam
+from plasticity.settings import check_number
 
 START = 1e-8  # of sigma, and the epsilon of the published formula
 _SERIES_TERMS, _ASYMPTOTIC_TERMS, _SWITCH = 160, 20, 6.0
@@ -52,15 +53,10 @@ class Config:
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "initial_scale"):
-            if not getattr(self, name) > 0.0:
-                raise ValueError(f"optimizer.{name} is {getattr(self, name)}; it must be > 0")
+            check_number(f"optimizer.{name}", getattr(self, name), 0.0, open_low=True)
         for name in ("beta1", "beta2"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ValueError(
-                    f"optimizer.{name} is {getattr(self, name)}; it must be at least 0 and below 1"
-                )
-        if not self.epsilon >= 0.0:
-            raise ValueError(f"optimizer.epsilon is {self.epsilon}; it must be >= 0")
+            check_number(f"optimizer.{name}", getattr(self, name), 0.0, 1.0, open_high=True)
+        check_number("optimizer.epsilon", self.epsilon, 0.0)
         if not self.discounts or any(not 0.0 < discount < 1.0 for discount in self.discounts):
             raise ValueError(
                 f"optimizer.discounts is {list(self.discounts)}; give one or more numbers in (0, 1)"
@@ -202,12 +198,8 @@ def build(
     per_unit_step: bool = False,
     generator: torch.Generator | None = None,
 ) -> torch.optim.Optimizer:
-    """Build the optimizer of one network.
+    """Build the optimizer of one network; see `adam.build`.
 
-    Args:
-        config: Settings.
-        module: The network; parameters without `requires_grad` are left out.
-        per_unit_step: Not used; step counters can always restart for single units.
-        generator: Not used; nothing is drawn.
+    Step counters can always restart for single units, whatever `per_unit_step` says.
     """
     return Trac(adam.parameter_groups(adam.Config(), module), config)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from networks.units import parameter_roles
 from plasticity.optimizers.per_unit_adam import PerUnitAdam
-from plasticity.parameters import masks_of
+from plasticity.parameters import masks_of, trainable_parameters
+from plasticity.settings import check_number
 
 BASES = ("adam", "gradient")
 GATED_ROLES = ("weight", "bias")
@@ -58,18 +59,13 @@ class Config:
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "lr_factor"):
-            if not getattr(self, name) > 0.0:
-                raise ValueError(f"optimizer.{name} is {getattr(self, name)}; it must be > 0")
+            check_number(f"optimizer.{name}", getattr(self, name), 0.0, open_low=True)
         if self.base not in BASES:
             raise ValueError(f"optimizer.base is {self.base!r}; choose one of {', '.join(BASES)}")
         for name in ("beta1", "beta2", "utility_decay"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ValueError(
-                    f"optimizer.{name} is {getattr(self, name)}; it must be at least 0 and below 1"
-                )
+            check_number(f"optimizer.{name}", getattr(self, name), 0.0, 1.0, open_high=True)
         for name in ("epsilon", "noise_std", "weight_decay"):
-            if not getattr(self, name) >= 0.0:
-                raise ValueError(f"optimizer.{name} is {getattr(self, name)}; it must be >= 0")
+            check_number(f"optimizer.{name}", getattr(self, name), 0.0)
 
 
 class Upgd(PerUnitAdam):
@@ -215,12 +211,14 @@ def build(
     per_unit_step: bool = False,
     generator: torch.Generator | None = None,
 ) -> torch.optim.Optimizer:
-    """Build the optimizer of one network.
+    """Build the optimizer of one network; see `adam.build`.
+
+    Step counters can always restart for single units, whatever `per_unit_step` says.
 
     Args:
         config: Settings.
-        module: The network; parameters without `requires_grad` are left out.
-        per_unit_step: Not used; step counters can always restart for single units.
+        module: The network.
+        per_unit_step: Not used.
         generator: Source of the noise; needed unless `noise_std` is 0.
 
     Raises:
@@ -232,18 +230,15 @@ def build(
             "build(); pass one, or set noise_std=0"
         )
     roles = parameter_roles(module)
-    trainable = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    if not trainable:
-        raise ValueError("the network has no trainable parameter, so there is nothing to optimize")
+    trainable = trainable_parameters(module)
     groups = [
         {
-            "params": [p for name, p in trainable if (roles[name] in GATED_ROLES) == gated],
+            "params": [p for name, p in trainable.items() if (roles[name] in GATED_ROLES) == gated],
             "gated": gated,
         }
         for gated in (True, False)
     ]
-    named = dict(trainable)
     masks: dict[Tensor, Tensor] = {
-        named[name]: mask for name, mask in masks_of(module).items() if name in named
+        trainable[name]: mask for name, mask in masks_of(module).items() if name in trainable
     }
     return Upgd([group for group in groups if group["params"]], config, generator, masks)

@@ -6,9 +6,10 @@ import inspect
 import numpy as np
 import pytest
 import torch
+from random_worlds import random_step
 
 from agents import ppo, sac
-from agents.base import Agent, Transition
+from agents.base import Agent
 from agents.fresh import FreshAtTaskChange
 from agents.parts import Parts
 from networks import mlp
@@ -47,22 +48,7 @@ def builder(kind, methods=None, seed=0):
 
 def steps(agent, rng, count):
     for _ in range(count):
-        observation = rng.normal(size=(NUM_ENVS, OBSERVATION))
-        action = agent.act(observation, EMPTY, explore=True)
-        off = np.zeros(NUM_ENVS, dtype=bool)
-        agent.observe(
-            Transition(
-                observation,
-                action,
-                rng.normal(size=NUM_ENVS) - (action**2).sum(1),
-                rng.normal(size=(NUM_ENVS, OBSERVATION)),
-                off,
-                off,
-                EMPTY,
-                EMPTY,
-                np.zeros(NUM_ENVS, dtype=int),
-            )
-        )
+        random_step(agent, rng, EMPTY, OBSERVATION)
         agent.update()
 
 

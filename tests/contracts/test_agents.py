@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from random_worlds import random_step
 
-from agents.base import Agent, Transition
+from agents.base import Agent
 from agents.parts import Parts
 from configs.run import AGENTS
 from networks import mlp
@@ -63,22 +64,13 @@ class World:
         self.context = self.context[:, :context_dim].astype(np.float32)
 
     def step(self, agent, updates=True):
-        rng = self.rng
-        observation = rng.normal(size=(NUM_ENVS, OBSERVATION))
-        action = agent.act(observation, self.context, explore=True)
-        agent.observe(
-            Transition(
-                observation,
-                action,
-                rng.normal(size=NUM_ENVS) - (action**2).sum(1),
-                rng.normal(size=(NUM_ENVS, OBSERVATION)),
-                rng.random(NUM_ENVS) < 0.1,
-                rng.random(NUM_ENVS) < 0.1,
-                self.context,
-                self.context,
-                np.zeros(NUM_ENVS, dtype=int),
-                target=np.tanh(observation[:, :ACTION]),  # for agents that learn from answers
-            )
+        action = random_step(
+            agent,
+            self.rng,
+            self.context,
+            OBSERVATION,
+            end_rate=0.1,
+            target=lambda observation: np.tanh(observation[:, :ACTION]),
         )
         return action, agent.update() if updates and agent.update_is_due else {}
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from random_worlds import random_step
 
-from agents.base import Transition
 from agents.parts import METHODS, Parts
 from configs.run import AGENTS
 from networks import dendritic, mlp
@@ -135,24 +135,7 @@ class World:
         change = None if boundary_after is None else agent.iteration + boundary_after
         while agent.iteration < last:
             before = agent.iteration
-            observation = rng.normal(size=(NUM_ENVS, OBSERVATION))
-            action = agent.act(observation, self.context, explore=True)
-            reward = rng.normal(size=NUM_ENVS) - (action**2).sum(1)
-            successor = rng.normal(size=(NUM_ENVS, OBSERVATION))
-            ended, cut = rng.random(NUM_ENVS) < 0.1, rng.random(NUM_ENVS) < 0.1
-            agent.observe(
-                Transition(
-                    observation,
-                    action,
-                    reward,
-                    successor,
-                    ended,
-                    cut,
-                    self.context,
-                    self.context,
-                    np.zeros(NUM_ENVS, dtype=int),
-                )
-            )
+            random_step(agent, rng, self.context, OBSERVATION, end_rate=0.1)
             agent.update()
             if agent.iteration != before and agent.iteration == change:
                 agent.on_task_change(1)

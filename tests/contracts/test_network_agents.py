@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from network_builders import CONTEXTS, DISCRETE, INPUTS, KINDS, config_of
+from random_worlds import random_step
 
 from agents import ppo, sac
-from agents.base import Transition
 from agents.parts import Parts
 from networks.winners import Winners
 from plasticity.methods import continual_backprop
@@ -57,21 +57,8 @@ def live(agent, rng, iterations):
     context, log = np.eye(NUM_ENVS, CONTEXTS, dtype=np.float32), []
     last = agent.iteration + iterations
     while agent.iteration < last:
-        observation = rng.normal(size=(NUM_ENVS, INPUTS))
-        action = agent.act(observation, context, explore=True)
-        agent.observe(
-            Transition(
-                observation,
-                action,
-                rng.normal(size=NUM_ENVS) - (action**2).sum(1),
-                rng.normal(size=(NUM_ENVS, INPUTS)),
-                rng.random(NUM_ENVS) < 0.1,
-                rng.random(NUM_ENVS) < 0.1,
-                context,
-                context,
-                np.arange(NUM_ENVS),
-            )
-        )
+        regime = np.arange(NUM_ENVS)
+        action = random_step(agent, rng, context, INPUTS, end_rate=0.1, regime=regime)
         statistics = agent.update() if agent.update_is_due else {}
         log += [action.tolist(), *({k: float(v) for k, v in statistics.items()},)]
     return log

@@ -12,6 +12,7 @@ from configs.compose import compose_run
 from configs.schema import ConfigurationError
 from envs.contexts import inferred, window
 from envs.contexts.layer import ContextLayer, Step
+from envs.contexts.residuals import velocity_places
 from envs.contexts.running import Averages, Moments
 from envs.contexts.small_network import Reservoir, SmallNetwork
 from envs.contexts.transition_model import Settings, TransitionModel
@@ -351,8 +352,8 @@ def test_what_cannot_be_is_refused(words, message):
 def test_other_robots_must_say_where_velocities_are():
     info = SimpleNamespace(name="thing", observation_dim=5)
     with pytest.raises(ValueError, match="velocities"):
-        inferred.velocity_places(None, info, SimpleNamespace())
-    assert inferred.velocity_places((0, 1, 2), info, SimpleNamespace()) == (0, 1, 2)
+        velocity_places(None, info, SimpleNamespace())
+    assert velocity_places((0, 1, 2), info, SimpleNamespace()) == (0, 1, 2)
 
 
 @pytest.mark.parametrize("arm", ["inferred_shuffled", "detected_dendritic"])

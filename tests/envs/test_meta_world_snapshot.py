@@ -1,7 +1,5 @@
 """A restored batch goes on bit for bit in a new process; controls show what else is needed."""
 
-import json
-
 import mujoco
 import numpy as np
 import pytest
@@ -16,6 +14,7 @@ from meta_world_tools import (
     random_actions,
     reset_to,
 )
+from snapshot_tools import through_a_file
 
 from envs.meta_world_snapshot import (
     CONSTANT,
@@ -36,17 +35,6 @@ pytestmark = [
 # Contacts, a hinge, two objects, and a task whose goal is a live view of MuJoCo's memory.
 DIFFICULT = ("door-open-v3", "push-v3", "stick-pull-v3", "basketball-v3")
 PUBLISHED = tuple(dict.fromkeys(MT10 + CW10))
-
-
-def through_a_file(snapshot):
-    """What a checkpoint does: arrays as bytes, everything else as JSON."""
-    plain = {key: value for key, value in snapshot.items() if not isinstance(value, np.ndarray)}
-    arrays = {
-        key: np.frombuffer(value.tobytes(), value.dtype).reshape(value.shape)
-        for key, value in snapshot.items()
-        if isinstance(value, np.ndarray)
-    }
-    return {**json.loads(json.dumps(plain)), **arrays}
 
 
 def check_continuation(tasks, steps, num_workers):

@@ -1,10 +1,9 @@
 """A restored run goes on bit for bit; the controls show that less would not be enough."""
 
-import json
-
 import mujoco
 import numpy as np
 import pytest
+from snapshot_tools import through_a_file
 
 from envs.locomotion import Config, make
 
@@ -45,17 +44,6 @@ def equal(first, second):
         for row, other in zip(first, second, strict=True)
         for a, b in zip(row, other, strict=True)
     )
-
-
-def through_a_file(snapshot):
-    """What a checkpoint does: arrays as bytes, everything else as JSON."""
-    plain = {key: value for key, value in snapshot.items() if not isinstance(value, np.ndarray)}
-    arrays = {
-        key: np.frombuffer(value.tobytes(), value.dtype).reshape(value.shape)
-        for key, value in snapshot.items()
-        if isinstance(value, np.ndarray)
-    }
-    return {**json.loads(json.dumps(plain)), **arrays}
 
 
 @pytest.mark.parametrize("world_seed", SEEDS)

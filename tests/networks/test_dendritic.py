@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from dendritic_tools import TASKS, build
 
 from networks import dendritic, k_winners
 from networks.heads import GaussianPolicy, ValueFunction
@@ -17,20 +18,6 @@ from plasticity.methods import continual_backprop
 from plasticity.optimizers import adam
 
 pytestmark = pytest.mark.filterwarnings("ignore:network.active_fraction")
-
-TASKS = ContextSpec(10, discrete=True)
-MT10 = {
-    "hidden_sizes": [2800, 2800],
-    "num_segments": 10,
-    "weight_density": 0.9,
-    "head_density": 0.9,
-    "init": "published",
-}
-
-
-def build(input_dim=5, context=TASKS, seed=0, **settings):
-    config = dendritic.Config(**{"hidden_sizes": [24, 16], **settings})
-    return dendritic.build(config, input_dim, context, Streams(seed))
 
 
 # Refusals ----------------------------------------------------------------------------------

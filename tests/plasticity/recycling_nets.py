@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from agents.update import clone
 from networks.heads import GaussianPolicy, ValueFunction
 from networks.initializers import Initializer
 from networks.mlp import Config as MLPConfig
@@ -96,6 +97,29 @@ class Trainer:
 def recycler(module, seed=0, planned=None, name="net", **settings):
     config = continual_backprop.Config(**settings)
     return continual_backprop.build(config, target_of(module, name, seed, planned))
+
+
+def still(module: nn.Module) -> torch.optim.Optimizer:
+    """An optimizer that moves nothing, and remembers."""
+    return torch.optim.SGD(module.parameters(), lr=0.0, momentum=0.9)
+
+
+def assert_resumes(whole: Trainer, other: Trainer, steps: int = 40) -> None:
+    """The state of one trainer, loaded into another, goes on in the same bits, edits included."""
+    saved = whole.method.state_dict()
+    other.module.load_state_dict(whole.module.state_dict())
+    state = {key: clone(value) for key, value in whole.optimizer.state_dict()["state"].items()}
+    other.optimizer.load_state_dict({**whole.optimizer.state_dict(), "state": state})
+    other.data.set_state(whole.data.get_state())
+    whole.method.pop_events()
+    whole.run(steps)
+    other.method.load_state_dict(saved)  # only now: what was saved must not follow the live state
+    other.run(steps)
+    assert equal_bits(whole.method.state_dict(), other.method.state_dict())
+    assert equal_bits(parameters_of(whole.module), parameters_of(other.module))
+    events = whole.method.pop_events()
+    assert events
+    assert equal_bits(events, other.method.pop_events())
 
 
 def parameters_of(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -9,6 +9,8 @@ from torch import nn
 
 from networks.heads import ValueFunction
 from networks.initializers import Initializer
+from networks.k_winners import Config as KWinnersConfig
+from networks.k_winners import build as build_k_winners
 from networks.mlp import Config as MLPConfig
 from networks.mlp import build as build_mlp
 from networks.readouts import Readout
@@ -159,6 +161,40 @@ def test_shrink_perturb_draws_from_each_layers_own_law_and_spares_the_rest():
     first = after["mean.weight"]
     method.on_task_change(2, sgd(network))
     assert not torch.equal(first, network.mean.weight)  # a fresh draw every time
+
+
+def test_published_shrink_perturb_adds_normal_noise_of_one_size_everywhere():
+    network = policy(sizes=(256, 256))
+    settings = {"shrink": 1.0, "noise": 0.01, "law": "normal", "period": 1}
+    config = shrink_perturb.Config(**settings, at_task_change=False, target_edit="drift")
+    method = shrink_perturb.build(config, target_of(network))
+    before = parameters_of(network)
+    method.after_step({}, sgd(network))
+    after = parameters_of(network)
+    for name, old in before.items():
+        noise = after[name] - old
+        if name == "log_std":
+            assert not noise.any()
+        elif noise.numel() > 1000:  # whatever the spread of its layer
+            assert noise.std().item() == pytest.approx(0.01, rel=0.1)
+            assert abs(noise.mean().item()) < 0.001
+        else:
+            assert noise.all()
+    with pytest.raises(ValueError, match="law=normal"):
+        shrink_perturb.Config(law="normal", variance_preserving=True)
+
+
+def test_noise_of_shrink_perturb_spares_masked_weights():
+    config = KWinnersConfig(hidden_sizes=[40, 40], active_fraction=0.25, weight_density=0.5)
+    torso = build_k_winners(config, 8, ContextSpec(), Streams(0))
+    network = ValueFunction(torso, Initializer("lecun_uniform"), Streams(0, "head/"))
+    settings = {"shrink": 1.0, "noise": 1.0, "law": "normal", "period": 1}
+    config = shrink_perturb.Config(**settings, at_task_change=False, target_edit="drift")
+    method = shrink_perturb.build(config, target_of(network))
+    linear = network.torso.layers[1].linear
+    method.after_step({}, sgd(network))
+    assert (linear.weight != 0).sum(1).tolist() == [20] * 40
+    assert torch.equal(linear.weight != 0, linear.mask.bool())
 
 
 def test_soft_form_with_copied_targets_is_refused():

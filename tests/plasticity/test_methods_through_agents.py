@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from random_worlds import random_step
 from recycling_nets import equal_bits
 
 from agents import ppo, sac
-from agents.base import Transition
 from agents.parts import OPTIMIZERS, Parts
 from agents.ppo_steps import AutogradSteps, FusedSteps
 from agents.update import clone
@@ -60,16 +60,9 @@ def silenced(agent):
 
 def learn(agent, iterations, seed=0):
     rng, last = np.random.default_rng(seed), agent.iteration + iterations
-    empty, off = np.zeros((4, 0), dtype=np.float32), np.zeros(4, dtype=bool)
+    empty = np.zeros((4, 0), dtype=np.float32)
     while agent.iteration < last:
-        observation = rng.normal(size=(4, 5))
-        action = agent.act(observation, empty, explore=True)
-        successor, reward = rng.normal(size=(4, 5)), rng.normal(size=4) - (action**2).sum(1)
-        agent.observe(
-            Transition(
-                observation, action, reward, successor, off, off, empty, empty, np.zeros(4, int)
-            )
-        )
+        random_step(agent, rng, empty, 5)
         agent.update()
     return agent
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from recycling_nets import Trainer, equal_bits, parameters_of, policy, target_of
+from recycling_nets import (
+    Trainer,
+    assert_resumes,
+    equal_bits,
+    parameters_of,
+    policy,
+    still,
+    target_of,
+)
 
 from agents.update import clone
 from plasticity.methods.redo import ActivityWindow, Config, build
@@ -19,10 +27,6 @@ def activations(first, second=None, batch=4):
     """Constant activations; the second layer is fully active unless given."""
     values = {"layers.0": first, "layers.1": second or [1.0] * 3}
     return {name: torch.tensor(v).repeat(batch, 1) for name, v in values.items()}
-
-
-def still(net):
-    return torch.optim.SGD(net.parameters(), lr=0.0, momentum=0.9)
 
 
 def test_hand_computation():
@@ -167,28 +171,10 @@ def test_resume_is_exact(settings):
 
     whole, other = start(0), start(7)
     whole.run(33)  # inside a window
-    saved = whole.method.state_dict()
     live = whole.method.groups["layers.0"].state_dict  # every call clones
     for one, two in zip(live()["sums"], live()["sums"], strict=True):
         assert one.data_ptr() != two.data_ptr()
-    other.module.load_state_dict(whole.module.state_dict())
-    other.optimizer.load_state_dict(
-        {**whole.optimizer.state_dict(), "state": clone_keys(whole.optimizer)}
-    )
-    other.data.set_state(whole.data.get_state())
-    whole.method.pop_events()
-    whole.run(40)
-    other.method.load_state_dict(saved)
-    other.run(40)
-    assert equal_bits(whole.method.state_dict(), other.method.state_dict())
-    assert equal_bits(parameters_of(whole.module), parameters_of(other.module))
-    events = whole.method.pop_events()
-    assert len(events) > 0
-    assert equal_bits(events, other.method.pop_events())
-
-
-def clone_keys(optimizer):
-    return {key: clone(value) for key, value in optimizer.state_dict()["state"].items()}
+    assert_resumes(whole, other)
 
 
 def test_a_run_too_short_for_a_check_is_refused():

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from recycling_nets import Trainer, equal_bits, parameters_of, policy, target_of
+from recycling_nets import (
+    Trainer,
+    assert_resumes,
+    equal_bits,
+    parameters_of,
+    policy,
+    still,
+    target_of,
+)
 
-from agents.update import clone
 from plasticity.methods.snr import Config, build
 from plasticity.optimizers import adam
 from plasticity.silences import SilenceRecord
@@ -14,10 +21,6 @@ from plasticity.silences import SilenceRecord
 
 def attach(net, planned=None, seed=0, **settings):
     return build(Config(**settings), target_of(net, "policy", seed, planned))
-
-
-def still(net):
-    return torch.optim.SGD(net.parameters(), lr=0.0, momentum=0.9)
 
 
 def call(method, optimizer, first, batch=4):
@@ -174,18 +177,7 @@ def test_resume_is_exact_and_edits_reach_the_optimizer(activation):
 
     whole, other = start(0), start(7)
     whole.run(21)
-    saved = whole.method.state_dict()
-    other.module.load_state_dict(whole.module.state_dict())
-    state = {key: clone(value) for key, value in whole.optimizer.state_dict()["state"].items()}
-    other.optimizer.load_state_dict({**whole.optimizer.state_dict(), "state": state})
-    other.data.set_state(whole.data.get_state())
-    whole.method.pop_events()
-    whole.run(40)
-    other.method.load_state_dict(saved)
-    other.run(40)
-    assert equal_bits(whole.method.state_dict(), other.method.state_dict())
-    assert equal_bits(parameters_of(whole.module), parameters_of(other.module))
-    assert whole.method.pop_events()
+    assert_resumes(whole, other)
     assert whole.method.resets_optimizer == "entries"
 
 
