@@ -24,6 +24,7 @@ import torch
 from agents.base import Transition
 from agents.baselines import UnequalEpisodes
 from agents.update import NumericalFailure
+from analysis.adoption import adopt, fitting, require_finite
 from analysis.checkpoint import CheckpointError, CheckpointStore, load_checkpoint
 from analysis.ending import earlier, end_run, run_costs
 from analysis.interruption import Interruption
@@ -85,8 +86,7 @@ class Training:
         for problem in self.store.problems:
             print(f"checkpoint passed over: {problem}", file=sys.stderr)
         if loaded is None and self.config.init_from is not None:
-            donor = load_checkpoint(Path(self.config.init_from)).state
-            self._transplant(donor)
+            self._transplant(load_checkpoint(Path(self.config.init_from)).state)
         self.probe = build_probe(self.config, self.envs)
         self.evaluation = TrainingEvaluation(self.config, directory.path, num_threads)
         self.recorder = Recorder(
@@ -103,12 +103,14 @@ class Training:
         self._switched = self._unannounced = False
         self.observation, self.context = self.envs.reset()[0], self.envs.context
         if loaded is not None:
-            self._restore(loaded.state)
+            with fitting(loaded.path):
+                self._restore(loaded.state)
         self._last_checkpoint = time.monotonic()
 
     def _transplant(self, donor: Mapping[str, Any]) -> None:
         try:
             self.agent.transplant(donor["agent"], self.config.fresh_parts)
+            require_finite(self.agent)
         except (ValueError, KeyError, RuntimeError) as error:
             raise ConfigurationError(
                 f"cannot start from {self.config.init_from}: {error}; the networks of both runs "
@@ -245,7 +247,7 @@ class Training:
             print(f"checkpoint skipped, training goes on: {error}", file=sys.stderr, flush=True)
 
     def _restore(self, state: dict[str, Any]) -> None:
-        self.agent.load_state_dict(state["agent"])
+        adopt(self.agent, state["agent"])
         self.envs.restore(state["env"])
         self.observation = np.asarray(state["loop"]["observation"])
         self.context = np.asarray(state["loop"]["context"])
@@ -320,10 +322,9 @@ def _run_in(composed: Composed, directory: RunDirectory) -> int:
         return EXIT_DONE if status == "finished" else EXIT_NUMERICAL
     training = Training(composed, directory)
     start = training.envs.env_steps
-    verb = "continuing" if start else "training"
     print(
-        f"{verb} {config.agent.kind} on {training.info.name} from step {start:,} to "
-        f"{config.total_steps:,} in {directory.path}",
+        f"{'continuing' if start else 'training'} {config.agent.kind} on {training.info.name} "
+        f"from step {start:,} to {config.total_steps:,} in {directory.path}",
         flush=True,
     )
     for line in training.agent.announcements():
@@ -334,8 +335,7 @@ def _run_in(composed: Composed, directory: RunDirectory) -> int:
         "schedule_hash": getattr(training.envs, "schedule_hash", None),
         "world": getattr(training.envs, "manifest", None),
     }
-    changed = directory.write_environment(facts)
-    for change in changed:
+    for change in directory.write_environment(facts):
         print(f"not as at the start, results may differ in bits: {change}", file=sys.stderr)
     for change in directory.changes:
         training.recorder.note({"event": "setting_changed", "setting": str(change)})

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 _RESUME = "tests/faults/test_fault_resume.py::"
+_SEQUENCE = "tests/faults/test_fault_sequence.py::"
+_STRANGERS = "tests/faults/test_fault_strangers.py::"
 _STORAGE = "tests/faults/test_fault_storage.py::"
 _NUMBERS = "tests/faults/test_fault_numbers.py::"
 _SURFACES = "tests/faults/test_fault_surfaces.py::"
@@ -244,10 +246,11 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "F24",
-        "killed one step before, at, and after a switch",
-        "the same events, none lost, none doubled",
+        "killed one step before, at, and after a switch of the friction or of the task",
+        "the same events, none lost, none doubled; the same bits at the end",
         (
             _RESUME + "test_f24_kill_around_a_switch",
+            _SEQUENCE + "test_f24_kill_around_a_task_switch",
             _RUNS + "test_a_killed_run_ends_in_the_same_bits",
         ),
     ),
@@ -283,11 +286,14 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "F29",
-        "hostile checkpoint: pickle, huge shape, `../`, bomb, link, duplicate keys",
+        "hostile checkpoint: pickle, huge shape, `../`, bomb, link, duplicate keys, NaN",
         "refused quickly, nothing built, nothing written",
         (
             _HOSTILE + "test_hostile_checkpoints_are_refused",
             _HOSTILE + "test_the_directory_itself_may_not_be_a_link",
+            _STRANGERS + "test_f29_arrays_of_another_form_are_refused",
+            _STRANGERS + "test_f29_a_weight_that_is_no_number_is_refused",
+            _STRANGERS + "test_f29_a_foreign_checkpoint_is_refused_at_every_door",
             _FUZZING + "test_fuzzed_state_trees_are_refused",
             _FUZZING + "test_fuzzed_bytes_are_no_json_and_no_tensors",
         ),

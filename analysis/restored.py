@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from agents.base import Agent
+from analysis.adoption import NoFit, adopt
 from analysis.checkpoint import CheckpointError, CheckpointStore, LoadedCheckpoint, load_checkpoint
 from analysis.multitask.measuring import Evaluator
 from analysis.run_files import NotARun, read_config
-from configs.build import build_agent, resolve_threads, with_context
+from configs.build import build_agent, build_environment, resolve_threads, with_context
 from configs.run import ENVIRONMENTS, RunConfig, can_visit_goals, load_run
 from envs.contexts.layer import ContextLayer
 from envs.schedules import fixed_settings
@@ -19,7 +20,7 @@ from envs.schedules import fixed_settings
 
 @dataclass(frozen=True)
 class Restored:
-    """An agent as it was at a checkpoint, in its own kind of environment but one fixed world.
+    """An agent as it was at a checkpoint, in its own stream, or its own robot in one fixed world.
 
     Attributes:
         config: Of its run.
@@ -122,6 +123,44 @@ def restore(run_dir: Path, checkpoint: Path | None = None) -> Restored:
     return Restored(config, agent, envs, loaded.env_steps, loaded.path.name, problems)
 
 
+def learns_from_answers(config: RunConfig) -> bool:
+    """Whether a run is on a stream of examples, not in worlds with rewards."""
+    return hasattr(ENVIRONMENTS.get(config.env.kind), "GIVES_ANSWERS")
+
+
+def restore_on_stream(run_dir: Path, checkpoint: Path | None = None) -> Restored:
+    """Build the stream of examples and the agent of a run, both as they were at a checkpoint.
+
+    Raises:
+        NotARun: The path is not a run directory, or was trained on no such stream.
+        CheckpointError: There is no checkpoint, it is damaged, or it is of another agent or stream.
+        ConfigurationError: The configuration is not one of this version, or its files are missing.
+    """
+    config, loaded, problems = _load(run_dir, checkpoint)
+    if not learns_from_answers(config):
+        raise NotARun(
+            f"{run_dir} was trained on env.kind={config.env.kind}, which is no stream of examples"
+        )
+    envs, info = build_environment(config)
+    try:
+        _refuse_other_worlds(run_dir, loaded, {"environment": info.name})
+        _go_on(envs, run_dir, loaded)
+        agent = _revive(run_dir, config, info, loaded)
+    except (CheckpointError, ValueError):
+        envs.close()
+        raise
+    return Restored(config, agent, envs, loaded.env_steps, loaded.path.name, problems)
+
+
+def _go_on(envs: Any, run_dir: Path, loaded: LoadedCheckpoint) -> None:
+    try:
+        envs.restore(loaded.state["env"])
+    except ValueError as error:
+        raise CheckpointError(
+            f"checkpoint {loaded.path} does not fit the stream of {run_dir}: {error}"
+        ) from error
+
+
 def restore_on_tasks(
     run_dir: Path, checkpoint: Path | None = None, rows_per_task: int | None = None
 ) -> RestoredOnTasks:
@@ -194,12 +233,11 @@ def _short(value: Any) -> str:
 def _revive(run_dir: Path, config: RunConfig, info: Any, loaded: LoadedCheckpoint) -> Agent:
     agent = build_agent(config, info)
     try:
-        agent.load_state_dict(loaded.state["agent"])
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        adopt(agent, loaded.state["agent"])
+    except NoFit as error:
         agent.close()
-        reason = " ".join(str(error).split())
         raise CheckpointError(
-            f"checkpoint {loaded.path} does not fit the configuration of {run_dir}: {reason}"
+            f"checkpoint {loaded.path} does not fit the configuration of {run_dir}: {error}"
         ) from error
     return agent
 

@@ -1,0 +1,108 @@
+"""Gives an agent the state of a checkpoint, whoever wrote it: only what fits, and only numbers.
+
+Digests say that a file is whole, not that it is honest. Copying into an array of another shape may
+repeat values instead of failing, and a weight that is no number spoils every action after it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agents.base import Agent
+from analysis.checkpoint import CheckpointError
+from analysis.state_files import flatten
+from envs.base import WorkerError
+
+__all__ = ["NoFit", "adopt", "fitting", "require_finite"]
+
+# What loading a state of another form may raise, besides the refusals below.
+LOADING_ERRORS = (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError)
+
+
+class NoFit(ValueError):
+    """A state that is none of this agent."""
+
+
+def adopt(agent: Agent, saved: Mapping[str, Any]) -> None:
+    """Load what `Agent.state_dict` returned to somebody.
+
+    Args:
+        agent: Newly built; of no use after a refusal.
+        saved: The state.
+
+    Raises:
+        NoFit: A part is missing or of another form, or a weight is not finite.
+    """
+    try:
+        _compare(_arrays(agent.state_dict()), _arrays(saved))
+        agent.load_state_dict(saved)
+    except torch.OutOfMemoryError:
+        raise
+    except LOADING_ERRORS as error:
+        raise NoFit(_reason(error)) from error
+    require_finite(agent)
+
+
+@contextlib.contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """While a whole run is restored: name the checkpoint whose state is of another form.
+
+    Raises:
+        CheckpointError: Instead of whatever loading raised.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, WorkerError):
+        raise
+    except LOADING_ERRORS as error:
+        raise CheckpointError(f"{path} does not fit this run: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    text = f"nothing is stored for {error}" if isinstance(error, KeyError) else str(error)
+    return " ".join(text.split())
+
+
+def require_finite(agent: Agent) -> None:
+    """Check weights after somebody else's were loaded.
+
+    Raises:
+        NoFit: One is not finite.
+    """
+    for name, network in agent.networks().items():
+        for key, value in network.state_dict().items():
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                raise NoFit(f"{key} of the {name} network is not finite")
+
+
+def _arrays(state: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    return flatten({"agent": state}).tensors
+
+
+def _compare(ours: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    """Arrays that a new agent has already must be of its own form.
+
+    Not those that grow from nothing, of which only the first dimension is free, and not the states
+    of random generators, which differ between devices and are checked by the generators.
+
+    Raises:
+        NoFit: Names the first one.
+    """
+    for name in sorted(ours.keys() & saved.keys()):
+        mine, given = ours[name], saved[name]
+        if mine.dtype == given.dtype == torch.uint8:
+            continue
+        grows = mine.ndim > 0 and mine.numel() == 0
+        same = mine.shape[1:] == given.shape[1:] if grows else mine.shape == given.shape
+        if mine.dtype != given.dtype or mine.ndim != given.ndim or not same:
+            raise NoFit(f"{name} is {_form(given)}, and this agent has {_form(mine)}")
+
+
+def _form(array: Tensor) -> str:
+    return f"{str(array.dtype).removeprefix('torch.')} of the shape {tuple(array.shape)}"
