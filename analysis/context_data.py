@@ -14,10 +14,17 @@ from torch import Tensor
 from agents.base import Agent
 from analysis import measure
 from analysis.context_measures import SILENT
-from analysis.restored import has_tasks, restore, restore_on_tasks
+from analysis.restored import (
+    has_tasks,
+    learns_from_answers,
+    restore,
+    restore_on_stream,
+    restore_on_tasks,
+)
 from analysis.run_files import read_config
 from configs.build import build_probe
 from configs.run import RunConfig, load_run
+from envs.permuted_tasks import PermutedLessons
 from envs.probe import probe_values
 from networks.dendritic_layer import DendriticLayer
 from networks.heads import Network
@@ -99,8 +106,8 @@ def context_data(run_dir: Path, checkpoint: Path | None = None) -> ContextData |
         checkpoint: Directory of a checkpoint, None for the newest one that is intact.
 
     Returns:
-        None where there are no several contexts: one task, or walking robots of which nothing is
-        told.
+        None where there are no several contexts: one task, walking robots of which nothing is
+        told, or a stream that is no row of tasks with images of their own.
 
     Raises:
         NotARun: The path is not a run directory.
@@ -108,6 +115,8 @@ def context_data(run_dir: Path, checkpoint: Path | None = None) -> ContextData |
     """
     is_multitask = has_tasks(run_dir)
     config = load_run(read_config(run_dir))
+    if learns_from_answers(config):
+        return _on_stream(run_dir, checkpoint)
     if not is_multitask and getattr(config.context, "source", "") in ("task", "none"):
         return None  # walking robots have no task that could be announced
     if is_multitask:
@@ -127,6 +136,31 @@ def context_data(run_dir: Path, checkpoint: Path | None = None) -> ContextData |
         labels = tuple(f"{value:.2g}" for value in probe_values(quantity))
         layers = _layers(restored.agent, config, restored.envs, len(labels))
         return ContextData(labels, quantity, restored.env_steps, layers)
+    finally:
+        restored.close()
+
+
+def _on_stream(run_dir: Path, checkpoint: Path | None) -> ContextData | None:
+    """All test images of every task so far, with the contexts that an examination would show."""
+    restored = restore_on_stream(run_dir, checkpoint)
+    try:
+        problem, count = restored.envs.problem, restored.envs.answered_task + 1
+        if not isinstance(problem, PermutedLessons) or count < 2:
+            return None
+        shown = [problem.examination(task, count) for task in range(count)]
+        inputs, told = (np.concatenate(arrays) for arrays in zip(*shown, strict=True))
+        ids = torch.arange(count).repeat_interleave(len(shown[0][0]))
+        agent = restored.agent
+        actions = np.zeros((len(inputs), problem.num_outputs), dtype=np.float32)
+        layers = tuple(
+            data
+            for name, network in agent.networks().items()
+            for data in measure_layers(
+                name, network, *agent.network_inputs(name, inputs, actions, told), ids, count
+            )
+        )
+        labels = tuple(str(task) for task in range(count))
+        return ContextData(labels, "task", restored.env_steps, layers)
     finally:
         restored.close()
 

@@ -62,8 +62,8 @@ def draw_contexts_if_any(run_dir: Path) -> list[Path]:
 def draw(data: ContextData, folder: Path) -> list[Path]:
     """Draw measured layers into a folder; see `draw_contexts`."""
     plans: list[tuple[str, Callable[..., None], list[LayerData], str]] = [
-        ("activity", _draw_activity, _last_layers(data), f"{NUM_UNITS} of the units"),
-        ("overlap", _draw_overlap, _last_layers(data), data.kind),
+        ("activity", _draw_activity, _shown_layers(data), f"{NUM_UNITS} of the units"),
+        ("overlap", _draw_overlap, _shown_layers(data), data.kind),
         ("segments", _draw_segments, [d for d in data.layers if d.segments], "segment"),
         ("duty", _draw_duty, [d for d in data.layers if d.duty is not None], "duty cycle"),
     ]
@@ -83,9 +83,10 @@ def draw(data: ContextData, folder: Path) -> list[Path]:
     return written
 
 
-def _last_layers(data: ContextData) -> list[LayerData]:
-    """The last hidden layer of every network."""
-    return list({layer.network: layer for layer in data.layers}.values())
+def _shown_layers(data: ContextData) -> list[LayerData]:
+    """The last hidden layer of every network; all of them where there is only one network."""
+    last = {layer.network: layer for layer in data.layers}
+    return list(last.values()) if len(last) > 1 else list(data.layers)
 
 
 def _figure(

@@ -2,6 +2,7 @@
 
 python -m analysis.supervised_results regression runs/bit_flipping --out results/bit_flipping
 python -m analysis.supervised_results tasks runs/permuted_digits --out results/permuted_digits
+python -m analysis.supervised_results activity runs/permuted_digits --out results/permuted_digits
 
 Runs of one arm are those below one folder, `<anything>/seed_<n>`. Intervals are percentile
 bootstraps over whole runs; comparisons are paired by seed, which fixes the stream.
@@ -10,10 +11,9 @@ bootstraps over whole runs; comparisons are paired by seed, which fixes the stre
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +22,15 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
+from analysis.checkpoint import CheckpointError
 from analysis.plots import COLOURS, STYLE, save_figure
-from analysis.run_files import read_config, read_progress
+from analysis.run_files import read_progress
+from analysis.supervised_activity import activity
+from analysis.supervised_runs import finished_runs
+from analysis.supervised_tables import interval, mean_text, write_rows, write_table
 
-NUM_RESAMPLES = 10_000
 BIN = 20_000
 Curves = dict[str, dict[int, np.ndarray]]
-
-
-def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile bootstrap of the mean over runs.
-
-    Args:
-        values: (runs,) one number per run; NaN, NaN with fewer than two.
-        seed: Of the resampling.
-    """
-    if len(values) < 2:
-        return float("nan"), float("nan")
-    generator = np.random.Generator(np.random.PCG64(seed))
-    picks = generator.integers(0, len(values), (NUM_RESAMPLES, len(values)))
-    low, high = np.quantile(values[picks].mean(1), (0.025, 0.975))
-    return float(low), float(high)
 
 
 def run_dirs(root: Path) -> dict[str, dict[int, Path]]:
@@ -99,7 +87,7 @@ def regression(root: Path, out: Path) -> str:
     curves = error_curves(root)
     seeds, num_bins = common(curves)
     stacked = {a: np.array([c[s][:num_bins] for s in seeds]) for a, c in curves.items()}
-    _write(
+    write_rows(
         out / "curves.csv",
         ("arm", "seed", "examples", "squared_error"),
         [
@@ -114,14 +102,17 @@ def regression(root: Path, out: Path) -> str:
     lines = []
     for arm, rows in stacked.items():
         start, end = rows[:, : max(1, num_bins // 10)].mean(1), rows[:, last].mean(1)
-        line = {"arm": arm, "runs": str(len(seeds)), "first tenth": _mean(start)}
-        line |= {"last tenth": _mean(end), "last - first": _mean(end - start)}
+        line = {"arm": arm, "runs": str(len(seeds)), "first tenth": mean_text(start)}
+        line |= {"last tenth": mean_text(end), "last - first": mean_text(end - start)}
         line["p (worse than at first)"] = _p(end - start)
         if baseline is not None and arm != baseline:
             difference = end - stacked[baseline][:, last].mean(1)
-            line |= {"last - linear": _mean(difference), "p (worse than linear)": _p(difference)}
+            line |= {
+                "last - linear": mean_text(difference),
+                "p (worse than linear)": _p(difference),
+            }
         lines.append(line)
-    table = _table(out, lines)
+    table = write_table(out / "table.csv", lines)
     centres = BIN * (np.arange(num_bins) + 0.5)
     _draw(out, {a: (centres, rows) for a, rows in stacked.items()}, "examples", "squared error")
     return table
@@ -136,10 +127,7 @@ def final_accuracies(root: Path) -> dict[tuple[str, int], dict[int, float]]:
     Runs whose last examination is not over are left out.
     """
     found: dict[tuple[str, int], dict[int, float]] = {}
-    for path in sorted(root.glob("**/seed_*")):
-        if not (path / "done.json").is_file():
-            continue
-        config = read_config(path)
+    for path, config, name in finished_runs(root):
         scores: dict[int, float] = {}
         for line in (path / "events.jsonl").read_text(encoding="utf-8").splitlines():
             if '"examination"' not in line:
@@ -148,8 +136,6 @@ def final_accuracies(root: Path) -> dict[tuple[str, int], dict[int, float]]:
             if event["regime"] == config["env"]["num_tasks"] - 1 and event["split"] == "test":
                 scores[event["on_task"]] = event["accuracy"]
         if len(scores) == config["env"]["num_tasks"]:
-            name = path.parent.name.split("-")[1]
-            name += "_si" if "si" in config["method"] else ""
             key = name, len(scores)
             found.setdefault(key, {})[int(path.name[5:])] = float(np.mean(list(scores.values())))
     if not found:
@@ -160,7 +146,7 @@ def final_accuracies(root: Path) -> dict[tuple[str, int], dict[int, float]]:
 def tasks(root: Path, out: Path) -> str:
     """Write accuracies.csv, table.csv and the figure; returns the table as Markdown."""
     found = final_accuracies(root)
-    _write(
+    write_rows(
         out / "accuracies.csv",
         ("network", "num_tasks", "seed", "accuracy"),
         [(*key, s, f"{v:.6g}") for key, seeds in found.items() for s, v in seeds.items()],
@@ -172,9 +158,9 @@ def tasks(root: Path, out: Path) -> str:
         line = {"network": name}
         for count in counts:
             values = np.array(list(found.get((name, count), {}).values()))
-            line[f"{count} tasks"] = _mean(values) + f" n={len(values)}" if len(values) else "-"
+            line[f"{count} tasks"] = mean_text(values) + f" n={len(values)}" if len(values) else "-"
         lines.append(line)
-    table = _table(out, lines)
+    table = write_table(out / "table.csv", lines)
     curves = {}
     for name in names:
         at = [count for count in counts if (name, count) in found]
@@ -189,33 +175,12 @@ def tasks(root: Path, out: Path) -> str:
 # Output ------------------------------------------------------------------------------------
 
 
-def _mean(values: np.ndarray) -> str:
-    low, high = interval(values)
-    return f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
-
-
 def _p(differences: np.ndarray) -> str:
     """One-sided paired t-test that the mean difference is above 0."""
     if len(differences) < 2:
         return "-"
     found: Any = stats.ttest_1samp(differences, 0.0, alternative="greater")
     return f"{float(found.pvalue):.2g}"
-
-
-def _table(out: Path, lines: Sequence[Mapping[str, str]]) -> str:
-    columns = list(dict.fromkeys(key for line in lines for key in line))
-    rows = [[line.get(column, "-") for column in columns] for line in lines]
-    _write(out / "table.csv", columns, rows)
-    marked = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(row) + " |" for row in marked)
-
-
-def _write(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
 
 
 def _draw(
@@ -235,16 +200,19 @@ def _draw(
             save_figure(figure, out / f"figure.{kind}")
 
 
+KINDS = {"regression": regression, "tasks": tasks, "activity": activity}
+
+
 def main(arguments: list[str]) -> int:
     """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind", choices=("regression", "tasks"))
+    parser.add_argument("kind", choices=tuple(KINDS))
     parser.add_argument("runs", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args(arguments)
     try:
-        print({"regression": regression, "tasks": tasks}[given.kind](given.runs, given.out))
-    except ValueError as error:
+        print(KINDS[given.kind](given.runs, given.out))
+    except (ValueError, CheckpointError) as error:
         print(f"results: {error}", file=sys.stderr)
         return 2
     return 0

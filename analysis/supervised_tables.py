@@ -1,0 +1,50 @@
+"""Intervals over runs, and tables as CSV and Markdown."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+NUM_RESAMPLES = 10_000
+
+
+def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """95 % percentile bootstrap of the mean over runs.
+
+    Args:
+        values: (runs,) one number per run; NaN, NaN with fewer than two.
+        seed: Of the resampling.
+    """
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    generator = np.random.Generator(np.random.PCG64(seed))
+    picks = generator.integers(0, len(values), (NUM_RESAMPLES, len(values)))
+    low, high = np.quantile(values[picks].mean(1), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def mean_text(values: np.ndarray) -> str:
+    """Mean and interval of one number per run, for a table."""
+    low, high = interval(values)
+    return f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
+
+
+def write_table(path: Path, lines: Sequence[Mapping[str, str]]) -> str:
+    """Write lines of a table as CSV; returns them as Markdown. Columns as they first appear."""
+    columns = list(dict.fromkeys(key for line in lines for key in line))
+    rows = [[line.get(column, "-") for column in columns] for line in lines]
+    write_rows(path, columns, rows)
+    marked = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in marked)
+
+
+def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Write a CSV file, its folder too where that is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
