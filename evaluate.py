@@ -243,10 +243,10 @@ def _extras(arguments: argparse.Namespace) -> Extras:
     """Tables of fresh networks, and the benchmark where there is one."""
     from analysis.compare import Extras
     from analysis.compare.oracle_table import read_tables
-    from analysis.compare.overheads import DEFAULT_FILE, read_overheads
+    from analysis.compare.overheads import DEFAULT_FILES, read_overheads
 
-    file = arguments.overheads or (DEFAULT_FILE if DEFAULT_FILE.is_file() else None)
-    overheads = None if file is None else read_overheads(file)
+    files = arguments.overheads or [file for file in DEFAULT_FILES if file.is_file()]
+    overheads = read_overheads(*files) if files else None
     return Extras(tuple(read_tables(arguments.oracle_table or ())), overheads)
 
 
@@ -324,8 +324,8 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--from", type=Path, dest="data", metavar="DATA", help="stored data again")
     fresh = "interpolated fresh networks instead of arm=fresh_oracle: file or folder, repeatable"
     added.add_argument("--oracle-table", type=Path, action="append", metavar="PATH", help=fresh)
-    paired = "section `methods` of the benchmark; default: that in results/throughput if any"
-    added.add_argument("--overheads", type=Path, metavar="FILE", help=paired)
+    paired = "section on methods of the benchmark, one per agent; default: results/throughput"
+    added.add_argument("--overheads", type=Path, action="append", metavar="FILE", help=paired)
     added = command(oracle)
     added.add_argument("runs", type=Path, nargs="+", metavar="RUN_OR_GROUP")
     added.add_argument("--out", type=Path, required=True, help="folder, such as results/oracles")

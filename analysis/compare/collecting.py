@@ -21,7 +21,7 @@ from analysis.compare.arms import (
 )
 from analysis.compare.condensed import Condensed
 from analysis.compare.evaluations import add_tasks
-from analysis.compare.flags import context_flags, method_flags
+from analysis.compare.flags import context_flags, method_flags, resets_replay
 from analysis.compare.measuring import (
     Clock,
     add_recovery,
@@ -36,7 +36,8 @@ from analysis.compare.oracle_matching import match_tables
 from analysis.compare.oracle_table import OracleTable
 from analysis.compare.overheads import OVERHEADS, Overheads, overhead_facts
 from analysis.compare.presets import TUNING, tuning_facts
-from analysis.compare.study import ArmFacts, Run, Study
+from analysis.compare.study import FORMAT, ArmFacts, Run, Study
+from analysis.compare.sweep_plans import refuse_unbegun
 from analysis.compare.yardsticks import TABLES, oracle_grid
 from analysis.continual.episodes import Array
 from analysis.run_columns import regime_label
@@ -105,6 +106,7 @@ def gather(
         arms = shared_seeds(arms)
     else:
         refuse_unfinished(arms)
+        refuse_unbegun(found)
     members = tuple(member for arm in arms for member in arm.members)
     clock = Clock.of(members, _end(members))
     lines = timelines(members, clock)
@@ -170,7 +172,7 @@ def measured(gathered: Gathered, command: str = "", extras: Extras = NO_EXTRAS) 
         oracle_grid(tables, gathered.baseline),
     )
     about = {
-        "format": 2,
+        "format": FORMAT,
         "baseline": gathered.baseline,
         "oracle": oracle_of(gathered.arms, gathered.baseline),
         TABLES: {name: table.plain() for name, table in tables.items()},
@@ -240,6 +242,7 @@ def _facts(arms: Sequence[Arm], baseline: str) -> tuple[ArmFacts, ...]:
                 context.is_oracle,
                 context.uses_boundaries,
                 _differences(settings[baseline], settings[arm.name]),
+                resets_replay(first.config),
             )
         )
     return tuple(

@@ -68,9 +68,9 @@ def paired_overheads(study: Study) -> PairedOverheads | None:
 def fairness_table(study: Study, scores: Scores) -> Table:
     """One row per arm."""
     paired = paired_overheads(study)
-    header = ["arm", "methods use task boundary", "context", "context is oracle"]
-    header += ["context uses boundaries", "resets optimizer", "begins all anew", "parameters"]
-    header += ["peak memory (MiB)"]
+    header = ["arm", "uses task boundary", "context", "context is oracle"]
+    header += ["context uses boundaries", "resets optimizer", "resets replay"]
+    header += ["begins all anew", "parameters", "peak memory (MiB)"]
     header += ["overhead per gradient step [range]"] if paired is not None else []
     rows = []
     for arm in scores.arms:
@@ -83,11 +83,12 @@ def fairness_table(study: Study, scores: Scores) -> Table:
         "What the arms were allowed",
         (*header, "tuning", "seeds"),
         tuple(rows),
-        "Asked from the methods and from the settings of the context. A context is an oracle if it "
-        "tells the truth about the world, and uses boundaries if that shows when the world "
-        "changes. Optimizer: `entries` of the units or weights that a method edits, or `all`. All "
-        "anew: networks, optimizer, normaliser and replay at every switch. Parameters of all "
-        "networks at the end of a run; memory: largest resident set of the processes of a run, "
+        "Asked from the methods, the agent and the settings of the context. A context is an oracle "
+        "if it tells the truth about the world, and uses boundaries if that shows when the world "
+        "changes. Optimizer: `entries` of the units or weights that a method edits, or `all`; by "
+        "methods or by the agent's own settings at switches. All anew: networks, optimizer, "
+        "normaliser and replay at every switch; no other arm resets a normaliser. Parameters of "
+        "all networks at the end of a run; memory: largest resident set of the processes of a run, "
         f"libraries included; both the largest over runs, {DASH} where no run says. Tuning: "
         "what the preset of an arm says about how it was chosen.",
     )
@@ -103,6 +104,7 @@ def _rights(arm: ArmScores) -> list[str]:
         "yes" if facts.context_is_oracle else "no",
         "yes" if facts.context_uses_boundaries else "no",
         facts.resets_optimizer,
+        DASH if facts.resets_replay is None else "yes" if facts.resets_replay else "no",
         "yes" if fresh else "no",
     ]
 

@@ -136,9 +136,13 @@ def _recovery(study: Study, scores: Scores, styles: ArmStyles) -> Figure | None:
         regimes = np.arange(1, times.shape[1])
         limited = np.minimum(times[:, 1:], 1.0)  # NaN stays: no threshold is known
         band = pointwise_band(limited)
-        errors = np.nan_to_num(np.maximum([band.mean - band.low, band.high - band.mean], 0.0))
+        mean, low, high = band.mean, band.low, band.high
+        if resampled := scores.recovery_regimes.get(name):
+            rows = [(each.estimate, each.low, each.high) for each in resampled]
+            mean, low, high = np.array(rows).T
+        errors = np.nan_to_num(np.maximum([mean - low, high - mean], 0.0))
         style = {"marker": "o", "markersize": 3, **styles[name]}
-        upper.errorbar(regimes + shift, band.mean, yerr=errors, **style)
+        upper.errorbar(regimes + shift, mean, yerr=errors, **style)
         censored = np.where(np.isnan(limited), math.nan, np.isinf(times[:, 1:]))
         lower.plot(regimes + shift, 100.0 * pointwise_band(censored).mean, **style)
     upper.set_ylabel("recovery time (share of the regime)")

@@ -84,9 +84,10 @@ def _tasks_follow_each_other(env: Mapping[str, Any]) -> bool:
 
 
 def method_flags(config: Mapping[str, Any]) -> tuple[bool, str]:
-    """Whether the methods use announced task boundaries, and how they touch the optimizer.
+    """Whether a run uses announced task boundaries, and how it touches the optimizer.
 
-    Settings decide both, so the agent is built as the run built it, for a small world.
+    Methods and settings of the agent (`optimizer_on_switch=reset` ...) decide both, so the agent
+    is built as the run built it, for a small world.
 
     Args:
         config: Settings of one run.
@@ -99,7 +100,7 @@ def method_flags(config: Mapping[str, Any]) -> tuple[bool, str]:
     """
     if config.get("fresh_at_switch"):  # whatever the methods do, it begins anew with the rest
         return True, "all"
-    if not config.get("method"):
+    if not config.get("method") and not _switch_settings(config):
         return False, "no"
     agent = _agent(config)
     try:
@@ -108,9 +109,25 @@ def method_flags(config: Mapping[str, Any]) -> tuple[bool, str]:
         ]
         uses = bool(agent.methods_that_need_boundaries())
         resets = [method.resets_optimizer for method in methods]
+        # Critics drawn anew come with an optimizer that has forgotten all about them.
+        if agent.switch_rule is not None and agent.switch_rule.names:
+            resets.append("all")
         return uses, max(["no", *resets], key=_STRENGTH.index)
     finally:
         agent.close()
+
+
+def _switch_settings(config: Mapping[str, Any]) -> list[str]:
+    """Settings of the agent itself that act when the world changes."""
+    idle = (None, False, "keep", "reservoir")
+    settings = config["agent"].items()
+    return [str(key) for key, value in settings if key.endswith("_on_switch") and value not in idle]
+
+
+def resets_replay(config: Mapping[str, Any]) -> bool:
+    """Whether a run drops transitions of earlier worlds at announced switches."""
+    rule = config["agent"].get("buffer_on_switch", "keep")
+    return bool(config.get("fresh_at_switch")) or rule in ("clear", "keep_last_n")
 
 
 def _agent(config: Mapping[str, Any]) -> Agent:
@@ -122,9 +139,15 @@ def _agent(config: Mapping[str, Any]) -> Agent:
         except ValueError as error:
             reasons.append(" ".join(str(error).split()))
     raise UnknownSettings(
-        f"nobody can say what the methods {', '.join(config['method'])} of these runs do, since "
-        f"this version cannot build their agent: {reasons[0]}"
+        f"nobody can say what {_named(config)} of these runs do, since this version cannot build "
+        f"their agent: {reasons[0]}"
     )
+
+
+def _named(config: Mapping[str, Any]) -> str:
+    if config.get("method"):
+        return f"the methods {', '.join(config['method'])}"
+    return ", ".join(f"agent.{name}" for name in _switch_settings(config))
 
 
 def _built(config: Mapping[str, Any], context: ContextSpec) -> Agent:

@@ -12,9 +12,9 @@ import numpy as np
 from analysis.compare.arms import DEFAULT_BASELINE, Arm, CannotCompare
 from analysis.compare.condensed import BASE_BINS, Condensed, condense
 from analysis.compare.members import QUICK_SUCCESS, Member, Series
-from analysis.compare.recovery import recovery_shares
-from analysis.compare.study import CURVES
-from analysis.continual import Episodes, OracleGrid, recovery_threshold
+from analysis.compare.recovery import records_between, recovery_shares
+from analysis.compare.study import CURVES, RECORDS
+from analysis.continual import Episodes, OracleGrid, recovery_threshold, seed_thresholds
 from analysis.continual.episodes import PHASE_SHARE, Array
 
 EPISODES_PER_BIN = 5
@@ -217,7 +217,8 @@ def add_recovery(
 
     The threshold of a regime lies 90 % of the way from the untrained policy's return to the end
     of the phase of the run's partner: fresh networks interpolated from a grid if there is one,
-    the fresh oracle if it was run on every seed, otherwise the baseline arm.
+    the fresh oracle if it was run on every seed, otherwise the baseline arm. Thresholds from a
+    grid are estimates: the records that decide about all that its seeds could give are kept.
 
     Args:
         values: Place of a run in `members` -> its quantities, extended here.
@@ -258,7 +259,20 @@ def add_recovery(
         found = condensed[place]
         records = found.record_regimes, found.record_steps, found.record_returns
         values[place]["regime/recovery"] = recovery_shares(records, boundaries, thresholds)
+        if grid is not None:
+            worlds = values[place]["regime/value"]
+            bounds = _threshold_bounds(grid, worlds, thresholds)
+            kept = records_between(records, boundaries, *bounds)
+            values[place].update(zip(RECORDS, kept, strict=True))
     return reference if grid is None else "interpolated fresh networks"
+
+
+def _threshold_bounds(grid: OracleGrid, worlds: Array, thresholds: Array) -> tuple[Array, Array]:
+    """Lowest and highest threshold of any resampled seeds, NaN where there is none."""
+    single = np.append(seed_thresholds(grid, worlds), thresholds[:, None], axis=1)
+    low, high = single.min(axis=1), single.max(axis=1)  # NaN spreads
+    margin = 1e-9 * np.maximum(np.abs(low), np.abs(high))  # means of many seeds are rounded
+    return low - margin, high + margin
 
 
 def oracle_of(arms: Sequence[Arm], baseline: str) -> str | None:

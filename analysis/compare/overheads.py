@@ -14,22 +14,28 @@ from typing import Any
 from analysis.compare.arms import Arm, stripped
 from analysis.compare.presets import chosen_presets
 from analysis.run_files import NotARun
-from analysis.throughput.methods import env_step_overhead, overhead
+from analysis.throughput.methods import BENCHES, env_step_overhead, overhead
+from analysis.throughput.plan import GRADIENT_STEPS_PER_ENV_STEP
 from analysis.throughput.section import read
 from analysis.throughput.summary import Spread
 from configs.compose import compose_run
 from configs.schema import ConfigurationError, flat
 
-DEFAULT_FILE = Path("results/throughput/sections/methods.json")
+DEFAULT_FILES = tuple(
+    Path("results/throughput/sections", f"{bench.section}.json") for bench in BENCHES.values()
+)
 OVERHEADS = "overheads"
-_BASE_OPTIMIZER, _BASE_NETWORK, _AGENT = "adam", "mlp", "ppo"
-# Settings on which the cost of a gradient step may depend.
-_COSTLY = ("method.", "optimizer.", "network.", "agent.minibatch_size")
+_BASE_OPTIMIZER, _BASE_NETWORK = "adam", "mlp"
+# Settings on which the cost of a gradient step, or their number per environment step, may depend.
+_COSTLY = (
+    *("method.", "optimizer.", "network.", "agent.minibatch_size", "agent.batch_size"),
+    "agent.updates_per_env_step",
+)
 
 
 @dataclass(frozen=True)
-class Overheads:
-    """What the benchmark measured.
+class Measured:
+    """What the benchmark measured for one agent.
 
     Attributes:
         about: File, command and machine.
@@ -40,18 +46,46 @@ class Overheads:
     rows: Mapping[str, tuple[Spread, Spread]]
 
 
-def read_overheads(path: Path) -> Overheads:
-    """Read the benchmark's section on methods.
+@dataclass(frozen=True)
+class Overheads:
+    """What the benchmark measured.
+
+    Attributes:
+        agents: Kind of an agent, such as `ppo` -> what was measured for it.
+    """
+
+    agents: Mapping[str, Measured]
+
+
+def read_overheads(*paths: Path) -> Overheads:
+    """Read the benchmark's sections on methods, one for every agent.
 
     Raises:
-        NotARun: The file is missing or no such section.
+        NotARun: A file is missing or no such section, or two are of the same agent.
     """
+    agents: dict[str, Measured] = {}
+    for path in paths:
+        agent, measured = _read(path)
+        if agent in agents:
+            raise NotARun(
+                f"{path} and {agents[agent].about['file']} are both of {agent}; name one for "
+                "every agent"
+            )
+        agents[agent] = measured
+    return Overheads(agents)
+
+
+def _read(path: Path) -> tuple[str, Measured]:
+    names = ",".join(bench.section for bench in BENCHES.values())
+    how = f"python -m analysis.throughput --only {names} --out results/throughput"
     try:
         section = read(path)
         pairs = section.data["pairs"]
+        agent = str(section.data.get("agent", "ppo"))
+        rate = float(section.data.get("rate", GRADIENT_STEPS_PER_ENV_STEP))
         interaction = sorted(section.data["interaction"])[len(section.data["interaction"]) // 2]
         rows = {
-            str(name): (overhead(each), env_step_overhead(each, interaction))
+            str(name): (overhead(each), env_step_overhead(each, interaction, rate))
             for name, each in pairs.items()
         }
         cpu = section.about.get("cpu", {})
@@ -60,21 +94,19 @@ def read_overheads(path: Path) -> Overheads:
             "command": str(section.about.get("command", "unknown")),
             "machine": f"{cpu.get('model', 'unknown processor')}, one core",
         }
+        _ = BENCHES[agent]
     except FileNotFoundError as error:
-        raise NotARun(
-            f"{path} does not exist; make it with: python -m analysis.throughput --only methods "
-            "--out results/throughput"
-        ) from error
+        raise NotARun(f"{path} does not exist; make it with: {how}") from error
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise NotARun(
             f"{path} is no section of the benchmark on methods: {error!r}; make it again with: "
-            "python -m analysis.throughput --only methods --out results/throughput"
+            f"{how}"
         ) from error
-    return Overheads(about, rows)
+    return agent, Measured(about, rows)
 
 
 def overhead_facts(found: Overheads | None, arms: Sequence[Arm], baseline: str) -> dict[str, Any]:
-    """What a report keeps of it: plain values, {} without a benchmark.
+    """What a report keeps of it: plain values, {} without a benchmark of the baseline's agent.
 
     Args:
         found: What the benchmark measured.
@@ -86,43 +118,45 @@ def overhead_facts(found: Overheads | None, arms: Sequence[Arm], baseline: str) 
         cost time are those of the benchmark), `gradient_step` and `env_step` (median, smallest,
         largest). Arms without a row are left out, and all are if the baseline is not plain.
     """
-    if found is None:
-        return {}
     by_name = {arm.name: arm for arm in arms}
+    agent = str(by_name[baseline].members[0].config["agent"].get("kind"))
+    if found is None or agent not in found.agents:
+        return {}
+    measured = found.agents[agent]
     facts: dict[str, Any] = {}
-    if _features(by_name[baseline]) == []:
+    if _features(by_name[baseline], agent) == []:
         for name, arm in by_name.items():
-            row = None if name == baseline else _row(arm, found)
+            row = None if name == baseline else _row(arm, agent, measured)
             if row is not None:
                 gradient_step, env_step = (
-                    [spread.median, spread.low, spread.high] for spread in found.rows[row]
+                    [spread.median, spread.low, spread.high] for spread in measured.rows[row]
                 )
                 facts[name] = {
                     "row": row,
-                    "is_exact": _is_exact(row, arm.members[0].config),
+                    "is_exact": _is_exact(row, agent, arm.members[0].config),
                     "gradient_step": gradient_step,
                     "env_step": env_step,
                 }
-    return {**found.about, "arms": facts}
+    return {**measured.about, "arms": facts}
 
 
-def _row(arm: Arm, found: Overheads) -> str | None:
+def _row(arm: Arm, agent: str, measured: Measured) -> str | None:
     """Name of the row that says most about an arm."""
-    if arm.fresh_of is not None or arm.members[0].config["agent"].get("kind") != _AGENT:
+    if arm.fresh_of is not None or arm.members[0].config["agent"].get("kind") != agent:
         return None
     label = stripped(arm.members[0].identity)
-    if f"arm={label}" in found.rows:
+    if f"arm={label}" in measured.rows:
         return f"arm={label}"
-    features = _features(arm)
+    features = _features(arm, agent)
     if features == []:  # nothing but settings of the same optimizer
         features = [f"optimizer={chosen_presets(arm, _BASE_OPTIMIZER)[0]}"]
-    return features[0] if features and len(features) == 1 and features[0] in found.rows else None
+    return features[0] if features and len(features) == 1 and features[0] in measured.rows else None
 
 
-def _features(arm: Arm) -> list[str] | None:
+def _features(arm: Arm, agent: str) -> list[str] | None:
     """Presets in which an arm differs from plain Adam on a perceptron; None for another agent."""
     config = arm.members[0].config
-    if config["agent"].get("kind") != _AGENT:
+    if config["agent"].get("kind") != agent:
         return None
     optimizer, methods = chosen_presets(arm, _BASE_OPTIMIZER)
     features = [f"method={name}" for name in methods]
@@ -141,10 +175,10 @@ def _changes_kind(network: str) -> bool:
     return network in NETWORKS or "." in network
 
 
-def _is_exact(row: str, config: Mapping[str, Any]) -> bool:
+def _is_exact(row: str, agent: str, config: Mapping[str, Any]) -> bool:
     """Whether the benchmark ran the settings of the arm, as far as they cost time."""
     try:
-        measured = compose_run([row]).plain
+        measured = compose_run([*BENCHES[agent].words, row]).plain
     except ConfigurationError:  # a preset of another version
         return False
     mine, theirs = _costly(config), _costly(measured)

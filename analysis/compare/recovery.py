@@ -114,3 +114,31 @@ def recovery_shares(
         reached = steps[(regimes == regime) & (returns >= thresholds[regime])]
         times[regime] = (reached[0] - begin) / (end - begin) if reached.size else math.inf
     return times
+
+
+def records_between(
+    records: tuple[Array, Array, Array], boundaries: Array, low: Array, high: Array
+) -> tuple[Array, Array, Array]:
+    """The records that decide when any threshold between two bounds is reached.
+
+    Args:
+        records: (records,) regimes, global steps and trailing returns.
+        boundaries: (regimes + 1,) global steps.
+        low: (regimes,) lowest threshold; NaN where none is known.
+        high: (regimes,) highest threshold.
+
+    Returns:
+        (kept,) regimes, shares of the regime and trailing returns: from the first record that
+        reaches the lowest threshold to the first that reaches the highest.
+    """
+    regimes, steps, returns = records
+    parts = [np.zeros((3, 0))]
+    for regime in np.flatnonzero(np.isfinite(low)):
+        here = np.flatnonzero(regimes == regime)
+        first, last = np.searchsorted(returns[here], [low[regime], high[regime]], side="left")
+        places = here[first : last + 1]
+        begin, end = boundaries[regime : regime + 2]
+        shares = (steps[places] - begin) / (end - begin)
+        parts.append(np.stack([regimes[places], shares, returns[places]]))
+    kept = np.concatenate(parts, axis=1)
+    return kept[0], kept[1], kept[2]

@@ -216,8 +216,8 @@ def _plasticity(study: Study, scores: Scores) -> list[Block]:
             lines.append(
                 f"fresh networks of {arm}: interpolated in the logarithm from "
                 f"{len(table.grid.values)} values x {len(table.seeds)} seeds ({table.file_name}); "
-                f"{error_text(table.grid)}; their seeds are resampled in every draw, and recovery "
-                "thresholds are those of their means"
+                f"{error_text(table.grid)}; their seeds are resampled in every draw, for the "
+                "indices and for the thresholds of recovery"
             )
     decision = "accepted for comparing methods"
     if verdict.lacks_seeds_only:

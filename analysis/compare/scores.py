@@ -103,6 +103,8 @@ class Scores:
         phases: Arm -> (runs, regimes) end-of-phase returns, failures filled in.
         recoveries: Arm -> (runs, regimes) recovery times as shares of the regime, infinity where
             the threshold was never reached.
+        recovery_regimes: Arm -> restricted mean recovery after every switch, where thresholds are
+            estimates and were resampled.
         tasks: Success on tasks by arm, empty where none was evaluated.
         correlations: Diagnostics before switches with the plasticity index after them.
         is_ranked: Whether methods are ranked: not where the benchmark showed no lost plasticity.
@@ -117,6 +119,7 @@ class Scores:
     areas: Mapping[str, Array]
     phases: Mapping[str, Array]
     recoveries: Mapping[str, Array]
+    recovery_regimes: Mapping[str, tuple[Interval, ...]]
     tasks: tuple[TaskScores, ...]
     correlations: tuple[Correlation, ...]
     is_ranked: bool
@@ -138,6 +141,7 @@ class _Scorer:
         known = tables_of(study)
         self.tables = {name: known[name] for name in known if known[name].grid.is_accepted}
         self.oracle = self._find_oracle()
+        self.recovery_regimes: dict[str, tuple[Interval, ...]] = {}
 
     def _filled(self, arm: str, quantity: str, shares: str) -> Array:
         study = self.study
@@ -207,15 +211,25 @@ class _Scorer:
 
     def _recovery(self, scores: ArmScores) -> None:
         """A switch without recovery counts as the whole regime; per run first, then over runs."""
-        times = self.study.matrix(scores.facts.name, "regime/recovery")[:, 1:]
+        name, oracle = scores.facts.name, self.oracle
+        times = self.study.matrix(name, "regime/recovery")[:, 1:]
         known = times[~np.isnan(times).all(axis=1)]
         if not known.size:
             return
+        scores.share_recovered = float((known[~np.isnan(known)] <= 1.0).mean())
+        if isinstance(oracle, FreshGrid):
+            if self.study.has_recovery_records:
+                found = oracle.recovery(name)
+                scores.recovery, self.recovery_regimes[name] = found.overall, found.regimes
+                return
+            self.notes.append(
+                "intervals of recovery take its thresholds for exact: these data are older than "
+                "the records that resampling the seeds of the oracle needs; compare the runs again"
+            )
         limited = np.minimum(known, 1.0)
         present = ~np.isnan(limited)
         per_run = np.where(present, limited, 0.0).sum(axis=1) / present.sum(axis=1)
         scores.recovery = interval(per_run, "mean")
-        scores.share_recovered = float((known[~np.isnan(known)] <= 1.0).mean())
 
     def _indices(self, scores: ArmScores) -> None:
         oracle, name = self.oracle, scores.facts.name
@@ -342,6 +356,7 @@ def score(study: Study) -> Scores:
         scorer.areas,
         scorer.phases,
         {name: study.matrix(name, "regime/recovery") for name in names},
+        scorer.recovery_regimes,
         task_scores(study),
         found,
         is_ranked,

@@ -22,7 +22,10 @@ MEMBER_COLUMNS = (
 )
 VALUE_COLUMNS = ("arm", "world_seed", "seed", "quantity", "index", "value")
 CURVES = ("return", "dormant_fraction", "stable_rank", "weight_magnitude", "action_std")
+# Records of the trailing return around thresholds that are estimates, for their intervals.
+RECORDS = ("recovery/regime", "recovery/share", "recovery/return")
 Key = tuple[int, int]
+FORMAT = 3  # 2 had no records around the thresholds of recovery
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class ArmFacts:
         context_is_oracle: Whether that is the truth.
         context_uses_boundaries: Whether it shows when the world changes.
         settings: What differs from the baseline: dotted name -> value as text.
+        resets_replay: Whether transitions of earlier worlds are dropped at switches; None in
+            data that do not say.
     """
 
     name: str
@@ -54,6 +59,7 @@ class ArmFacts:
     context_is_oracle: bool
     context_uses_boundaries: bool
     settings: Mapping[str, str]
+    resets_replay: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,11 @@ class Study:
     about: Mapping[str, Any]
     arms: tuple[ArmFacts, ...]
     runs: Mapping[str, Mapping[Key, Run]]
+
+    @property
+    def has_recovery_records(self) -> bool:
+        """Whether it can say when runs would recover with other seeds of the oracle."""
+        return int(self.about.get("format", 0)) >= FORMAT
 
     @property
     def baseline(self) -> str:

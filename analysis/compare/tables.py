@@ -61,6 +61,7 @@ def score_table(study: Study, scores: Scores) -> Table:
     ranked = (
         "Differences are paired by world seed and agent seed (interquartile mean); p is an exact "
         "two-sided sign-flip test, adjusted by Holm over all methods of the table. "
+        + _strength(scores)
     )
     unranked = (
         "There are no differences and no tests: the benchmark did not pass the validity gate "
@@ -83,6 +84,16 @@ def score_table(study: Study, scores: Scores) -> Table:
     )
 
 
+def _strength(scores: Scores) -> str:
+    """What the fewest pairs can support."""
+    pairs = [arm.comparison for arm in scores.arms if arm.comparison is not None]
+    weakest = min(pairs, key=lambda pair: pair.n, default=None)
+    if weakest is None or weakest.claim == "claim":
+        return ""
+    few = " (no test can reach p < .06)" if weakest.claim == "too few seeds" else ""
+    return f"With {weakest.n} pairs differences are exploratory{few}: 10 are needed for a claim. "
+
+
 def _score_row(arm: ArmScores, failures: bool, baseline: str, is_ranked: bool) -> tuple[str, ...]:
     found, report = arm.comparison, arm.lifetime
     cells = [arm.facts.name, str(arm.n), str(arm.num_failed)]
@@ -102,9 +113,10 @@ def _score_row(arm: ArmScores, failures: bool, baseline: str, is_ranked: bool) -
 
 def continual_table(study: Study, scores: Scores) -> Table:
     """What happens over the regimes."""
-    header = ["arm", "end of phase, last third", "slope of area", "recovery", "recovered"]
+    header = ["arm", "seeds", "end of phase, last third", "slope of area", "recovery", "recovered"]
     columns: list[Callable[[ArmScores], str]] = [
         lambda arm: arm.facts.name,
+        lambda arm: str(arm.n),
         lambda arm: interval_text(arm.late),
         lambda arm: interval_text(arm.area_slope),
         lambda arm: interval_text(arm.recovery),
@@ -210,6 +222,7 @@ def _flat_row(arm: ArmScores) -> dict[str, object]:
     add("difference", None if found is None else found.difference)
     row["p"] = _cell(math.nan if found is None else found.p_value)
     row["p_holm"] = _cell(arm.p_adjusted)
+    row["claim"] = "" if found is None else found.claim
     add("improvement", None if found is None else found.improvement)
     add("late_end_of_phase", arm.late)
     add("area_slope", arm.area_slope)
@@ -226,6 +239,8 @@ def _flat_row(arm: ArmScores) -> dict[str, object]:
     row["gradient_steps"] = _cell(arm.gradient_steps)
     row["uses_task_boundary"] = "yes" if facts.uses_task_boundary else "no"
     row["resets_optimizer"] = facts.resets_optimizer
+    replay = facts.resets_replay
+    row["resets_replay"] = "" if replay is None else "yes" if replay else "no"
     row["context"] = facts.context
     row["context_is_oracle"] = "yes" if facts.context_is_oracle else "no"
     row["context_uses_boundaries"] = "yes" if facts.context_uses_boundaries else "no"

@@ -11,15 +11,18 @@ from numpy.typing import NDArray
 
 from analysis.compare.arms import DEFAULT_BASELINE
 from analysis.compare.oracle_table import OracleTable
-from analysis.compare.study import Study
+from analysis.compare.study import RECORDS, Study
 from analysis.continual import (
     OracleGrid,
+    RecoveryRecords,
+    RestrictedRecovery,
     Verdict,
     index_interval,
     interpolated_gate,
     interpolated_index,
     interpolated_interval,
     plasticity_index,
+    restricted_recovery,
     validity_gate,
 )
 from analysis.continual.episodes import Array
@@ -141,6 +144,20 @@ class FreshGrid:
     def verdict(self, arm: str, switching_verified: bool) -> Verdict:
         areas, values = self._whole(arm)
         return interpolated_gate(areas, values, self.grid, switching_verified=switching_verified)
+
+    def recovery(self, arm: str) -> RestrictedRecovery:
+        """Restricted mean recovery after the switches of an arm, thresholds resampled with it.
+
+        Raises:
+            ValueError: No switch of the arm has a threshold.
+        """
+        columns = [self._study.matrix(arm, quantity) for quantity in RECORDS]
+        records = []
+        for rows in zip(*columns, strict=True):
+            regimes, shares, returns = (row[~np.isnan(row)] for row in rows)
+            records.append(RecoveryRecords(regimes - 1.0, shares, returns))
+        values = self._study.matrix(arm, "regime/value")[:, 1:]
+        return restricted_recovery(records, values, self.grid)
 
 
 def whole_regimes(starts: Array, end: float, interval: float) -> NDArray[np.bool_]:

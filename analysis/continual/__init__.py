@@ -17,6 +17,12 @@ from analysis.continual.failures import (
     score_failures,
 )
 from analysis.continual.gate import Verdict, validity_gate
+from analysis.continual.interpolated_recovery import (
+    RecoveryRecords,
+    RestrictedRecovery,
+    restricted_recovery,
+    seed_thresholds,
+)
 from analysis.continual.oracle_grid import (
     OracleGrid,
     interpolated_gate,
@@ -55,7 +61,9 @@ __all__ = [
     "OracleGrid",
     "PlasticityIndex",
     "Recovery",
+    "RecoveryRecords",
     "RecoverySummary",
+    "RestrictedRecovery",
     "SequenceScores",
     "Verdict",
     "binned_returns",
@@ -75,8 +83,10 @@ __all__ = [
     "recovery_threshold",
     "regime_areas",
     "relearning_savings",
+    "restricted_recovery",
     "retention_index",
     "score_failures",
+    "seed_thresholds",
     "sequence_scores",
     "slopes",
     "summarize_recovery",

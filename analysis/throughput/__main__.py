@@ -50,6 +50,7 @@ def meta_world(options: Options, console: Console) -> Section:
 SECTIONS: dict[str, Callable[[Options, Console], Section]] = {
     "ppo": ppo.measure,
     "methods": methods.measure,
+    "methods_sac": methods.measure_sac,
     "sac": updates.measure,
     "meta_world": meta_world,
     "scaling": scaling.measure,

@@ -16,6 +16,30 @@ from analysis.throughput.plan import ACTION_DIM, OBSERVATION_DIM
 STANDSTILL = 1e-9
 
 
+def _agent(words: Sequence[str], num_envs: int, num_tasks: int = 0) -> tuple[Any, Any]:
+    """Settings and agent of a command line, for the Ant's sizes but without a world."""
+    from configs.build import build_agent
+    from configs.compose import compose_run
+    from envs.base import EnvInfo
+
+    standstill = f"optimizer.learning_rate={STANDSTILL}"
+    composed = compose_run(["env=ant", "progress=false", standstill, *words])
+    limit = np.ones(ACTION_DIM)
+    info = EnvInfo(
+        name="none",
+        num_envs=num_envs,
+        observation_dim=OBSERVATION_DIM,
+        action_dim=ACTION_DIM,
+        action_low=-limit,
+        action_high=limit,
+        context_dim=num_tasks,
+        max_episode_steps=1_000,
+        regime_label="task",
+        step_seconds=0.05,
+    )
+    return composed, build_agent(composed.config, info, 1)
+
+
 class PPOLearner:
     """An agent of a configuration that learns from one stored rollout again and again.
 
@@ -35,35 +59,16 @@ class PPOLearner:
         num_tasks: int = 0,
         vector_steps: int = 128,
     ) -> None:
-        from configs.build import build_agent
-        from configs.compose import compose_run
-        from envs.base import EnvInfo
-
-        composed = compose_run(
-            [
-                "env=ant",
-                "progress=false",
+        composed, self.agent = _agent(
+            (
                 "boundary=oracle",
                 f"agent.num_epochs={num_epochs}",
                 f"agent.rollout_length={vector_steps}",
-                f"optimizer.learning_rate={STANDSTILL}",
                 *overrides,
-            ]
+            ),
+            self.num_envs,
+            num_tasks,
         )
-        limit = np.ones(ACTION_DIM)
-        info = EnvInfo(
-            name="none",
-            num_envs=self.num_envs,
-            observation_dim=OBSERVATION_DIM,
-            action_dim=ACTION_DIM,
-            action_low=-limit,
-            action_high=limit,
-            context_dim=num_tasks,
-            max_episode_steps=1_000,
-            regime_label="task",
-            step_seconds=0.05,
-        )
-        self.agent: Any = build_agent(composed.config, info, 1)
         transitions = self.num_envs * vector_steps
         self.gradient_steps = num_epochs * transitions // composed.config.agent.minibatch_size
         self._fill(num_tasks)
@@ -147,32 +152,65 @@ class SACLearner:
             capture=capture,  # type: ignore[arg-type]
         )
         self.agent: Any = sac.build(config, parts)
-        self._fill(observation, action, context)
-
-    def _fill(self, observation: int, action: int, context: int) -> None:
-        from agents.base import Transition
-
-        rng, size = np.random.default_rng(0), REPLAY_SIZE
-        tasks = np.eye(max(1, context), dtype=np.float32)[np.arange(size) % max(1, context)]
-        tasks = tasks[:, :context]
-        self.agent.replay.add(
-            Transition(
-                rng.normal(size=(size, observation)).astype(np.float32),
-                np.tanh(rng.normal(size=(size, action))).astype(np.float32),
-                rng.normal(size=size),
-                rng.normal(size=(size, observation)).astype(np.float32),
-                np.zeros(size, dtype=bool),
-                np.zeros(size, dtype=bool),
-                tasks,
-                tasks,
-                np.zeros(size, dtype=np.int64),
-            )
-        )
+        _fill_replay(self.agent, observation, action, context)
 
     def lap(self) -> float:
         """One gradient step of every network."""
         self.agent._gradient_step()
         return 1.0
+
+
+def _fill_replay(agent: Any, observation: int, action: int, context: int) -> None:
+    """Random transitions in the place of a world."""
+    from agents.base import Transition
+
+    rng, size = np.random.default_rng(0), REPLAY_SIZE
+    tasks = np.eye(max(1, context), dtype=np.float32)[np.arange(size) % max(1, context)]
+    tasks = tasks[:, :context]
+    agent.replay.add(
+        Transition(
+            rng.normal(size=(size, observation)).astype(np.float32),
+            np.tanh(rng.normal(size=(size, action))).astype(np.float32),
+            rng.normal(size=size),
+            rng.normal(size=(size, observation)).astype(np.float32),
+            np.zeros(size, dtype=bool),
+            np.zeros(size, dtype=bool),
+            tasks,
+            tasks,
+            np.zeros(size, dtype=np.int64),
+        )
+    )
+
+
+class PresetSACLearner:
+    """SAC of a configuration that learns from one stored replay again and again.
+
+    Args:
+        overrides: Of the command line, for example `method=redo`.
+
+    Attributes:
+        updates_per_env_step: Gradient steps per environment step of the configuration.
+    """
+
+    num_envs = 16
+
+    def __init__(self, overrides: Sequence[str] = ()) -> None:
+        words = ("agent=sac", "boundary=oracle", f"agent.replay_size={REPLAY_SIZE}")
+        words += ("agent.warmup_steps=0", f"agent.temperature_learning_rate={STANDSTILL}")
+        composed, self.agent = _agent((*words, *overrides), self.num_envs)
+        self.updates_per_env_step = float(composed.config.agent.updates_per_env_step)
+        _fill_replay(self.agent, OBSERVATION_DIM, ACTION_DIM, 0)
+
+    def lap(self) -> float:
+        """One gradient step of every network."""
+        self.agent._gradient_step()
+        return 1.0
+
+    def change_task(self, task: int) -> float:
+        """Announce a task change; returns its seconds."""
+        begin = time.perf_counter()
+        self.agent.on_task_change(task)
+        return time.perf_counter() - begin
 
 
 REPLAY_SIZE = 20_000

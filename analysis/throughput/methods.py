@@ -1,8 +1,8 @@
-"""What every method, optimizer and network variant adds to a gradient step of the reference PPO.
+"""What every method, optimizer and network variant adds to a gradient step of PPO and of SAC.
 
 One process on one core holds an agent of every preset; each is timed beside plain Adam on the
-same rollout, pair by pair. Costs that are rarer than a rollout (checks every 1,000 steps, edits
-at task changes) have rows of their own.
+same rollout, for SAC on the same replay, pair by pair. Costs that are rarer than a rollout (checks
+every 1,000 steps, edits at task changes) have rows of their own.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ REASONS = {
     "l2_init": PENALTY + "a distance over all weights and its gradient",
     "nap": f"LayerNorm, so {AUTOGRAD}, and a norm and a rescaling of every matrix per step",
     "parseval": PENALTY + "W W^T and its gradient, three products of 256^3 per hidden layer: "
-    "2 x 3 x 256 x 256 x 256 FLOP against 6 x 128 x 256 x 256 of the layer itself, twice as much",
+    "2 x 3 x 256 x 256 x 256 FLOP against 6 x B x 256 x 256 of the layer itself for a minibatch of "
+    "B, twice as much for 128",
     "regrama": "mean |gradient| of every row at the last steps before a check",
     "shrink_perturb_soft": "a full set of fresh normal draws for all weights at every step",
     "si": PENALTY + "path integrals: a copy of, and two products over, all policy weights",
@@ -52,7 +54,7 @@ REASONS = {
     "spectral": PENALTY + "a power iteration with two products per matrix, and its gradient",
     "wasserstein_init": PENALTY + "a sort of every weight matrix (65,536 numbers) per step",
     "weight_clipping": "a clamp of every parameter",
-    "hare_tortoise": "an average of all weights: three passes over 70 thousand parameters",
+    "hare_tortoise": "an average of all weights: three passes over all parameters",
     "adam_rel": "",
     "trac": "six discounted sums and inner products over all parameters in place of one kernel",
     "idbd": "a step size and a trace of every weight: an exponential and ten passes, unfused",
@@ -65,6 +67,43 @@ REASONS = {
     "k_winners": f"a selection of the largest quarter of every row, and {AUTOGRAD}",
     "simba": f"residual blocks four times as wide inside, LayerNorm, and {AUTOGRAD}",
     "agent.fast_path=false": AUTOGRAD,
+}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One agent whose gradient steps are timed.
+
+    Attributes:
+        section: Name of its section.
+        words: Of the command line, before those of a row.
+        title: Heading.
+        step: What a gradient step is.
+        bars: Whether the rows have bars to stay below.
+    """
+
+    section: str
+    words: tuple[str, ...]
+    title: str
+    step: str
+    bars: bool
+
+
+BENCHES = {
+    "ppo": Bench(
+        "methods",
+        (),
+        "Methods, optimizers and networks: overhead per gradient step",
+        "both networks (2 x 256, minibatch 128)",
+        bars=True,
+    ),
+    "sac": Bench(
+        "methods_sac",
+        ("agent=sac",),
+        "The same with SAC: overhead per gradient step",
+        "both critics, their targets, the actor and the temperature (2 x 256, batch 256)",
+        bars=False,
+    ),
 }
 
 
@@ -93,27 +132,26 @@ def measure_in_worker(settings: Mapping[str, Any], wait: Callable[[], None]) -> 
     """Time all presets; runs in a process of its own.
 
     Args:
-        settings: `rows` (name -> overrides), `repeats`, `num_epochs`, `seconds`, and
-            `vector_steps` of the rollout.
+        settings: `rows` (name -> overrides), `repeats`, `seconds`, `agent` (a key of `BENCHES`,
+            `ppo` without it), and of PPO `num_epochs` and `vector_steps` of the rollout.
         wait: See `window.Window`.
 
     Returns:
-        `pairs`: name -> (base, other) seconds per gradient step of both networks, one per
-        repeat; `events`: name -> seconds of a task change; `interaction`: seconds per environment
-        step of simulating and acting.
+        `agent`; `rate`: gradient steps per environment step; `pairs`: name -> (base, other)
+        seconds per gradient step of all networks, one per repeat; `events`: name -> seconds of a
+        task change; `interaction`: seconds per environment step of simulating and acting.
     """
     import torch
 
     from analysis.throughput.interleave import interleaved
-    from analysis.throughput.learners import PPOLearner
 
     torch.set_num_threads(1)
-    size = {"num_epochs": settings["num_epochs"], "vector_steps": settings["vector_steps"]}
-    base = PPOLearner(**size)
+    agent = settings.get("agent", "ppo")
+    base = _learner(settings)
     wait()
     pairs, events = {}, {}
     for name, overrides in settings["rows"].items():
-        learner = PPOLearner(overrides, **size)
+        learner = _learner(settings, overrides)
         learner.lap()
         if learner.agent.methods_that_need_boundaries():
             events[name] = [learner.change_task(task) for task in (1, 2, 3)]
@@ -128,28 +166,46 @@ def measure_in_worker(settings: Mapping[str, Any], wait: Callable[[], None]) -> 
         learner.agent.close()
         del learner
         gc.collect()
-    return {"pairs": pairs, "events": events, "interaction": _interaction(settings["repeats"])}
+    rate = GRADIENT_STEPS_PER_ENV_STEP if agent == "ppo" else base.updates_per_env_step
+    interaction = _interaction(agent, settings["repeats"])
+    return {
+        "agent": agent,
+        "rate": rate,
+        "pairs": pairs,
+        "events": events,
+        "interaction": interaction,
+    }
 
 
-def _interaction(repeats: int, vector_steps: int = 40) -> list[float]:
+def _learner(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> Any:
+    from analysis.throughput.learners import PPOLearner, PresetSACLearner
+
+    if settings.get("agent", "ppo") == "sac":
+        return PresetSACLearner(overrides)
+    return PPOLearner(
+        overrides, num_epochs=settings["num_epochs"], vector_steps=settings["vector_steps"]
+    )
+
+
+def _interaction(agent: str, repeats: int, vector_steps: int = 40) -> list[float]:
     """Seconds per environment step of 16 environments on one thread, acting included."""
-    from analysis.throughput.learners import PPOLearner
     from envs.locomotion import Config, make
 
     envs, _ = make(Config(schedule="fixed"), total_steps=10**9)
-    agent = PPOLearner(vector_steps=vector_steps).agent
+    learner = _learner({"agent": agent, "num_epochs": 1, "vector_steps": vector_steps})
+    acting = learner.agent
     observation, _ = envs.reset()
     found = []
     for _ in range(repeats):
-        agent.rollout.position = 0
         begin = time.thread_time()
         for step in range(vector_steps):
-            agent.rollout.position = step
-            action = agent.act(observation, np.zeros((16, 0), dtype=np.float32), explore=True)
+            if agent == "ppo":
+                acting.rollout.position = step
+            action = acting.act(observation, np.zeros((16, 0), dtype=np.float32), explore=True)
             observation = envs.step(action)[0]
         found.append((time.thread_time() - begin) / (16 * vector_steps))
     envs.close()
-    agent.close()
+    acting.close()
     return found
 
 
@@ -158,58 +214,79 @@ def overhead(pairs: Sequence[Sequence[float]]) -> Spread:
     return spread([other / base - 1.0 for base, other in pairs])
 
 
-def env_step_overhead(pairs: Sequence[Sequence[float]], interaction: float) -> Spread:
-    """The same for an environment step of one single-threaded run, simulation included."""
-    rate = GRADIENT_STEPS_PER_ENV_STEP
+def env_step_overhead(
+    pairs: Sequence[Sequence[float]],
+    interaction: float,
+    rate: float = GRADIENT_STEPS_PER_ENV_STEP,
+) -> Spread:
+    """The same for an environment step of one single-threaded run, simulation included.
+
+    Args:
+        pairs: (base, other) seconds per gradient step.
+        interaction: Seconds per environment step of simulating and acting.
+        rate: Gradient steps per environment step.
+    """
     return spread([(other - base) * rate / (interaction + base * rate) for base, other in pairs])
 
 
 def section(found: Mapping[str, Any], options: Options) -> Section:
     """Tables from what `measure_in_worker` returned."""
     interaction = float(np.median(found["interaction"]))
+    rate = found.get("rate", GRADIENT_STEPS_PER_ENV_STEP)
+    bench = BENCHES[found.get("agent", "ppo")]
     fractions = {name: overhead(pairs) for name, pairs in found["pairs"].items()}
     cells = [
-        _cells(name, fraction, env_step_overhead(found["pairs"][name], interaction))
+        _cells(name, fraction, env_step_overhead(found["pairs"][name], interaction, rate))
         for name, fraction in sorted(fractions.items(), key=lambda item: item[1].median)
     ]
-    methods = [f.median for name, f in fractions.items() if name.startswith("method=")]
     base = spread([1e3 * base for pairs in found["pairs"].values() for base, _ in pairs])
-    median = float(np.median(methods))
-    summary = [
-        ["median method", f"{100 * median:.1f} %", f"at most {100 * MEDIAN_LIMIT:.0f} %"],
-        *(
-            [name, percent(fractions[name]), f"at most {100 * limit:.0f} %"]
-            for name, limit in LIMITS.items()
-            if name in fractions
-        ),
-    ]
     events = [
         [name, f"{1e3 * float(np.median(seconds)):.1f} ms"]
         for name, seconds in found["events"].items()
     ]
     return Section(
-        "methods",
-        "Methods, optimizers and networks: overhead per gradient step",
+        bench.section,
+        bench.title,
         f"{options.repeats} interleaved pairs per row on one core, in CPU time of the one thread. "
-        f"A gradient step of both networks (2 x 256, minibatch 128) with plain Adam takes "
-        f"{base.median:.2f} ms "
+        f"A gradient step of {bench.step} with plain Adam takes {base.median:.2f} ms "
         f"({base.low:.2f} to {base.high:.2f}); simulating and acting take "
         f"{1e6 * interaction:.0f} us per environment step. Per environment step: the same extra "
-        "time over simulating, acting and learning of one single-threaded run with 0.078125 "
+        f"time over simulating, acting and learning of one single-threaded run with {rate:g} "
         "gradient steps per environment step. Checks every 1,000 steps are not in the rows of "
         "their methods; the rows with a check every 10 steps show what one costs: a hundredth of "
         "their difference is to be added. Medians; in brackets the 95 % bootstrap interval.",
         [
-            Table("Bars", ("what", "overhead per gradient step", "bar"), summary),
+            _summary(fractions, bench),
             Table(
                 "Overhead",
                 ("preset", "per gradient step", "per environment step", "explanation"),
                 cells,
             ),
-            Table("One announced task change, both networks", ("preset", "time"), events),
+            Table("One announced task change, all networks", ("preset", "time"), events),
         ],
         dict(found),
     )
+
+
+def _summary(fractions: Mapping[str, Spread], bench: Bench) -> Table:
+    """The median over methods, and the rows that have a bar of their own."""
+    methods = [f.median for name, f in fractions.items() if name.startswith("method=")]
+    rows = [
+        ["median method", f"{100 * float(np.median(methods)):.1f} %", _bar(MEDIAN_LIMIT)],
+        *(
+            [name, percent(fractions[name]), _bar(limit)]
+            for name, limit in LIMITS.items()
+            if name in fractions
+        ),
+    ]
+    header = ("what", "overhead per gradient step", "bar")
+    if bench.bars:
+        return Table("Bars", header, rows)
+    return Table("In short", header[:2], [row[:2] for row in rows])
+
+
+def _bar(limit: float) -> str:
+    return f"at most {100 * limit:.0f} %"
 
 
 def _cells(name: str, fraction: Spread, env_step: Spread) -> list[str]:
@@ -220,12 +297,13 @@ def _cells(name: str, fraction: Spread, env_step: Spread) -> list[str]:
     return [name, percent(fraction), percent(env_step), reason]
 
 
-def measure(options: Options, console: Any) -> Section:
-    """Run the section."""
+def measure(options: Options, console: Any, agent: str = "ppo") -> Section:
+    """Run the section of an agent, a key of `BENCHES`."""
     from analysis.throughput.processes import measure as run_processes
 
     worker = {
         "kind": "methods",
+        "agent": agent,
         "num_threads": 1,
         "cores": list(options.cores[:1]),
         "rows": subjects(options.quick),
@@ -234,5 +312,11 @@ def measure(options: Options, console: Any) -> Section:
         "vector_steps": 128,
         "seconds": min(0.15, options.seconds),
     }
-    console.print(f"methods: {len(worker['rows'])} rows beside plain Adam", highlight=False)
+    what = f"{BENCHES[agent].section}: {len(worker['rows'])} rows beside plain Adam"
+    console.print(what, highlight=False)
     return section(run_processes([worker], timeout_seconds=900.0)[0], options)
+
+
+def measure_sac(options: Options, console: Any) -> Section:
+    """Run the section of SAC."""
+    return measure(options, console, "sac")

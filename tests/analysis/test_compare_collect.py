@@ -11,7 +11,7 @@ from synthetic_studies import add_group, add_run, run_place
 import evaluate
 from analysis.compare.arms import CannotCompare, group_arms
 from analysis.compare.collecting import collect
-from analysis.compare.flags import UnknownSettings, method_flags
+from analysis.compare.flags import UnknownSettings, method_flags, resets_replay
 from analysis.compare.members import find_members
 from analysis.compare.recovery import recovery_shares, trailing_means, trailing_records
 from analysis.continual import (
@@ -183,6 +183,28 @@ def test_a_missing_seed_is_refused_unless_partial(root, capsys):
     assert study.about["partial"]
 
 
+def test_a_sweep_that_has_not_begun_everything_is_refused_unless_partial(root, capsys):
+    folder = root / "runs" / "study"
+    commands = folder / "commands.txt"
+    words = ["compare", str(folder), "--out", str(root / "out")]
+    for command, said in (
+        ("python train.py -m arm=standard seed=0,77", "seed 77"),
+        ("python train.py -m arm=standard,l2_init 'seed=range(0,2)'", "arm l2_init"),
+        # Seeds and arms of the experiment's own file.
+        ("python train.py -m experiment=compare_slippery_ant", "arm ns_adam, continual_backprop"),
+    ):
+        commands.write_text(command + "\n")
+        assert evaluate.main(words) == evaluate.EXIT_CONFIGURATION
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert f"study is half finished: nobody has begun {said} of `{command}`" in line
+        assert "--partial" in line
+        collect([folder], partial=True)
+        # Naming some of the runs is a choice.
+        collect(sorted(folder.glob("slippery_ant/ppo-mlp-standard/seed_*")))
+    commands.write_text("python train.py -m arm=standard seed=0\nnothing that 'anybody can read\n")
+    collect([folder])
+
+
 def test_wrong_names_are_refused(root, capsys, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "holds no run" in refused(capsys, tmp_path / "empty")
@@ -261,6 +283,26 @@ def test_flags_are_asked_from_the_methods(agent):
     assert method_flags(settings_with(agent, reset=periodic)) == (False, "all")
     at_switches = {"period": 0, "at_task_change": True}
     assert method_flags(settings_with(agent, reset=at_switches)) == (True, "all")
+
+
+@pytest.mark.parametrize(
+    ("agent", "setting", "expected", "replay"),
+    [
+        ("ppo", {"optimizer_on_switch": "reset"}, (True, "all"), False),
+        ("sac", {"critic_on_switch": "reset"}, (True, "all"), False),
+        ("sac", {"buffer_on_switch": "clear"}, (True, "no"), True),
+        ("sac", {"buffer_on_switch": "keep_last_n"}, (True, "no"), True),
+        ("sac", {"buffer_on_switch": "reservoir"}, (False, "no"), False),
+        ("sac", {"warmup_on_switch": True}, (True, "no"), False),
+    ],
+)
+def test_what_the_agent_itself_does_at_switches_is_no_secret(agent, setting, expected, replay):
+    config = settings_with(agent)
+    assert (method_flags(config), resets_replay(config)) == ((False, "no"), False)
+    config["agent"] = {**config["agent"], **setting}
+    assert (method_flags(config), resets_replay(config)) == (expected, replay)
+    fresh = {**config, "fresh_at_switch": True}
+    assert (method_flags(fresh), resets_replay(fresh)) == ((True, "all"), True)
 
 
 def test_flags_of_networks_that_need_a_context():

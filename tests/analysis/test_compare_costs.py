@@ -45,11 +45,16 @@ PAIRS = {
 BOTH = {"redo": {"kind": "redo", "period": 20}, "l2_init": {"kind": "l2_init"}}
 
 
-def benchmark(folder, pairs=PAIRS):
-    data = {"pairs": pairs, "interaction": [1.0, 3.0, 2.0], "events": {}}
-    about = {"command": "python -m analysis.throughput --only methods", "cpu": {"model": "Fast"}}
-    write(folder, [Section("methods", "", "", [], data, about=about)], ["methods"])
-    return folder / "sections" / "methods.json"
+def benchmark(folder, pairs=PAIRS, name="methods", **more):
+    data = {"pairs": pairs, "interaction": [1.0, 3.0, 2.0], "events": {}, **more}
+    about = {"command": f"python -m analysis.throughput --only {name}", "cpu": {"model": "Fast"}}
+    write(folder, [Section(name, "", "", [], data, about=about)], [name])
+    return folder / "sections" / f"{name}.json"
+
+
+def sac_benchmark(folder):
+    pairs = {"method=l2_init": [(1.0, 1.2), (1.0, 1.3), (1.0, 1.4)], "method=redo": [(1.0, 9.0)]}
+    return benchmark(folder, pairs, "methods_sac", agent="sac", rate=0.5)
 
 
 def tables(folder, file):
@@ -149,7 +154,46 @@ def test_other_agents_and_baselines_are_not_compared_with_plain_adam(tmp_path):
         config["optimizer"]["learning_rate"] = 1e-4 if config.pop("method") else 1e-3
         path.write_text(yaml.safe_dump({**config, "method": {}}))
     study = collect([folder], extras=Extras((), overheads))
-    assert study.about["overheads"]["arms"] == {}
+    assert study.about["overheads"] == {}
+    assert score_table(study, score(study)).header[-1] == "overhead (not paired)"
+
+
+def with_sac(folder):
+    """Make SAC runs of a group, with the method l2_init in one arm."""
+    plain = compose_run(["agent=sac", "agent.warmup_steps=100", "method=l2_init"]).plain
+    for path in folder.rglob("config.yaml"):
+        config = yaml.safe_load(path.read_text())
+        config |= {key: plain[key] for key in ("agent", "network", "optimizer")}
+        config["method"] = plain["method"] if "l2_init" in str(path) else {}
+        path.write_text(yaml.safe_dump(config))
+
+
+def test_sac_has_a_benchmark_of_its_own(tmp_path):
+    folder = add_group(tmp_path, {"standard": 1.0, "adam.l2_init": 2.0}, seeds=range(2))
+    with_sac(folder)
+    both = read_overheads(benchmark(tmp_path), sac_benchmark(tmp_path))
+    study = collect([folder], extras=Extras((), both))
+    facts = study.about["overheads"]
+    assert facts["file"].endswith("methods_sac.json")
+    assert facts["arms"]["adam.l2_init"] == {
+        "row": "method=l2_init",
+        "is_exact": True,
+        "gradient_step": pytest.approx([0.3, 0.2, 0.4]),
+        # Simulating and acting take 2, half a gradient step of 1 per environment step.
+        "env_step": pytest.approx([0.15 / 2.5, 0.1 / 2.5, 0.2 / 2.5]),
+    }
+    cells = last_cells(score_table(study, score(study)))
+    assert cells == {"standard": "baseline", "adam.l2_init": "+6.0 % [+4.0 %, +8.0 %]"}
+    for path in folder.rglob("config.yaml"):
+        config = yaml.safe_load(path.read_text())
+        config["agent"]["updates_per_env_step"] = 1.0
+        path.write_text(yaml.safe_dump(config))
+    study = collect([folder], extras=Extras((), both))
+    assert study.about["overheads"]["arms"]["adam.l2_init"]["is_exact"] is False
+    with pytest.raises(NotARun, match="both of sac"):
+        read_overheads(*[tmp_path / "sections" / "methods_sac.json"] * 2)
+    with pytest.raises(NotARun, match="KeyError"):
+        read_overheads(benchmark(tmp_path, agent="td3"))
 
 
 def test_the_benchmark_is_found_where_it_is_written_and_stored(tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """Numbers of the tables, against values worked out by hand and functions we did not write."""
 
+import csv
+import io
 import math
 from dataclasses import replace
 from typing import Any
@@ -218,6 +220,30 @@ def test_few_seeds_are_called_exploratory(tmp_path, seeds, said):
     found = warnings(collect([tmp_path]))
     assert [line for line in found if "seed" in line] == found
     assert found == [] if said is None else found[0].startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "claim", "said"),
+    [
+        (
+            4,
+            "too few seeds",
+            "With 4 pairs differences are exploratory (no test can reach p < .06)",
+        ),
+        (9, "exploratory", "With 9 pairs differences are exploratory: 10 are needed"),
+        (10, "claim", None),
+    ],
+)
+def test_differences_of_few_seeds_are_called_exploratory(tmp_path, seeds, claim, said):
+    add_group(tmp_path, {"standard": 1.0, "l2": 2.0}, seeds=range(seeds))
+    study, _, scores = scores_of(tmp_path)
+    caption = score_table(study, scores).caption
+    assert said in caption if said else "exploratory" not in caption
+    rows = list(csv.DictReader(io.StringIO(results_csv(study, scores).decode())))
+    assert [row["claim"] for row in rows] == ["", claim]
+    assert [row["resets_replay"] for row in rows] == ["no", "no"]
+    table = continual_table(study, scores)
+    assert [row[table.header.index("seeds")] for row in table.rows] == [str(seeds)] * 2
 
 
 def test_numbers_as_text():

@@ -191,7 +191,7 @@ def launch(folder, words):
 
 def finish(folder, words):
     process = launch(folder, words)
-    out, _ = process.communicate(timeout=1200)
+    out, _ = process.communicate(timeout=2400)
     assert process.returncode == 0, out
     return out
 
@@ -203,7 +203,7 @@ def kill_group(process):
     process.communicate(timeout=60)
 
 
-def wait_for(condition, process, seconds=240):
+def wait_for(condition, process, seconds=900):
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.stdout.read()

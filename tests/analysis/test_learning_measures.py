@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from random_worlds import random_step
 
 from agents import ppo, sac
-from agents.base import Transition
 from agents.parts import Parts
 from analysis.learning_measures import LearningMeasures, feature_norms
 from analysis.measure import unit_features, weights_of
@@ -53,22 +53,7 @@ def make(agent="ppo", network=None, methods=None, max_grad_norm=None, seed=0):
 def fill(agent, rng, context):
     """Interact until gradient steps are due."""
     while not agent.update_is_due:
-        observation = rng.normal(size=(NUM_ENVS, OBSERVATION))
-        action = agent.act(observation, context, explore=True)
-        off = np.zeros(NUM_ENVS, dtype=bool)
-        agent.observe(
-            Transition(
-                observation,
-                action,
-                rng.normal(size=NUM_ENVS) - (action**2).sum(1),
-                rng.normal(size=(NUM_ENVS, OBSERVATION)),
-                off,
-                off,
-                context,
-                context,
-                np.zeros(NUM_ENVS, dtype=int),
-            )
-        )
+        random_step(agent, rng, context, OBSERVATION)
 
 
 def iterate(agent, measures, count=1, seed=0, context=None):

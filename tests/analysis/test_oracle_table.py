@@ -3,13 +3,14 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
-from synthetic_studies import FRICTIONS, add_run
+from synthetic_studies import FRICTIONS, add_run, run_place
 
 import evaluate
 import train
@@ -21,6 +22,8 @@ from analysis.compare.oracle_settings import OracleSettings, refuse_schedule
 from analysis.compare.oracle_table import read_table, read_tables
 from analysis.compare.report import warnings
 from analysis.compare.scores import score
+from analysis.compare.study import RECORDS, load_study, study_files
+from analysis.continual import OracleGrid
 from analysis.run_files import NotARun
 from configs.compose import compose_run
 
@@ -320,3 +323,40 @@ def test_a_small_grid_from_the_sweep_to_the_report(tmp_path, monkeypatch, capsys
     about = json.loads(file.read_text())["about"]
     assert len(about["training_commands"]) == 1
     assert all(row[2] == row[2] for row in json.loads(file.read_text())["rows"])
+
+
+def with_wobble(path, size):
+    """A table like another whose seeds differ by `size` around the same means."""
+    table = read_table(path)
+    grid, wobble = table.grid, size * np.array([-1.0, 0.0, 1.0])
+    seeds = OracleGrid(grid.values, grid.areas + wobble, grid.phases + wobble, grid.untrained)
+    return replace(table, grid=seeds)
+
+
+def test_recovery_intervals_resample_the_seeds_behind_the_thresholds(template, tables, tmp_path):
+    (file,) = tables.glob("*-standard-*")
+    paths = [run_place(template, "standard", seed) for seed in range(10)]
+    found = {}
+    for size in (0.0, 30.0):
+        study = collect(paths, extras=Extras(((with_wobble(file, size), True),)))
+        found[size] = score(study).arms[0].recovery
+        # The estimate is that of the means over seeds, as stored for every run.
+        times = np.minimum(study.matrix("standard", "regime/recovery")[:, 1:], 1.0)
+        assert found[size].estimate == pytest.approx(times.mean())
+        assert found[size].n == 10
+    assert max(len(study.matrix("standard", name)[0]) for name in RECORDS) > 3
+    assert score(stored_and_read(study, tmp_path / "data")).arms[0].recovery == found[30.0]
+    assert found[30.0].high - found[30.0].low > 1.3 * (found[0.0].high - found[0.0].low)
+    scores = score(replace(study, about={**study.about, "format": 2}))
+    assert [note for note in scores.notes if "older than the records" in note]
+    fixed = scores.arms[0].recovery
+    assert fixed is not None
+    bounds = found[0.0].low, found[0.0].high
+    assert (fixed.low, fixed.high) == pytest.approx(bounds, abs=0.02)  # other draws
+
+
+def stored_and_read(study, folder):
+    folder.mkdir()
+    for name, data in study_files(study).items():
+        (folder / name).write_bytes(data)
+    return load_study(folder)

@@ -10,7 +10,7 @@ from rich.console import Console
 from analysis.throughput import __main__ as command_line
 from analysis.throughput import gpu, interleave, methods, processes, scaling, updates
 from analysis.throughput import section as sections
-from analysis.throughput.learners import PPOLearner, SACLearner, SB3Learner
+from analysis.throughput.learners import PPOLearner, PresetSACLearner, SACLearner, SB3Learner
 from analysis.throughput.processes import WorkerFailed
 from analysis.throughput.section import Options, Section, Table
 from analysis.throughput.summary import Spread
@@ -85,6 +85,37 @@ def test_methods_are_measured_and_outliers_explained():
     assert events.cells[0][0] == "method=ewc"
 
 
+def test_methods_are_measured_with_sac_too():
+    rows = {"method=ewc": ["method=ewc"]}
+    settings = {"agent": "sac", "rows": rows, "repeats": 2, "seconds": 0.0}
+    found = methods.measure_in_worker(settings, nothing)
+    assert {name: len(pairs) for name, pairs in found["pairs"].items()} == {"method=ewc": 2}
+    assert list(found["events"]) == ["method=ewc"]
+    assert found["rate"] == 0.125
+    assert all(seconds > 0.0 for pair in found["pairs"]["method=ewc"] for seconds in pair)
+    pairs = {"method=redo": [(2e-3, 2.2e-3)], "method=spectral": [(2e-3, 3e-3)]}
+    made = methods.section({**found, "pairs": pairs, "interaction": [1e-3]}, OPTIONS)
+    assert made.name == "methods_sac"
+    short, overheads, _ = made.tables
+    # No bar was ever set for SAC.
+    assert short.header == ("what", "overhead per gradient step")
+    assert short.cells == [["median method", "30.0 %"]]
+    # An eighth of 0.2 ms more, beside 1 ms of simulation and an eighth of 2 ms of learning.
+    assert overheads.cells[0][1:3] == ["10.0 %", "2.0 %"]
+    assert command_line.SECTIONS["methods_sac"] is methods.measure_sac
+
+
+def test_a_sac_learner_of_a_preset_holds_its_method_and_stands_still():
+    learner = PresetSACLearner(["method=l2_init", "network.hidden_sizes=[8]"])
+    before = learner.agent.critic_1.value.weight.detach().clone()
+    assert learner.lap() == learner.lap() == 1.0
+    for update in learner.agent.updates.values():
+        assert list(update.methods) == ["l2_init"]
+        assert update.num_steps == 2
+    np.testing.assert_allclose(learner.agent.critic_1.value.weight.detach(), before, atol=1e-7)
+    learner.agent.close()
+
+
 def test_a_ppo_learner_repeats_its_rollout_without_moving():
     learner = PPOLearner(["network.hidden_sizes=[8]"], num_epochs=2, vector_steps=16)
     before = learner.agent.policy.mean.weight.detach().clone()
@@ -120,12 +151,14 @@ def test_every_axis_has_work_at_its_base_and_beyond(axis):
 
 def test_width_arithmetic():
     """Forward, weight and input gradients of 27-256-256-8 and 27-256-256-1, the first without."""
-    assert scaling.AXES["widths"].arithmetic[256] == 1.0
+    arithmetic = scaling.AXES["widths"].arithmetic
+    assert arithmetic is not None
+    assert arithmetic[256] == 1.0
     per_sample = 3 * (27 * 512 + 512 * 512 + 512 * 8) - 27 * 512
     per_sample += 3 * (27 * 512 + 512 * 512 + 512) - 27 * 512
     base = 3 * (27 * 256 + 256 * 256 + 256 * 8) - 27 * 256
     base += 3 * (27 * 256 + 256 * 256 + 256) - 27 * 256
-    assert scaling.AXES["widths"].arithmetic[512] == pytest.approx(per_sample / base)
+    assert arithmetic[512] == pytest.approx(per_sample / base)
 
 
 def test_scaling_table_and_figure(tmp_path):
