@@ -51,7 +51,11 @@ def _of_experiment(name: str) -> dict[str, Any]:
     if not name or not file.is_file():
         return {}
     content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    return content.get("hydra", {}).get("sweeper", {}).get("params", {})
+    found: dict[str, Any] = {}
+    for base in content.get("defaults", []):
+        if isinstance(base, str):  # an experiment that this one varies
+            found |= _of_experiment(base)
+    return found | content.get("hydra", {}).get("sweeper", {}).get("params", {})
 
 
 def _values(axis: str, text: str) -> set[str]:
