@@ -92,6 +92,8 @@ def test_every_preset_composes_and_type_checks(group):
         words = [f"{group}={name}"]
         if group == "env" and name in STREAMS:
             words.append("agent=supervised")
+        if group == "arm" and name.startswith("permuted_"):  # one sets what only this world has
+            words += ["env=permuted_digits", "agent=supervised"]
         assert compose_run(words).config.total_steps > 0
 
 
