@@ -32,6 +32,7 @@ EXTRA = {
     ],
     "agent.fast_path=false": ["agent.fast_path=false"],
 }
+PPO_ALONE = {"agent.matmul_precision=bfloat16": ["agent.matmul_precision=bfloat16"]}
 LIMITS = {"method=continual_backprop": 0.05}
 MEDIAN_LIMIT = OUTLIER = 0.15
 AUTOGRAD = "autograd instead of the hand-written pass"
@@ -113,8 +114,8 @@ def presets(group: str) -> list[str]:
     return [name for name in names if not name.endswith("_smoke")]
 
 
-def subjects(quick: bool) -> dict[str, list[str]]:
-    """Name of a row -> overrides of the command line."""
+def subjects(quick: bool, agent: str = "ppo") -> dict[str, list[str]]:
+    """Name of a row -> overrides of the command line, for an agent of `BENCHES`."""
     if quick:
         return {f"method={name}": [f"method={name}"] for name in ("continual_backprop", "l2_init")}
     rows = {f"method={name}": [f"method={name}"] for name in presets("method")}
@@ -125,7 +126,7 @@ def subjects(quick: bool) -> dict[str, list[str]]:
     }
     rows |= {f"network={name}": [f"network={name}"] for name in NETWORKS}
     rows |= {f"arm={name}": [f"arm={name}"] for name in ARMS}
-    return {**rows, **EXTRA}
+    return {**rows, **EXTRA, **(PPO_ALONE if agent == "ppo" else {})}
 
 
 def measure_in_worker(settings: Mapping[str, Any], wait: Callable[[], None]) -> dict[str, Any]:
@@ -306,7 +307,7 @@ def measure(options: Options, console: Any, agent: str = "ppo") -> Section:
         "agent": agent,
         "num_threads": 1,
         "cores": list(options.cores[:1]),
-        "rows": subjects(options.quick),
+        "rows": subjects(options.quick, agent),
         "repeats": options.repeats,
         "num_epochs": 2,
         "vector_steps": 128,

@@ -562,3 +562,19 @@ def test_duty_cycles_are_counted_once_per_iteration():
     for network in agent.networks().values():
         seen = [int(v) for name, v in network.named_buffers() if name.endswith("seen")]
         assert seen == [agent.config.batch_size] * 2
+
+
+def test_targets_acting_and_measuring_count_no_duty_cycles():
+    """Acceptance 15 of active dendrites: targets copy duty cycles once and never count."""
+    agent = make(network=k_winners.Config(hidden_sizes=[32, 32]))
+    first = [dict(target.named_buffers()) for target in agent.targets]
+    first = [{name: value.clone() for name, value in state.items()} for state in first]
+    learn(agent, np.random.default_rng(0), 2)
+    for target, before in zip(agent.targets, first, strict=True):
+        now = dict(target.named_buffers())
+        assert len(now) == 4
+        assert all(torch.equal(value, before[name]) for name, value in now.items())
+    counted = weights(agent)
+    for explore in (True, False):
+        agent.act(np.ones((NUM_ENVS, OBSERVATION)), np.zeros((NUM_ENVS, 0), np.float32), explore)
+    assert not different(counted, weights(agent))

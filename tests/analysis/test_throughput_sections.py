@@ -67,6 +67,8 @@ def test_every_preset_has_a_row():
     assert {"method=redo", "method=spectral", "optimizer=trac", "network=crelu"} <= set(rows)
     assert not any("smoke" in name for name in rows)
     assert len(methods.subjects(quick=True)) == 2
+    sac = methods.subjects(quick=False, agent="sac")
+    assert set(rows) - set(sac) == {"agent.matmul_precision=bfloat16"}  # SAC has no such setting
 
 
 def test_methods_are_measured_and_outliers_explained():

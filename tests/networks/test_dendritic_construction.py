@@ -59,6 +59,8 @@ def test_masked_weights_never_move():
     policy = masked_policy()
     masks = {name: mask.clone() for name, mask in masks_of(policy).items()}
     assert len(masks) == 4
+    again = masks_of(masked_policy())  # the same seed
+    assert all(torch.equal(mask, again[name]) for name, mask in masks.items())
     optimizer = torch.optim.Adam(policy.parameters(), lr=1e-2, weight_decay=1e-2)
     parameters = dict(policy.named_parameters())
     for _ in range(100):
@@ -119,31 +121,37 @@ def test_published_laws_of_mt10(inputs, bound):
     assert first.linear.mask.sum(1).unique().tolist() == [round(0.9 * inputs)]
 
 
-@pytest.mark.parametrize(("context_density", "bound"), [(0.1, 0.1129), (0.05, 0.1597)])
-def test_published_laws_of_permuted_digits(context_density, bound):
-    """Acceptance 9."""
+@pytest.mark.parametrize(
+    ("context_dim", "context_density", "bound"),
+    [(784, 0.1, 0.1129), (784, 0.05, 0.1597), (256, 0.1, 0.1976)],
+)
+def test_published_laws_of_permuted_digits(context_dim, context_density, bound):
+    """Acceptance 9: prototypes, ten segments, clusters."""
     torso = build(
         784,
-        ContextSpec(784),
-        hidden_sizes=[64, 64],
-        dendritic_layers=[0, 1],
+        ContextSpec(context_dim),
+        hidden_sizes=[2048, 64],
+        dendritic_layers=[1],
         num_segments=2,
         active_fraction=0.05,
         weight_density=0.5,
+        head_density=0.5,
         init="published",
         context_density=context_density,
     )
-    assert torso.layers[0].linear.weight.abs().max().item() == pytest.approx(0.0505, abs=1e-4)
-    expected = 1 / math.sqrt(0.05 * 0.5 * 64)
-    assert torso.layers[1].linear.weight.abs().max().item() == pytest.approx(expected, rel=1e-2)
-    for layer in torso.layers:
-        assert layer.segments.abs().max().item() == pytest.approx(bound, abs=1e-4)
-
-
-def test_published_law_of_clustered_contexts():
-    """Acceptance 9."""
-    torso = build(784, ContextSpec(256), num_segments=40, init="published", context_density=0.1)
-    assert torso.layers[1].segments.abs().max().item() == pytest.approx(0.1976, abs=1e-4)
+    first, second = torso.layers
+    head = torso.head(10, Initializer(), Streams(0), "output")
+    of_head = 1 / math.sqrt(0.05 * 0.5 * 64)  # .1398 behind 2048 units, as in the second layer
+    for values, expected in (
+        (first.linear.weight, 0.0505),
+        (second.linear.weight, 0.1398),
+        (second.segments, bound),
+    ):
+        assert values.abs().max().item() == pytest.approx(expected, abs=1e-4)
+        assert_uniform(values, values.abs().max().item())
+    assert of_head * 0.95 < head.weight.abs().max().item() <= of_head
+    assert first.linear.mask.sum(1).unique().tolist() == [392]
+    assert second.linear.mask.sum(1).unique().tolist() == [1024]
 
 
 def test_xavier_bounds_of_the_published_perceptron():

@@ -143,6 +143,39 @@ def test_all_paths_agree_on_general_contexts(mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("num_segments", [1, 4])
+def test_the_gate_of_a_layer_equals_its_formula_on_every_path(mode, num_segments):
+    """Acceptance 5: values, and gradients of the pre-activation, the segments and the context."""
+    layer = layer_of(mode, 5, 7, num_segments, context=6, scale=1.3)
+    ids = torch.randint(0, 6, (30,))
+    few = ids[:3]  # fewer samples than contexts: only columns in use are looked up
+    one_hot = torch.nn.functional.one_hot(ids, 6).double()
+    before = torch.randn(30, 7, dtype=torch.float64, requires_grad=True)
+    general = torch.randn(30, 6, dtype=torch.float64, requires_grad=True)
+
+    def formula(values, context):
+        winning = segments.reference_logits(layer.segments, context, mode)
+        return values + winning if mode == "bias" else values * 1.3 * torch.sigmoid(winning)
+
+    def result(gate, rows, context):
+        def function(values, u):  # the layer's own segments are what is differentiated
+            return gate(values[:rows], context)
+
+        return gradients(function, before, layer.segments)
+
+    expected = result(formula, 30, one_hot)
+    assert (expected[1][0] != 0).all()
+    agree(result(layer.gate, 30, ids), expected)
+    agree(result(layer.gate, 30, one_hot), expected)
+    agree(result(layer.gate, 3, few), result(formula, 3, one_hot[:3]))
+    everything = (before, layer.segments, general)
+    agree(
+        gradients(lambda values, u, context: layer.gate(values, context), *everything),
+        gradients(lambda values, u, context: formula(values, context), *everything),
+    )
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_derivatives_by_finite_differences(mode):
     """Acceptance 5."""
     torch.manual_seed(3)
