@@ -111,7 +111,12 @@ class Replay:
         return self._rows.nbytes
 
     def add(self, transition: Transition) -> None:
-        """Store one vector step of any number of environments; the oldest rows make room."""
+        """Store one vector step of any number of environments; the oldest rows make room.
+
+        Raises:
+            ValueError: An entry is not as wide as the replay was built for; one column would
+                otherwise be repeated in silence.
+        """
         rows = self._pack(transition)[-self.capacity :]
         count = len(rows)
         first = min(count, self.capacity - self.position)
@@ -125,7 +130,14 @@ class Replay:
         packed = np.empty((len(transition.reward), self.columns.width), dtype=np.float32)
         for name, columns in self.columns.slices.items():
             value = getattr(transition, name)
-            packed[:, columns] = value[:, None] if name in self.columns.scalars else value
+            if name in self.columns.scalars:
+                value = value[:, None]
+            if value.shape[1] != columns.stop - columns.start:
+                raise ValueError(
+                    f"{name} has {value.shape[1]} entries per environment, but this agent was "
+                    f"built for {columns.stop - columns.start}"
+                )
+            packed[:, columns] = value
         return torch.from_numpy(packed)
 
     def _resize(self, size: int) -> None:

@@ -470,6 +470,19 @@ def test_settings_that_cannot_work_are_refused(settings, message):
         make(**settings)
 
 
+@pytest.mark.parametrize("width", [0, 1, 2, 4])
+def test_a_context_of_the_wrong_size_is_refused_while_actions_are_still_random(width):
+    agent = make(context_dim=3, num_envs=3)
+    observation, ends = np.zeros((3, OBSERVATION)), np.zeros(3, dtype=bool)
+    rows = (observation, np.zeros((3, ACTION)), np.zeros(3), observation, ends, ends)
+    good, bad = np.eye(3, dtype=np.float32), np.ones((3, width), dtype=np.float32)
+    for context, successor in ((bad, good), (good, bad)):
+        message = f"context has {width} entries per environment, .* built for 3"
+        with pytest.raises(ValueError, match=message):
+            agent.observe(Transition(*rows, context, successor, np.zeros(3)))
+    assert agent.replay.size == 0
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_missing_device_is_refused():
     with pytest.raises(ValueError, match=r"set agent\.device=cpu"):
@@ -489,7 +502,7 @@ class NoReading(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_a_gradient_step_reads_nothing_off_the_device():
+def test_gradient_steps_read_nothing_off_the_device(monkeypatch):
     """What a GPU runs, tried on the CPU; a method without a unit due is part of it."""
     settings = {"maturity_threshold": 1_000_000}
     agent = make(
@@ -506,22 +519,41 @@ def test_a_gradient_step_reads_nothing_off_the_device():
     for name, update in agent.updates.items():
         agent.updates[name] = UncheckedUpdate.of(update)
     before = weights(agent)
+    looks = only_count_looks(agent, monkeypatch)
     with NoReading():
-        agent._gradient_step()
+        for _ in range(100):
+            agent._gradient_step()
     assert different(before, weights(agent)) >= set(agent.networks())
+    assert len(looks) == 1  # all that ever reads the device: one look per 100 steps
+
+
+def only_count_looks(agent, monkeypatch):
+    """Keep the agent from its periodic look at all weights; grows by one at each."""
+    looks = []
+    monkeypatch.setattr(agent, "_check_finite", lambda: looks.append(1))
+    return looks
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-def test_updates_on_a_gpu_never_wait_for_it():
-    agent, rng = make(device="cuda"), np.random.default_rng(0)
+@pytest.mark.parametrize("capture", ["on", "off"])
+def test_a_thousand_updates_on_a_gpu_never_wait_for_it_nor_allocate(capture, monkeypatch):
+    agent, rng = make(device="cuda", capture=capture), np.random.default_rng(0)
     logged = learn(agent, rng)
     assert all(value.is_cuda and torch.isfinite(value) for value in logged.values())
+    for _ in range(10):
+        agent._gradient_step()  # the capture is one of the first steps
+    looks = only_count_looks(agent, monkeypatch)
+    torch.cuda.synchronize()
+    allocated = torch.cuda.memory_allocated()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        agent._gradient_step()
+        for _ in range(1_000):
+            agent._gradient_step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert torch.cuda.memory_allocated() == allocated
+    assert len(looks) == 10
 
 
 # Learning -----------------------------------------------------------------------------------

@@ -42,8 +42,12 @@ def linear(weight, name, x):
 
 
 def fill(agent, rng, steps=40):
-    """Store random transitions; environment i has task i."""
+    """Store random transitions; environment i has task i, and one task further on after a step.
+
+    Acceptance 20 of active dendrites: targets are those of the successor's context.
+    """
     context = np.eye(TASKS, dtype=np.float32)
+    following = np.roll(context, 1, axis=1)
     for _ in range(steps):
         agent.observe(
             Transition(
@@ -54,7 +58,7 @@ def fill(agent, rng, steps=40):
                 rng.random(NUM_ENVS) < 0.1,
                 rng.random(NUM_ENVS) < 0.1,
                 context,
-                context,
+                following,
                 np.arange(NUM_ENVS),
             )
         )

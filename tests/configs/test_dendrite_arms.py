@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 import train
 from configs.build import build_agent, context_spec
@@ -167,6 +168,22 @@ def test_18_the_published_networks():
         assert not hasattr(first, "segments")
         assert second.segments.shape == (40, 10, 10)
     assert config.agent.updates_per_env_step * 5_000 == 250
+    clock = agent.clock
+    for steps, made in ((5_000, 0), (10_000, 250), (15_000, 500)):
+        while clock.env_steps < steps:
+            clock.observe(10, True)
+            clock.step(clock.num_due)
+        assert clock.gradient_steps == made
+    temperature = agent.temperature
+    assert temperature.log_temperature.tolist() == [0.0] * 10
+    only = torch.eye(10)[[3] * 20]
+    # A policy as random as it is to be asks for no change; one a little less, for more.
+    for entropy, rises in ((-4.0, False), (-4.5, True)):
+        before = temperature.log_temperature.detach().clone()
+        temperature.step(only, torch.full((20,), -entropy), agent._steps._settings.target_entropy)
+        moved = temperature.log_temperature.detach() - before
+        assert moved.nonzero().flatten().tolist() == ([3] if rises else [])
+        assert (moved[3] > 0) == rises
     assert (config.agent.target_entropy, config.agent.temperature_per_task) == (-4.0, True)
     widened = compose_run([*line, "network=mlp", "context=task"]).config
     baseline = build_agent(widened, described(widened, "mt10"))

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from configs.build import build_environment, build_probe, context_spec
+from agents.base import Transition
+from configs.build import build_agent, build_environment, build_probe, context_spec
 from configs.compose import compose_run
 from configs.schema import ConfigurationError
 from envs.base import EnvInfo
@@ -259,6 +261,34 @@ def test_33_controls_draw_from_a_stream_of_their_own(control):
         np.testing.assert_array_equal(one[1], two[1])
     for envs in (plain, layered):
         envs.close()
+
+
+def life(*words):
+    """Actions of a PPO of two updates, and the state of the stream of its action noise."""
+    config = compose_run([*ANT, "network.hidden_sizes=[16]", "optimizer=adam", *words]).config
+    envs, info = build_environment(config)
+    agent = build_agent(config, info)
+    observation, context, actions = envs.reset()[0], envs.context, []
+    for _ in range(25):
+        action = agent.act(observation, context, explore=True)
+        following, reward, *ends, seen = envs.step(action)
+        told = (seen["next_observation"], *ends, context, seen["next_context"], seen["regime"])
+        agent.observe(Transition(observation, action, reward, *told))
+        agent.update()
+        actions.append(action)
+        observation, context = following, seen["context"]
+    envs.close()
+    agent.close()
+    assert agent.iteration == 2
+    return np.array(actions), agent.state_dict()["action_noise"]
+
+
+def test_33_zeros_change_no_noise_and_no_action_of_who_does_not_look():
+    blind = ["network=mlp", "network.context_to_input=false"]
+    actions, noise = life("context=none", *blind)
+    zeros, same = life("context=zero", *blind)
+    np.testing.assert_array_equal(zeros, actions)
+    assert torch.equal(torch.as_tensor(same), torch.as_tensor(noise))
 
 
 # State -------------------------------------------------------------------------------------

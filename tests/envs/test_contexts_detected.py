@@ -182,15 +182,15 @@ def test_25_hotelling_by_hand():
 
 def test_35_equal_laws_are_rejected_as_often_as_promised():
     rng = np.random.default_rng(0)
-    probabilities = [
-        hotelling(*rng.normal(size=(2, 256, 8)))[1]
-        for _ in range(1000)  # 2,000 would double the time and not the point
-    ]
-    assert np.mean(np.array(probabilities) >= 0.9) == pytest.approx(0.10, abs=0.028)
+    probabilities = [hotelling(*rng.normal(size=(2, 256, 8)))[1] for _ in range(2000)]
+    assert np.mean(np.array(probabilities) >= 0.9) == pytest.approx(0.10, abs=0.02)
 
 
-def test_35_five_tasks_are_five_clusters_and_the_published_rule_finds_more():
-    for seed in range(3):
+@pytest.mark.parametrize("seeds", [range(2), pytest.param(range(2, 10), marks=pytest.mark.slow)])
+def test_35_five_tasks_are_five_clusters_and_the_published_rule_finds_more(seeds):
+    """The published 9 to 12 is the range of ten other draws; these ten give 8 to 13."""
+    numbers = []
+    for seed in seeds:
         rng = np.random.default_rng(seed)
         centres = 3 * rng.normal(size=(5, 8))
         ours, published = Clusters(), Clusters(PUBLISHED)
@@ -201,7 +201,9 @@ def test_35_five_tasks_are_five_clusters_and_the_published_rule_finds_more():
                 published.assign(batch)
         assert len(ours) == 5
         np.testing.assert_allclose(ours.means, centres, atol=0.1)
-        assert 6 <= len(published) <= 15
+        numbers.append(len(published))
+    assert 9 <= np.mean(numbers) <= 12
+    assert 7 <= min(numbers) <= max(numbers) <= 14
 
 
 def test_clusters_are_limited_and_saved():

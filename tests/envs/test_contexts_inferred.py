@@ -205,6 +205,26 @@ def test_19_contexts_are_causal_and_no_transition_crosses_a_reset(kind):
     envs.close()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_19_the_future_changes_no_context_and_the_present_changes_the_next(kind):
+    """Two lives that part at step t: equal contexts up to t, and from then on other ones."""
+    rng = np.random.default_rng(0)
+    actions, other = rng.normal(size=(2, 90, 3, 8))
+    other[:60] = actions[:60]
+    lives = []
+    for played in (actions, other):
+        envs = ant(kind)
+        envs.reset()
+        told = [envs.context]
+        for action in played:
+            told.append(envs.step(action)[4]["context"])
+        lives.append(np.array(told))
+        envs.close()
+    first, second = lives
+    np.testing.assert_array_equal(first[:61], second[:61])
+    assert (first[61:] != second[61:]).any() or kind == "detected"
+
+
 def test_environments_are_averaged_apart_or_together():
     apart, together = ant("inferred"), ant("inferred", "context.pool=true")
     for envs, same in ((apart, False), (together, True)):
@@ -247,6 +267,69 @@ def test_two_frictions_are_told_apart_in_another_way_of_moving():
         nearer = ((found[:, 1:] - second) ** 2).sum(1) < ((found[:, 1:] - first) ** 2).sum(1)
         shares.append((nearer == found[:, 0]).mean())
     assert np.mean(shares) > 0.75, shares  # chance is 0.5
+
+
+def felt_and_seen(steps=2000):
+    """Two frozen ways of moving under two frictions: what 8 Ants feel, and what they see.
+
+    Returns:
+        Ways of moving -> (world (T,), contexts (T, 8, 4), mean observations (T, 8, obs)).
+    """
+    line = ["env=slippery_ant", "env.num_envs=8", "env.schedule=cyclic", "context=inferred"]
+    line += ["env.switch_interval=1600", "context.warmup_steps=3200", "context.fit_every=512"]
+    line += ["context.horizons=[50]", "context.reservoir=20000", f"total_steps={8 * steps}"]
+    envs, _ = build_environment(compose_run(line).config)
+    mean = np.zeros_like(envs.reset()[0], dtype=np.float64)
+    rng, phase = np.random.default_rng(0), np.random.default_rng(1).uniform(0, 6.28, 8)
+    rows = {"noise": [], "gait": []}
+    for step in range(steps):
+        way = "noise" if step % 800 < 400 else "gait"
+        noise = rng.normal(size=(8, 8))
+        action = noise if way == "noise" else np.sin(0.6 * step + phase) + 0.3 * noise
+        regime = int(envs.env.regime[0]) % 2
+        observation, *_, info = envs.step(action)
+        mean += (observation - mean) / 50
+        if step > 800 and step % 200 >= 100 and step % 5 == 0:
+            rows[way].append((regime, info["context"][:, :-1].copy(), mean.copy()))
+    envs.close()
+    return {way: [np.array(column) for column in zip(*r, strict=True)] for way, r in rows.items()}
+
+
+def probe(told, asked):
+    """Share right of a linear probe of the world (ridge regression on standardised features)."""
+    (world, features), (truth, questions) = told, asked
+    flat = features.reshape(-1, features.shape[-1])
+    centre, spread = flat.mean(0), flat.std(0) + 1e-6
+
+    def inputs(values):
+        values = (values.reshape(-1, values.shape[-1]) - centre) / spread
+        return np.concatenate((values, np.ones((len(values), 1))), axis=1)
+
+    rows, answers = inputs(features), np.repeat(2.0 * world - 1.0, features.shape[1])
+    system = rows.T @ rows + 0.01 * len(rows) * np.eye(rows.shape[1])
+    weight = np.linalg.solve(system, rows.T @ answers)
+    found = inputs(questions) @ weight > 0
+    return float((found == np.repeat(truth, questions.shape[1])).mean())
+
+
+@pytest.mark.slow
+def test_38_surprise_tells_frictions_apart_where_the_mean_observation_does_not():
+    """Acceptance 38: within one frozen policy, on other robots, and from one policy to another."""
+    found = felt_and_seen()
+    scores = {}
+    for name, column in (("surprise", 1), ("mean observation", 2)):
+        data = {way: (rows[0], rows[column]) for way, rows in found.items()}
+        scores[name] = [
+            *(probe((world, x[:, :4]), (world, x[:, 4:])) for world, x in data.values()),
+            probe(data["noise"], data["gait"]),
+            probe(data["gait"], data["noise"]),
+        ]
+    print(scores)
+    assert all(set(rows[0].tolist()) == {0, 1} for rows in found.values())
+    surprise, seen = (np.array(values) for values in scores.values())
+    assert (surprise > seen).all(), scores
+    assert surprise.mean() > 0.8
+    assert surprise.min() > 0.7
 
 
 # State -------------------------------------------------------------------------------------
@@ -328,6 +411,11 @@ def test_a_window_is_neutral_until_frozen_and_then_a_fixed_function_of_it():
     later.restore(envs.snapshot())
     later.provider._arrays["window"] = kept["context_felt_window"]
     np.testing.assert_array_equal(later.provider._told(), shown)  # as it was stored in a replay
+    # The encoder alone decides what a window says.
+    encoder = later.provider._encoder
+    state = encoder.snapshot()
+    encoder.restore({**state, "bias_2": state["bias_2"] + 0.5})
+    assert (np.abs(later.provider._told() - shown)[:, :-1] > 1e-3).any(1).all()
 
 
 # Refusals, and whole runs --------------------------------------------------------------------

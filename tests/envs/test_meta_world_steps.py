@@ -92,13 +92,15 @@ def test_published_observations_and_rewards(ten):
     assert reward[4] == pytest.approx(1.019873, abs=1e-4)
 
 
-def test_ten_tasks_keep_their_spaces_and_touch_no_global_generator(ten):
+@pytest.mark.parametrize("steps", [100, pytest.param(1000, marks=pytest.mark.slow)])
+def test_ten_tasks_keep_their_spaces_and_touch_no_global_generator(ten, steps):
     with global_generators_untouched():
         observation, info = ten.reset()
         assert np.array_equal(info["context"], np.eye(10, dtype=np.float32))
         assert len(set(info["goal_index"].tolist())) > 1
-        for action in random_actions(100, 10):
-            assert observation.dtype == np.float32
+        for number, action in enumerate(random_actions(steps, 10), start=1):
+            assert (observation.dtype, observation.shape) == (np.float32, (10, 39))
+            assert (ten.context.dtype, ten.context.shape) == (np.float32, (10, 10))
             assert ten.observation_space.contains(observation)
             targets = [row.env._target_pos for row in ten._rows.rows.values()]
             np.testing.assert_allclose(observation[:, 36:], targets, rtol=1e-6)
@@ -107,8 +109,8 @@ def test_ten_tasks_keep_their_spaces_and_touch_no_global_generator(ten):
             assert reward.dtype == np.float32
             assert ((reward >= 0) & (reward <= 10)).all()
             assert not terminated.any()
-            assert not truncated.any()
-            assert np.array_equal(info["next_observation"], observation)
+            assert truncated.tolist() == [number % 500 == 0] * 10
+            assert np.array_equal(info["next_observation"], observation) != truncated.any()
             assert info["events"] == []
 
 

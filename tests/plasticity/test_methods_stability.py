@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from recycling_nets import generator, policy, target_of
+from recycling_nets import generator, policy, recycler, target_of
 from torch import nn
 
 from networks.heads import SquashedGaussianPolicy
@@ -11,7 +11,7 @@ from networks.mlp import Config as MLPConfig
 from networks.mlp import build as build_mlp
 from networks.streams import Streams
 from networks.torso import ContextSpec
-from networks.units import Touched
+from networks.units import Recording, Touched
 from plasticity.importance import fisher_diagonal
 from plasticity.method import InputSource, Target
 from plasticity.methods import ewc, si
@@ -77,6 +77,27 @@ def test_ewc_frees_renewed_entries():
     with torch.no_grad():
         module.weight.fill_(-3.0)
     assert method.penalty(LOSS).item() == 0.0
+
+
+def test_fisher_of_one_weight_by_the_published_number(monkeypatch):
+    """Dendrites, acceptance 27: policy N(w x, 1), x in {1, 3}, analytic F = (1 + 9) / 2 = 5.
+
+    The noise of sampled actions enters as its square, whose mean is 1; here it is +-1 exactly.
+    """
+    network = policy(inputs=1, actions=1).double()
+    network.torso = nn.Identity()  # type: ignore[assignment]
+    network.mean = scalar(0.7)  # type: ignore[assignment]
+    network.forward = lambda x, context=None: network.mean(x)  # type: ignore[method-assign]
+    x = torch.tensor([[1.0], [3.0]], dtype=torch.float64)
+    weight = [network.mean.weight]
+    (sampled,) = fisher_diagonal(network, weight, x.repeat(2000, 1), None, generator(1))
+    assert sampled.item() == pytest.approx(5.0, rel=0.06)
+    randn = torch.randn
+    monkeypatch.setattr(
+        "plasticity.importance.torch.randn", lambda *size, **kw: randn(*size, **kw).sign()
+    )
+    (exact,) = fisher_diagonal(network, weight, x, None, generator(1))
+    assert exact.item() == pytest.approx(5.0, abs=1e-12)
 
 
 def test_fisher_of_a_gaussian_policy():
@@ -169,6 +190,35 @@ def test_si_path_importance_and_penalty():
     assert run.method.penalty(LOSS).item() == pytest.approx(0.1 * importance * 0.04)
 
 
+def test_si_on_two_weights_by_the_published_numbers():
+    """Dendrites, acceptance 26: L = (2 a^2 + .5 b^2) / 2 from (1, 1), three steps of .1."""
+    module = nn.Linear(2, 1, bias=False, dtype=torch.float64)
+    with torch.no_grad():
+        module.weight.fill_(1.0)
+    method = si.build(si.Config(), Target("policy", module, (), generator()))
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    curvature = torch.tensor([[2.0, 0.5]], dtype=torch.float64)
+    for _ in range(3):
+        optimizer.zero_grad()
+        (0.5 * curvature * module.weight.square()).sum().backward()
+        method.after_backward()
+        optimizer.step()
+        method.after_step({}, optimizer)
+    assert module.weight.flatten().tolist() == pytest.approx([0.512, 0.857375], abs=1e-12)
+    assert method._path[0].flatten().tolist() == pytest.approx([0.81984, 0.06792516], abs=5e-9)
+    method.on_task_change(1, optimizer)
+    importance = method._importance[0].flatten().tolist()
+    assert importance == pytest.approx([2.42452919, 0.56443484], abs=5e-9)
+    with torch.no_grad():
+        module.weight.zero_()
+    module.weight.grad = None
+    penalty = method.penalty(LOSS)
+    assert penalty.item() == pytest.approx(0.1050487258, abs=5e-11)
+    penalty.backward()
+    gradient = module.weight.grad.flatten().tolist()
+    assert gradient == pytest.approx([-0.24827179, -0.09678646], abs=5e-9)
+
+
 @pytest.mark.parametrize("gradient", ["task", "total"])
 def test_si_leaves_its_own_penalty_out_of_the_path(gradient):
     """Dendrites, acceptance 28."""
@@ -213,6 +263,71 @@ def test_si_counts_no_edit_as_learning_and_frees_renewed_entries():
     with torch.no_grad():
         run.module.weight.fill_(9.0)
     assert run.method.penalty(LOSS).item() == 0.0
+
+
+@pytest.mark.parametrize("gradient", ["task", "total"])
+def test_si_keeps_the_gradient_of_the_loss_alone(gradient):
+    """Dendrites, acceptance 28: of a whole network, in the presence of a strong penalty."""
+    network, x = policy().double(), torch.randn(16, 4, generator=generator(1)).double()
+    method = si.build(si.Config(strength=5.0, gradient=gradient), target_of(network, "policy"))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
+
+    def loss():
+        return (network(x) - x[:, :2].sin()).square().mean()
+
+    for step in range(8):
+        plain = torch.autograd.grad(loss(), list(method._references.parameters), allow_unused=True)
+        value = loss()
+        penalty = method.penalty(value.detach())
+        optimizer.zero_grad()
+        (value if penalty is None else value + penalty).backward()
+        method.after_backward()
+        kept = list(zip(method._gradient, plain, strict=True))
+        apart = max(float((a - b).abs().max()) for a, b in kept if b is not None)
+        if step > 5:  # one step after the consolidation the penalty pulls
+            assert max(float(b.abs().max()) for b in plain if b is not None) < 10.0
+            assert (apart < 1e-12) == (gradient == "task")
+        optimizer.step()
+        method.after_step({}, optimizer)
+        if step == 4:
+            method.on_task_change(1, optimizer)
+
+
+def test_si_does_not_pull_at_a_unit_that_was_replaced():
+    """Dendrites, acceptance 28: continual backprop renews, the penalty's gradient there is 0."""
+    network, x = policy().double(), torch.randn(16, 4, generator=generator(1)).double()
+    method = si.build(si.Config(strength=5.0), target_of(network, "policy"))
+    renewal = recycler(network, replacement_rate=1.0 / 16, maturity_threshold=1)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
+    recording = Recording(network.unit_groups())
+    for step in range(6):
+        with recording:
+            loss = (network(x) - x[:, :2].sin()).square().sum()
+        optimizer.zero_grad()
+        loss.backward()
+        method.after_backward()
+        optimizer.step()
+        renewal.after_step(recording.activations, optimizer)
+        touched = renewal.pop_touched()  # in the end, those after the consolidation
+        method.notice_edits(touched, renewed=True)
+        method.after_step({}, optimizer)
+        if step == 4:
+            method.on_task_change(1, optimizer)
+    assert touched
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1)
+    optimizer.zero_grad()
+    method.penalty(LOSS).backward()
+    pulled = 0
+    for parameter in method._references.parameters:
+        renewed = torch.zeros_like(parameter, dtype=torch.bool)
+        for entry in touched:
+            if entry.parameter is parameter:
+                renewed.index_fill_(entry.dim, entry.indices, True)
+        assert (parameter.grad[renewed] == 0).all()
+        pulled += int((parameter.grad[~renewed] != 0).sum())
+    assert pulled > 100
 
 
 @pytest.mark.parametrize("module", [ewc, si])

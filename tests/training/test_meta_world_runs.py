@@ -130,7 +130,7 @@ def test_ten_tasks_are_built_and_stepped_quickly():
     begin = time.process_time()
     envs, _ = make(Config(goal_seed=0, num_workers=0), 10_000)
     envs.reset()
-    assert time.process_time() - begin < 6.0
+    assert time.process_time() - begin < 3.0
     actions = np.random.default_rng(0).uniform(-1, 1, (200, 10, 4))
     begin = time.process_time()
     for action in actions:

@@ -8,6 +8,7 @@ import pytest
 
 import evaluate
 import train
+from agents.sac import SAC
 from analysis.checkpoint import CheckpointStore
 from analysis.multitask import load_evaluations
 from analysis.multitask.training import TrainingEvaluation
@@ -49,6 +50,15 @@ WORDS = [
     "log.stage_evaluation=true",
     "progress=false",
     "num_threads=1",
+]
+
+
+AGNOSTIC = [
+    *(w for w in WORDS if not w.startswith(("agent.", "network", "log.quick", "log.stage"))),
+    *(w for w in WORDS if w.startswith(("agent.warmup_steps", "agent.batch", "agent.replay"))),
+    "agent.steps_per_iteration=40",
+    "env.task_agnostic=true",
+    "network=small",
 ]
 
 
@@ -156,6 +166,22 @@ def test_the_agent_hears_of_the_border_after_its_evaluation(monkeypatch, tmp_pat
     # All that was owed for the first task has been learnt: an eighth of 100 steps.
     assert heard[place - 1][2] == 12
     agent.close()
+
+
+@pytest.mark.slow
+def test_an_agnostic_sequence_changes_the_task_and_nothing_else(monkeypatch, tmp_path):
+    """No replay, optimizer or warm-up hears of the border, though the run would announce it."""
+    heard, place = [], tmp_path / "run"
+    monkeypatch.setattr(SAC, "on_task_change", lambda self, task: heard.append(task))
+    assert train.main([*AGNOSTIC, "total_steps=240", f"run_dir={place}"]) == train.EXIT_DONE
+    assert heard == []
+    assert "boundary: oracle" in (place / "config.yaml").read_text()
+    events = (place / "events.jsonl").read_text()
+    assert '"hidden_switch"' in events
+    assert '"switch"' not in events
+    state = flat(last_state(place)["agent"])
+    assert len(state["/replay/rows"]) == 200  # full: nothing was forgotten
+    assert int(state["/clock/gradient_steps"]) == (240 - 20) // 8  # one warm-up only
 
 
 def _agent_arguments():
