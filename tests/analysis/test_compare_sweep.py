@@ -17,6 +17,7 @@ import evaluate
 import train
 
 REPOSITORY = Path(train.__file__).parent
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @pytest.fixture
@@ -296,7 +297,31 @@ def test_a_small_sweep_killed_and_restarted_gives_the_same_report(places, monkey
         monkeypatch.chdir(folder)
         assert train.main(TINY) == train.EXIT_DONE
     assert (restarts(calm), restarts(rough)) == (0, 1)
+    for directory in directories(calm):
+        about = json.loads((directory / "environment.json").read_text())
+        assert (about["torch"]["threads"], about["num_threads"]) == (1, 1)
     assert_same_report(calm, rough, monkeypatch)
+
+
+def test_a_process_that_trains_computes_on_one_thread_unless_told_otherwise():
+    """Its own libraries, and those of the workers of a sweep, which inherit the variables."""
+    code = (
+        "import json, os, train, torch; names = "
+        f"{THREAD_VARIABLES}; found = {{name: os.environ.get(name) for name in names}};"
+        "print(json.dumps([torch.get_num_threads(), found]))"
+    )
+    environment = {k: v for k, v in os.environ.items() if k not in THREAD_VARIABLES}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    threads, variables = json.loads(done.stdout)
+    assert threads == 1
+    assert variables == dict.fromkeys(THREAD_VARIABLES, "1")
 
 
 @pytest.mark.slow

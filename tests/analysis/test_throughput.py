@@ -108,12 +108,12 @@ def test_suite_and_sb3_do_equal_work():
 
 def test_the_profile_accounts_for_all_time():
     profile = by_name("profile").workers[0]
-    small = ["agent.rollout_length=16", "network.hidden_sizes=[32]"]
-    worker = tiny(profile, overrides=[*profile["overrides"], *small], min_laps=5)
+    short = ["agent.rollout_length=32"]  # all the rest as in the published profile
+    worker = tiny(profile, overrides=[*profile["overrides"], *short], min_laps=2)
     result = agents_at_work.measure_suite(worker, nothing)
     shares = summary.budget({"profile": [[result]]})
     assert sum(shares.values()) == pytest.approx(1.0)
-    assert 0.0 <= shares["rest"] < 0.1
+    assert 0.0 <= shares["rest"] <= 0.02  # the named parts sum to 98 to 100 % of wall time
     assert all(share > 0 for share in shares.values())
     assert result["checkpoint"] > 0
 

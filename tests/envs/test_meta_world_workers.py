@@ -17,7 +17,7 @@ from envs.meta_world_rows import RowSpec
 from envs.meta_world_settings import Settings
 from envs.meta_world_tasks import COSTLY_TASKS, MT10
 from envs.meta_world_vector import MetaWorldVec
-from envs.meta_world_workers import WorkerPool, balance
+from envs.meta_world_workers import ONE_THREAD, WorkerPool, balance
 
 pytestmark = pytest.mark.metaworld
 
@@ -104,6 +104,24 @@ def test_signals_meant_for_the_run_do_not_end_the_workers(pair):
         process.send_signal(signal.SIGINT)
     pair.reset()
     pair.step(np.zeros((2, 4)))
+
+
+def test_a_worker_computes_on_one_thread_whatever_the_run_does(monkeypatch):
+    """No torch at all, and libraries of linear algebra that are told before they start."""
+    for variable in ONE_THREAD:
+        monkeypatch.setenv(variable, "4")
+    env = batch(TASKS[:1], num_workers=1)
+    try:
+        env.reset()
+        (process,) = processes(env)
+        place = Path(f"/proc/{process.pid}")
+        told = dict(
+            entry.split(b"=", 1) for entry in (place / "environ").read_bytes().split(b"\0") if entry
+        )
+        assert {told[variable.encode()] for variable in ONE_THREAD} == {b"1"}
+        assert "libtorch" not in (place / "maps").read_text()
+    finally:
+        env.close()
 
 
 def test_a_killed_worker_is_reported_and_the_other_one_ends():

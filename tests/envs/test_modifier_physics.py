@@ -9,7 +9,7 @@ from envs import modifiers
 from envs.locomotion import Config, make
 from envs.modifiers.base import Subject
 from envs.modifiers.mass import Mass
-from envs.robots import ROBOTS, load_model
+from envs.robots import ROBOT_NAMES, ROBOTS, load_model
 
 ANT_MASS = 0.9108800827  # kg, of Gymnasium's model
 ZERO = np.zeros((1, 8))
@@ -66,7 +66,7 @@ def test_mass_decides_how_a_known_force_accelerates(factor):
     assert moved[2] == pytest.approx(-0.5 * 9.81, rel=1e-6)  # bodies of any mass fall alike
 
 
-@pytest.mark.parametrize("robot", ["ant", "hopper", "walker2d", "half_cheetah", "humanoid"])
+@pytest.mark.parametrize("robot", ROBOT_NAMES)
 def test_written_masses_equal_a_model_that_was_compiled_heavier(robot):
     kind = ROBOTS[robot, "v5"]
     factor, written = 1.7, load_model(kind)
@@ -102,15 +102,18 @@ def as_text(kind):
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.0, 2.0])
-def test_gain_scales_the_torque_of_the_same_control(factor):
-    env = world("actuator_gain", factor)
-    control = np.linspace(-0.9, 0.9, 8)
+@pytest.mark.parametrize("robot", ROBOT_NAMES)
+def test_gain_scales_the_torque_of_the_same_control(robot, factor):
+    env = world("actuator_gain", factor, robot=robot)
+    model, data = env.simulations.models[0], env.simulations.data[0]
+    gears = load_model(ROBOTS[robot, "published"]).actuator_gear[:, 0]
+    control = np.linspace(-0.9, 0.9, model.nu) * model.actuator_ctrlrange[:, 1]
     env.simulations.controls[:] = control
     env.simulations.step()
-    model, data = env.simulations.models[0], env.simulations.data[0]
-    joints = model.actuator_trnid[:, 0]
-    torques = data.qfrc_actuator[model.jnt_dofadr[joints]]
-    assert torques == pytest.approx(150.0 * factor * control, rel=1e-12)
+    torques = data.qfrc_actuator[model.jnt_dofadr[model.actuator_trnid[:, 0]]]
+    assert torques == pytest.approx(gears * factor * control, rel=1e-12)
+    if robot == "ant":
+        assert (gears == 150.0).all()
 
 
 @pytest.mark.parametrize("number", [1, 4, 8])

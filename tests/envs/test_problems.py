@@ -26,12 +26,21 @@ def blocks(problem, count):
 
 
 def test_one_bit_inverts_exactly_one_slow_bit_per_task():
-    """Acceptance 21."""
-    stream = regression(change="one_bit", num_envs=50, switch_interval=100)
-    slow = [block.inputs[:, :15] for block in blocks(stream, 40)]
+    """Acceptance 21, with the published 10,000 examples per task."""
+    stream = regression(change="one_bit", num_envs=1_000)
+    slow = [block.inputs[:, :15] for block in blocks(stream, 60)]
     assert all((rows == rows[0]).all() for rows in slow)
     changed = [int((a[0] != b[0]).sum()) for a, b in itertools.pairwise(slow)]
-    assert changed == [0, 1] * 19 + [0]
+    assert changed == ([0] * 9 + [1]) * 5 + [0] * 9
+
+
+def test_every_slow_bit_is_inverted_equally_often():
+    """750 draws of 15 bits: 50 each, within five standard deviations of 6.8."""
+    stream = regression(change="one_bit", num_envs=1, switch_interval=1)
+    bits = np.array([block.inputs[0] for block in blocks(stream, 751)])
+    inverted = bits[1:, :15] != bits[:-1, :15]
+    assert (inverted.sum(1) == 1).all()
+    assert np.abs(inverted.sum(0) - 50).max() < 34
 
 
 def test_all_bits_draws_all_slow_bits_and_fast_bits_never_stop():
@@ -184,24 +193,35 @@ def test_restored_streams_go_on_in_the_same_bits(kind, at):
 # Permutations ------------------------------------------------------------------------------
 
 
-def test_online_permutations_are_composed_and_every_image_comes_once_per_task():
-    """Acceptance 22."""
+def test_online_permutations_are_composed_and_every_image_comes_once_per_task(monkeypatch):
+    """Acceptance 22: task k shows the images through k + 1 draws, one after the other."""
+    draws, original = [], online_permutations.stream
+
+    class Watched:
+        """Notes what is drawn."""
+
+        def __init__(self, generator):
+            self._generator = generator
+
+        def permutation(self, count):
+            draws.append(self._generator.permutation(count))
+            return draws[-1]
+
+    def watched(seed, name, index):
+        generator = original(seed, name, index)
+        return Watched(generator) if name == "permutation" else generator
+
+    monkeypatch.setattr(online_permutations, "stream", watched)
     config = online_permutations.Config(num_envs=103, num_tasks=4, seed=2)
     curriculum = online_permutations.OnlinePermutations(config, datasets.digits())
     images = curriculum.images
-    # Image 0 with every pixel told apart, followed through the draws one by one.
-    draws = [
-        curriculum.permutation(0),
-        *(
-            np.argsort(curriculum.permutation(k - 1))[curriculum.permutation(k)]
-            for k in range(1, 4)
-        ),
-    ]
-    shown = np.arange(64)
-    for task, draw in enumerate(draws):
-        shown = shown[draw]
-        assert np.array_equal(shown, curriculum.permutation(task))
-        assert sorted(draw) == list(range(64))
+    shown = np.arange(64)  # every pixel told apart, followed through the draws one by one
+    for task in range(4):
+        found = curriculum.permutation(task)
+        assert len(draws) == task + 1
+        shown = shown[draws[task]]
+        assert np.array_equal(shown, found)
+    assert all(sorted(draw) == list(range(64)) for draw in draws)
     assert len({tuple(draw) for draw in draws}) == 4
     stream = Lessons(curriculum, 103)
     for task in range(4):
@@ -213,7 +233,9 @@ def test_online_permutations_are_composed_and_every_image_comes_once_per_task():
         order = np.lexsort(back.T)
         expected = images.train.astype(np.float32)
         assert np.array_equal(back[order], expected[np.lexsort(expected.T)])
-    assert not np.array_equal(curriculum.order(0), curriculum.order(1))
+    orders = {tuple(curriculum.order(task).tolist()) for task in range(4)}
+    assert len(orders) == 4  # a new random order every time
+    assert all(sorted(order) == list(range(len(images.train))) for order in orders)
 
 
 def test_prototypes_are_means_and_the_nearest_is_inferred():

@@ -35,7 +35,8 @@ def values(count, **settings):
 @pytest.mark.parametrize("source", ["generated", "table"])
 def test_golden_worlds(row, source):
     worlds = values(10, world_seed=row, source=source)
-    assert worlds == pytest.approx(GOLDEN[row], rel=2e-9)  # golden values have ten decimals
+    # Golden values have ten decimals; within their rounding is within 1e-9 wherever that can hold.
+    assert worlds == pytest.approx(GOLDEN[row], rel=0.0, abs=5.1e-11)
 
 
 def test_generator_by_the_definition():
@@ -124,7 +125,7 @@ def test_index_at_the_switch():
     schedule = make_schedule(ScheduleConfig())
     indices = [schedule.regime_at(t) for t in (1_999_999, 2_000_000, 19_999_999)]
     assert indices == [0, 1, 9]
-    assert schedule.value_at(2_000_000) == pytest.approx(GOLDEN[0][1], rel=2e-9)
+    assert schedule.value_at(2_000_000) == pytest.approx(GOLDEN[0][1], rel=1e-9)
 
 
 @pytest.mark.parametrize("bad", [0.0, -0.1, float("nan"), float("inf")])
