@@ -28,6 +28,7 @@ from networks.heads import Network
 from networks.initializers import Initializer
 from networks.streams import Streams
 from networks.torso import Torso
+from plasticity.parameters import whole
 
 __all__ = ["Config", "Predictor", "Supervised", "build"]
 
@@ -118,6 +119,11 @@ class Supervised(Agent):
         if config.zero_head:
             self._zero_head()
         parts.prepare(self.networks())
+        if config.zero_head and not isinstance(self.network.output, torch.nn.Linear):
+            raise ValueError(
+                "agent.zero_head sets the head to zeros, which method=injection makes a sum of "
+                "three; set zero_head=false, or leave injection out"
+            )
         update = parts.update(
             "predictor", self.network, 1.0 / config.batch_size, config.max_grad_norm
         )
@@ -211,6 +217,8 @@ class Supervised(Agent):
         super().on_task_change(task)
         if self.config.zero_head:
             self._zero_head()
+            edits = [whole(parameter) for parameter in self.network.output.parameters()]
+            self.updates["predictor"].tell_methods(edits, True)
 
     @torch.no_grad()
     def _zero_head(self) -> None:
@@ -295,6 +303,7 @@ def build(config: Config, parts: Parts) -> Supervised:
     """Build the agent.
 
     Raises:
-        ValueError: The batch size does not divide the examples of a step.
+        ValueError: The batch size does not divide the examples of a step, or the head cannot start
+            at zero.
     """
     return Supervised(config, parts)

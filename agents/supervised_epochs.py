@@ -93,9 +93,7 @@ class Epochs:
                 Touched(p, 0, torch.arange(len(p), device=p.device))
                 for p in self._update.network.parameters()
             ]
-            for method in self._update.methods.values():
-                if method.active:
-                    method.notice_edits(edits, False)
+            self._update.tell_methods(edits, False)
         self._best, self._best_accuracy = {}, -1.0
 
     def state_dict(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -269,6 +269,11 @@ class Update:
                 method.on_task_change(task, self.optimizer)
                 self._spread_edits(method)
 
+    def tell_methods(self, touched: Sequence[Touched], renewed: bool) -> None:
+        """Tell methods what the agent itself has rewritten; see `Method.notice_edits`."""
+        for method in self._active.values():
+            method.notice_edits(touched, renewed)
+
     @torch.no_grad()
     def renew(self, generator: torch.Generator) -> None:
         """Draw the network anew, as no gradient step and no method does.
@@ -280,8 +285,7 @@ class Update:
         """
         touched = redraw(self.network, generator)
         forget_parameters(self.optimizer, [entry.parameter for entry in touched])
-        for method in self._active.values():
-            method.notice_edits(touched, True)
+        self.tell_methods(touched, True)
         self._target_edits += touched
 
     def announcements(self) -> list[str]:

@@ -55,7 +55,7 @@ def masks_of(module: nn.Module) -> dict[str, Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class Matrix:
-    """One linear layer of a network.
+    """One linear layer of a network, or one convolution where these are asked for.
 
     Attributes:
         name: Its name within the network.
@@ -65,13 +65,13 @@ class Matrix:
     """
 
     name: str
-    layer: nn.Linear
+    layer: nn.Linear | nn.Conv2d
     is_head: bool
     mask: Tensor | None
 
     @property
     def weight(self) -> Tensor:
-        """The stored weight, (outputs, inputs)."""
+        """The stored weight, (outputs, inputs), of a convolution (channels, inputs, *kernel)."""
         return self.layer.weight
 
     def live_weight(self) -> Tensor:
@@ -81,10 +81,10 @@ class Matrix:
     @property
     def fan_in(self) -> int:
         """Inputs that reach one output."""
-        return self.weight.shape[1] if self.mask is None else int(self.mask[0].sum())
+        return self.weight[0].numel() if self.mask is None else int(self.mask[0].sum())
 
 
-def matrices(module: nn.Module, heads: bool) -> list[Matrix]:
+def matrices(module: nn.Module, heads: bool, only_bounds: bool = False) -> list[Matrix]:
     """Linear layers of a network, in order of construction.
 
     Layers that are entirely zero are left out: they modulate others (context scales that start
@@ -93,17 +93,21 @@ def matrices(module: nn.Module, heads: bool) -> list[Matrix]:
     Args:
         module: A `Network`, or any module whose last linear layer is its head.
         heads: Include the heads.
+        only_bounds: The caller needs no more of a layer than its fan-in: include convolutions, and
+            heads that start at zero.
 
     Raises:
         ValueError: There is no such layer.
     """
-    layers = [(n, m) for n, m in module.named_modules() if isinstance(m, nn.Linear)]
+    kinds = nn.Linear | nn.Conv2d if only_bounds else nn.Linear
+    layers = [(n, m) for n, m in module.named_modules() if isinstance(m, kinds)]
     outputs = module.heads() if isinstance(module, Network) else [m for _, m in layers[-1:]]
     head_ids, masks = {id(layer) for layer in outputs}, masks_of(module)
     found = [
         Matrix(name, layer, id(layer) in head_ids, masks.get(f"{name}.weight"))
         for name, layer in layers
-        if (heads or id(layer) not in head_ids) and bool(layer.weight.detach().any())
+        if (heads or id(layer) not in head_ids)
+        and ((only_bounds and id(layer) in head_ids) or bool(layer.weight.detach().any()))
     ]
     if not found:
         raise ValueError("the network has no hidden linear layer")

@@ -206,6 +206,11 @@ class PeriodicRecycler(Recycler):
             f"(optimizer_state={self.policy})"
         )
 
+    def restart_units(self, name: str, units: Tensor) -> None:
+        """Restart the ages of some units, and drop all minibatches, which show the old ones."""
+        self.groups[name].born[units] = self.calls
+        self.groups[name].forget()
+
     def group_states(self) -> dict[str, dict[str, Any]]:
         """Return the magnitudes of every group, cloned."""
         return {name: window.state_dict() for name, window in self.groups.items()}

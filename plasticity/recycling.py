@@ -112,6 +112,16 @@ def mirror_edits(touched: Sequence[Touched], online: nn.Module, target: nn.Modul
         twins[names[id(entry.parameter)]].index_copy_(entry.dim, entry.indices, fresh)
 
 
+def drawn_units(group: UnitGroup, touched: Sequence[Touched]) -> Tensor | None:
+    """Units of a group whose incoming weights somebody has rewritten, int64 (k,); None for none."""
+    layer = group.layer
+    parts = layer.modules() if isinstance(layer, nn.Module) else vars(layer).values()
+    linears = [part for part in parts if isinstance(part, nn.Linear | nn.Conv2d)]
+    rows = {id(one.weight) for one in linears if one.weight.shape[0] == group.num_units}
+    found = [entry.indices for entry in touched if not entry.dim and id(entry.parameter) in rows]
+    return torch.cat(found).unique() if found else None
+
+
 class Recycler(Method):
     """What all unit-recycling methods share.
 
@@ -207,6 +217,22 @@ class Recycler(Method):
                         "age": age,
                     }
                 )
+
+    def notice_edits(self, touched: Sequence[Touched], renewed: bool) -> None:
+        """Judge units that somebody else has drawn anew (resets) as new ones, of age 0.
+
+        In the gradient step of the edit, activations of the training pass are still the old ones.
+        """
+        if not (self.active and renewed):
+            return
+        for group in self.target.unit_groups:
+            units = drawn_units(group, touched)
+            if units is not None:
+                self.restart_units(group.name, units)
+
+    def restart_units(self, name: str, units: Tensor) -> None:
+        """Forget what is known of some units of a group, int64 (k,)."""
+        raise NotImplementedError
 
     def group_states(self) -> dict[str, dict[str, Any]]:
         """Return the method's state of every group, cloned."""

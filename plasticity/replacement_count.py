@@ -128,7 +128,10 @@ class ReplacementCounter:
         self._maturing = deque((int(call), int(count)) for call, count in state["maturing"])
 
     def recount(self, born: Sequence[int]) -> None:
-        """Work out again who is eligible, for a state saved under another maturity threshold.
+        """Work out again who is eligible, from the units themselves.
+
+        For units that somebody else has drawn anew, and for a state saved under another maturity
+        threshold.
 
         Args:
             born: Call at which every unit was last renewed.

@@ -98,12 +98,16 @@ class SilenceRecord:
         return (remaining <= 0).nonzero().flatten() if self._steps_to_look <= 0 else None
 
     def clear(self, units: Tensor, call: int) -> None:
-        """Start anew for renewed units: a new unit has its own law of silences."""
+        """Start anew for units that the method has renewed."""
+        self.restart(units, call)
+        self.replaced_total += len(units)
+
+    def restart(self, units: Tensor, call: int) -> None:
+        """Start anew for units drawn anew: each has its own law of silences."""
         self.silence[units] = 0
         self.limit[units] = self.max_silence
         self.histogram[units] = 0
         self.born[units] = call
-        self.replaced_total += len(units)
 
     def log_values(self) -> dict[str, float]:
         """Units renewed, longest silence, and median limit, read off the device."""

@@ -6,6 +6,7 @@ value for its input returns NaN or raises; `measured` turns both into NaN with a
 """
 
 from plasticity.diagnostics.activity import (
+    BY_GRADIENT,
     PreactivationStats,
     active_fraction_measured,
     dead_fraction,
@@ -64,6 +65,7 @@ from plasticity.diagnostics.weights import (
 )
 
 __all__ = [
+    "BY_GRADIENT",
     "FeatureRanks",
     "GradCovariance",
     "KernelRank",

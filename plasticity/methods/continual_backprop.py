@@ -295,6 +295,11 @@ class ContinualBackprop(Recycler):
             f"{len(self.statistics)} unit groups (optimizer_state={config.optimizer_state})"
         )
 
+    def restart_units(self, name: str, units: Tensor) -> None:
+        """Restart ages and utilities of some units, and count anew who is eligible."""
+        self.statistics[name].clear(units, self.calls)
+        self.counters[name].recount(self.statistics[name].born.tolist())
+
     def group_states(self) -> dict[str, dict[str, Any]]:
         """Return statistics and counters of every group, cloned."""
         return {

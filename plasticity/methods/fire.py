@@ -80,6 +80,7 @@ class Fire(Intervention):
     stability-plasticity tradeoff", arXiv 2602.08040; from the formulas, not from the public code.
     Deviation: 20 iterations instead of 10. The published SAC runs also rebuilt the optimizers
     and the temperature; here the optimizer is kept unless `optimizer_state` says otherwise.
+    Convolutions are left alone.
     """
 
     touches = frozenset({"weight"})

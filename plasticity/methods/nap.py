@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from networks.heads import Network
+from networks.units import UnitGroup
 from plasticity.method import Method, Target
 from plasticity.parameters import learning_rates, matrices
 from plasticity.settings import acts_on, check_networks, check_number
@@ -46,6 +48,27 @@ class Config:
         object.__setattr__(self, "networks", check_networks(self.kind, self.networks))
 
 
+def prepare(config: Config, network: Network) -> None:
+    """Freeze biases in front of normalisations, before other methods list what is trained.
+
+    A method that stands before this one in the configuration would otherwise remember, or
+    differentiate by, biases that no optimizer trains. Copies made later start without them, too.
+    """
+    if config.period:
+        _freeze_biases(network.unit_groups())
+
+
+def _freeze_biases(groups: Sequence[UnitGroup]) -> list[Tensor]:
+    """Set the biases in front of normalisations to 0 for good; returns them."""
+    linears = [
+        group.layer.linear  # type: ignore[attr-defined]
+        for group in groups
+        if getattr(group.layer, "norm", None) is not None and hasattr(group.layer, "linear")
+    ]
+    biases = [linear.bias for linear in linears if linear.bias is not None]
+    return [bias.requires_grad_(False).zero_() for bias in biases]
+
+
 class NaP(Method):
     """W <- W ||W_0||_F / ||W||_F, in networks that normalise before every nonlinearity.
 
@@ -73,17 +96,15 @@ class NaP(Method):
             return
         self.calls = 0
         self._norms: list[tuple[nn.Module, bool]] = []
-        self._biases: list[Tensor] = []
         for group in target.unit_groups:
-            norm, linear = getattr(group.layer, "norm", None), getattr(group.layer, "linear", None)
-            if norm is None or linear is None:
+            norm = getattr(group.layer, "norm", None)
+            if norm is None or not hasattr(group.layer, "linear"):
                 raise ValueError(
                     f"nap needs LayerNorm before every nonlinearity, but {group.name!r} of "
                     f"{target.name!r} has none; set network.layer_norm=true"
                 )
             self._norms.append((norm, group.activation in HOMOGENEOUS))
-            if linear.bias is not None:
-                self._biases.append(linear.bias.requires_grad_(False).zero_())
+        self._biases = _freeze_biases(target.unit_groups)
         self._weights: list[Tensor] = [
             matrix.weight for matrix in matrices(target.module, heads=config.project_heads)
         ]

@@ -64,7 +64,7 @@ class Parseval(Method):
 
     Source: Chung et al. 2024, "Parseval regularization for continual reinforcement learning",
     arXiv 2412.07224; actor and critics, first layer included, heads left out.
-    Deviation: no diagonal layer behind the matrices.
+    Deviation: no diagonal layer behind the matrices. Convolutions are left alone.
     """
 
     touches = frozenset({"weight"})

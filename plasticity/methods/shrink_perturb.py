@@ -121,8 +121,10 @@ class ShrinkPerturb(Intervention):
         if self.config.law == "initial":
             redraw(self._donor, self.target.generator)
         else:
+            generator = self.target.generator  # lives on the CPU wherever the network does
             for fresh in self._fresh:
-                fresh.normal_(generator=self.target.generator)
+                drawn = torch.empty_like(fresh, device=generator.device)
+                fresh.copy_(drawn.normal_(generator=generator))
             apply_masks(self._donor)
         torch._foreach_mul_(self._parameters, self.config.shrink)
         torch._foreach_add_(self._parameters, self._fresh, alpha=self.config.epsilon)

@@ -193,6 +193,10 @@ class SelfNormalizedResets(Recycler):
             f"{config.max_silence:,} gradient steps (optimizer_state={config.optimizer_state})"
         )
 
+    def restart_units(self, name: str, units: Tensor) -> None:
+        """Start the silences and records of some units anew."""
+        self.groups[name].restart(units, self.calls)
+
     def group_states(self) -> dict[str, dict[str, Any]]:
         """Return the silences of every group, cloned."""
         return {name: record.state_dict() for name, record in self.groups.items()}

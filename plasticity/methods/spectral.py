@@ -53,7 +53,7 @@ class Spectral(Method):
     Source: Lewandowski et al. 2024, "Learning continually by spectral regularization",
     arXiv 2406.06811.
     Deviation: the terms of biases and gains are our reading of "norm of the additive and
-    multiplicative parameters".
+    multiplicative parameters". Convolutions, and heads that start at zero, are left alone.
     """
 
     touches = frozenset({"weight", "bias", "norm_gain", "norm_offset"})

@@ -43,8 +43,8 @@ class Config:
 class WeightClipping(Method):
     """theta <- clip(theta, -kappa / sqrt(fan_in), kappa / sqrt(fan_in)) after every step.
 
-    A bias has the bound of its layer's weights. Log standard deviations and normalisation
-    entries are never clipped.
+    A bias has the bound of its layer's weights. The fan-in of a convolution counts the positions
+    of its kernel. Log standard deviations and normalisation entries are never clipped.
 
     Source: Elsayed et al. 2024, "Weight clipping for deep continual and reinforcement learning",
     arXiv 2407.01704, Algorithm 1.
@@ -61,7 +61,7 @@ class WeightClipping(Method):
             return
         bounded = [
             (parameter, kappa / math.sqrt(matrix.fan_in))
-            for matrix in matrices(target.module, heads=config.clip_heads)
+            for matrix in matrices(target.module, heads=config.clip_heads, only_bounds=True)
             for parameter in (matrix.layer.weight, matrix.layer.bias)
             if parameter is not None
         ]

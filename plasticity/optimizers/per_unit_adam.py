@@ -89,8 +89,9 @@ class PerUnitAdam(torch.optim.Optimizer):
         packed = super().state_dict()
         packed["state"] = {key: _copy(value) for key, value in packed["state"].items()}
         shared = _copy(self.shared_state())
-        if shared and packed["state"]:
-            packed["state"][min(packed["state"])][_SHARED] = shared
+        if shared:  # a reset may have left no parameter with state
+            first = min(packed["state"], default=0)
+            packed["state"].setdefault(first, {})[_SHARED] = shared
         return packed
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -100,9 +101,13 @@ class PerUnitAdam(torch.optim.Optimizer):
         parameters = [p for group in self.param_groups for p in group["params"]]
         keys = [key for group in state_dict["param_groups"] for key in group["params"]]
         for parameter, key in zip(parameters, keys, strict=True):
-            if key in state_dict["state"]:
-                entry = {k: v for k, v in state_dict["state"][key].items() if k != _SHARED}
+            if key not in state_dict["state"]:
+                continue
+            entry = {k: v for k, v in state_dict["state"][key].items() if k != _SHARED}
+            if entry:
                 self.state[parameter] = _copy(entry, parameter.device)
+            else:
+                self.state.pop(parameter, None)
         shared = [entry[_SHARED] for entry in state_dict["state"].values() if _SHARED in entry]
         self.load_shared_state(_copy(shared[0]) if shared else {})
 

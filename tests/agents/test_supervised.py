@@ -16,7 +16,7 @@ from configs.compose import compose_run
 from configs.schema import ConfigurationError
 from networks import linear, mlp
 from networks.fused import FusedPerceptron
-from plasticity.methods import continual_backprop, l2_init
+from plasticity.methods import continual_backprop, injection, l2_init, si
 from plasticity.optimizers import adam, sgd
 
 INPUTS, ROWS = 6, 12
@@ -168,6 +168,21 @@ def test_zero_head_is_zero_at_the_start_and_after_every_announced_task():
     assert not head.bias.any()
     assert torch.equal(body, agent.network.torso.layers[0].linear.weight)
     assert agent.methods_that_need_boundaries() == ["agent.zero_head"]
+
+
+def test_methods_hear_that_the_head_begins_anew():
+    """No penalty pulls a head of zeros back to that of the task before."""
+    guard = si.Config(strength=1.0)
+    agent = make(2, "classes", zero_head=True, batch_size=4, methods={"si": guard})
+    learn(agent, *data(2, classes=True))
+    agent.on_task_change(1)
+    assert agent.updates["predictor"].methods["si"].penalty(torch.zeros(())).item() == 0.0
+
+
+def test_a_head_with_room_for_injection_cannot_begin_at_zero():
+    planned = injection.Config(period=10, clock="gradient_step")
+    with pytest.raises(ValueError, match=r"zero_head .* injection"):
+        make(2, "classes", zero_head=True, batch_size=4, methods={"injection": planned})
 
 
 def test_continual_backprop_renews_units_on_the_fast_path():

@@ -265,6 +265,22 @@ def test_weight_clipping_bounds_by_fan_in_and_spares_log_std():
     assert second.weight.unique().tolist() == [-0.1875]
 
 
+def test_weight_clipping_reaches_convolutions_and_heads_that_start_at_zero():
+    network = nn.Sequential(nn.Conv2d(2, 3, 5), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2))
+    with torch.no_grad():
+        network[3].weight.zero_()
+    method = weight_clipping.build(weight_clipping.Config(kappa=2.0), target_of(network))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(-7.0)
+    method.after_step({}, sgd(network))
+    for layer, fan_in in ((network[0], 2 * 25), (network[3], 12)):
+        for parameter in layer.parameters():
+            torch.testing.assert_close(
+                parameter.detach(), torch.full_like(parameter, -2.0 / math.sqrt(fan_in))
+            )
+
+
 # Hare and tortoise -----------------------------------------------------------------------------
 
 

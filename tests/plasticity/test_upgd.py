@@ -11,6 +11,7 @@ from scipy.special import expit
 from torch import nn
 
 from agents.update import load_optimizer_state, optimizer_state
+from plasticity.optimizer_state import forget_parameters
 from plasticity.optimizers import adam, upgd
 
 PLAIN = {"base": "gradient", "noise_std": 0.0, "weight_decay": 0.0}
@@ -158,6 +159,18 @@ def test_resume_continues_the_noise():
     stream.set_state(position)
     advance(other, theirs, 5, stream)
     assert equal_bits(dict(net.state_dict()), dict(other.state_dict()))
+
+
+def test_the_noise_goes_on_where_a_reset_left_no_other_state():
+    net = policy()
+    optimizer = upgd.build(upgd.Config(noise_std=0.1), net, generator=generator())
+    net(torch.ones(4, 4)).square().sum().backward()
+    optimizer.step()
+    forget_parameters(optimizer, net.parameters())
+    other = upgd.build(upgd.Config(noise_std=0.1), policy(), generator=generator())
+    load_optimizer_state(other, optimizer_state(optimizer))
+    assert torch.equal(other.shared_state()["noise"], optimizer.shared_state()["noise"])
+    assert not other.state
 
 
 def test_a_restarted_weight_is_judged_as_a_new_one():
