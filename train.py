@@ -26,6 +26,7 @@ from agents.baselines import UnequalEpisodes
 from agents.update import NumericalFailure
 from analysis.adoption import adopt, fitting, require_finite
 from analysis.checkpoint import CheckpointError, CheckpointStore, load_checkpoint
+from analysis.commands import COMMANDS
 from analysis.ending import earlier, end_run, run_costs
 from analysis.interruption import Interruption
 from analysis.multitask.training import TrainingEvaluation
@@ -33,9 +34,7 @@ from analysis.process_memory import PeakMemory
 from analysis.progress import Progress
 from analysis.recorder import Recorder
 from analysis.run_directory import ConfigurationChanged, RunDirectory, RunLocked
-from analysis.sequences.references import train_references
 from analysis.storage import StorageError, StorageLostError
-from analysis.tune import tune
 from configs.build import build_agent, build_environment, build_probe, rehearse, resolve_threads
 from configs.compose import Composed, compose_run
 from configs.run import EXECUTION_KEYS
@@ -383,10 +382,8 @@ def main(arguments: list[str]) -> int:
         print(__doc__)
         print("Groups and presets are the folders and files of configs/; set any key: group.key=.")
         return EXIT_DONE
-    if arguments[:1] == ["tune"]:
-        return tune(arguments[1:])
-    if arguments[:1] == ["references"]:
-        return train_references(arguments[1:])
+    if arguments and arguments[0] in COMMANDS:
+        return COMMANDS[arguments[0]](arguments[1:])
     if is_multirun(arguments):
         return sweep(arguments)
     try:

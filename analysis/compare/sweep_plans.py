@@ -5,16 +5,14 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from analysis.compare.arms import CannotCompare, stripped
 from analysis.compare.members import COMMANDS_FILE, Member, training_commands
 from analysis.runs import find_runs
-from configs.compose import CONFIG_FOLDER
+from configs.members import swept_by_experiment
 
 _AXES = ("seed", "arm")
 _NOTHING = frozenset({"null", "none", "None", ""})
@@ -30,7 +28,7 @@ def asked_for(command: str) -> dict[str, set[str]]:
         `seed` and `arm` -> values as text; an axis that the command does not name is left out.
     """
     words = dict(word.split("=", 1) for word in _words(command) if "=" in word)
-    planned = {**_of_experiment(words.get("experiment", "")), **words}
+    planned = {**swept_by_experiment(words.get("experiment", "")), **words}
     found = {}
     for axis in _AXES:
         values = _values(axis, str(planned[axis])) if axis in planned else set()
@@ -44,18 +42,6 @@ def _words(command: str) -> list[str]:
         return shlex.split(command)
     except ValueError:  # a line written by hand
         return []
-
-
-def _of_experiment(name: str) -> dict[str, Any]:
-    file = CONFIG_FOLDER / "experiment" / f"{name}.yaml"
-    if not name or not file.is_file():
-        return {}
-    content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    found: dict[str, Any] = {}
-    for base in content.get("defaults", []):
-        if isinstance(base, str):  # an experiment that this one varies
-            found |= _of_experiment(base)
-    return found | content.get("hydra", {}).get("sweeper", {}).get("params", {})
 
 
 def _values(axis: str, text: str) -> set[str]:

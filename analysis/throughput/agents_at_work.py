@@ -15,7 +15,7 @@ from analysis.throughput.window import Window
 CHECKPOINTS = 3
 
 
-class _Finished(Exception):
+class Finished(Exception):
     """Leaves the training loop once the window has ended."""
 
 
@@ -87,11 +87,11 @@ def _measure_suite(
         def update_and_note() -> Any:
             statistics = update()
             if window.lap():
-                raise _Finished
+                raise Finished
             return statistics
 
         agent.update = update_and_note
-        with contextlib.suppress(_Finished):
+        with contextlib.suppress(Finished):
             training.run(Interruption(), Progress(0, enabled=False))
         result = window.result()
         if settings["profile"]:

@@ -25,7 +25,8 @@ def measure(
     """Run one measurement.
 
     Args:
-        workers: Settings of every process: `kind`, `cores`, `num_threads`, and what the kind needs.
+        workers: Settings of every process: `kind`, `cores`, `num_threads`, and what the kind needs;
+            `gpu`: whether it may see one (no).
         timeout_seconds: All processes together may take this long.
 
     Returns:
@@ -51,7 +52,9 @@ def measure(
 
 @contextlib.contextmanager
 def _process(settings: Mapping[str, Any]) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
-    environment = dict(os.environ, CUDA_VISIBLE_DEVICES="", PYTHONWARNINGS="ignore")
+    environment = dict(os.environ, PYTHONWARNINGS="ignore")
+    if not settings.get("gpu", False):
+        environment["CUDA_VISIBLE_DEVICES"] = ""
     environment |= dict.fromkeys(THREAD_VARIABLES, str(settings["num_threads"]))
     command = [sys.executable, "-m", "analysis.throughput.worker", json.dumps(settings)]
     with tempfile.TemporaryFile("w+") as errors:

@@ -54,11 +54,19 @@ def rate(windows: Windows) -> float:
     return sum(window["env_steps"] / window["seconds"] for window in windows)
 
 
-def floor_seconds(physics: Windows, products: Windows) -> float:
-    """Floor time per environment step and core: t_physics + u t_products, means over the cores."""
+def floor_seconds(
+    physics: Windows, products: Windows, gradient_steps: float = GRADIENT_STEPS_PER_ENV_STEP
+) -> float:
+    """Floor time per environment step and core: t_physics + u t_products, means over the cores.
+
+    Args:
+        physics: What the bare physics took.
+        products: What the bare matrix products of gradient steps took.
+        gradient_steps: Per environment step.
+    """
     t_physics = np.mean([window["seconds"] / window["env_steps"] for window in physics])
     t_products = np.mean([window["seconds"] / window["gradient_steps"] for window in products])
-    return float(t_physics + GRADIENT_STEPS_PER_ENV_STEP * t_products)
+    return float(t_physics + gradient_steps * t_products)
 
 
 def share_of_floor(floor: float, env_steps_per_second: float, num_cores: int) -> float:

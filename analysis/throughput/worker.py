@@ -15,6 +15,7 @@ from typing import Any
 
 from analysis.throughput.agents_at_work import measure_sb3, measure_suite
 from analysis.throughput.floors import measure_physics, measure_products
+from analysis.throughput.rehearsal import measure_rehearsal
 
 
 def _methods(settings: Mapping[str, Any], wait: Callable[[], None]) -> dict[str, Any]:
@@ -38,6 +39,7 @@ def _scaling(settings: Mapping[str, Any], wait: Callable[[], None]) -> dict[str,
 Measure = Callable[[Mapping[str, Any], Callable[[], None]], dict[str, Any]]
 KINDS: dict[str, Measure] = {
     "suite": measure_suite,
+    "rehearsal": measure_rehearsal,
     "sb3": measure_sb3,
     "physics": measure_physics,
     "products": measure_products,

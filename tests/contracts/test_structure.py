@@ -25,7 +25,11 @@ ALLOWED = {
 # stable-baselines3's conventions saves and loads.
 ADAPTERS = {"agents/sb3.py"}
 # Start whole runs: the members of a sweep, and the benchmark.
-STARTS_RUNS = {"configs/sweep.py", "analysis/throughput/agents_at_work.py"}
+STARTS_RUNS = {
+    "configs/sweep.py",
+    "analysis/throughput/agents_at_work.py",
+    "analysis/throughput/rehearsal.py",
+}
 BANNED_CALLS = {
     "pickle.load",
     "pickle.loads",
