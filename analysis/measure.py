@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from networks.heads import Network
+from networks.masks import MaskedLinear
 from networks.units import Recording, UnitGroup, by_unit
 from plasticity import diagnostics
 
@@ -99,6 +100,41 @@ def _dormant_fraction(group: UnitGroup, features: Tensor, context_ids: Tensor | 
     return float(mask.double().mean())
 
 
+def judge_by_gradient(
+    row: dict[str, float],
+    network: str,
+    groups: Sequence[UnitGroup],
+    scores: Callable[[UnitGroup], tuple[float, str | None]],
+    reasons: dict[str, str],
+) -> None:
+    """Take dormancy of units that are never silent from several watched gradient steps.
+
+    What is left in `.grad` is of a single minibatch, and gone in a run that has been continued.
+
+    Args:
+        row: With what `measure_activity` has returned, changed here.
+        network: Name of the network.
+        groups: Its unit groups.
+        scores: Share of a group's units without gradient, or NaN and why.
+        reasons: Gets one sentence for every metric that has no value and is NaN.
+    """
+    if not any(group.activation in diagnostics.BY_GRADIENT for group in groups):
+        return
+    for sample_set in ("window", "probe"):
+        place, total = f"{sample_set}/{network}", 0.0
+        if f"{place}/all/dormant_fraction" not in row:
+            continue
+        for group in groups:
+            column = f"{place}/{group.name}/dormant_fraction"
+            if group.activation in diagnostics.BY_GRADIENT:
+                reasons.pop(column, None)
+                row[column], reason = scores(group)
+                if reason is not None:
+                    reasons[column] = reason
+            total += row[column] * group.num_units
+        row[f"{place}/all/dormant_fraction"] = total / sum(group.num_units for group in groups)
+
+
 def rank_columns(sample_set: str, network: str, groups: Sequence[UnitGroup]) -> list[str]:
     """Names of what `measure_ranks` returns."""
     return [
@@ -141,14 +177,20 @@ def weight_columns(network_name: str, network: Network) -> list[str]:
 
 
 def measure_weights(network_name: str, network: Network) -> dict[str, float]:
-    """Mean absolute weight of every weight matrix, and over all of them together."""
+    """Mean absolute weight of every weight matrix, and over all of them together.
+
+    Weights that a fixed mask leaves out do not exist: their zeros are not averaged.
+    """
     row: dict[str, float] = {}
     total, count = 0.0, 0
+    masks = _masks_of(network)
     for layer, weight in weights_of(network).items():
-        magnitude = float(diagnostics.weight_magnitude(weight))
+        mask = masks.get(layer)
+        magnitude = float(diagnostics.weight_magnitude(weight, mask))
+        num_weights = weight.numel() if mask is None else int(mask.sum())
         row[f"weights/{network_name}/{layer}/weight_magnitude"] = magnitude
-        total += magnitude * weight.numel()
-        count += weight.numel()
+        total += magnitude * num_weights
+        count += num_weights
     row[f"weights/{network_name}/all/weight_magnitude"] = total / count
     return row
 
@@ -159,8 +201,21 @@ def weights_of(network: Network) -> dict[str, Tensor]:
     for name, module in network.named_modules():
         weight = getattr(module, "weight", None)
         if isinstance(weight, torch.nn.Parameter) and weight.dim() >= 2:
-            named[name.removeprefix("torso.").removesuffix(".linear")] = weight.detach()
+            named[_layer_name(name)] = weight.detach()
     return named
+
+
+def _layer_name(module_name: str) -> str:
+    return module_name.removeprefix("torso.").removesuffix(".linear")
+
+
+def _masks_of(network: Network) -> dict[str, Tensor]:
+    """Fixed masks of weight tensors by layer name, of those that have one."""
+    return {
+        _layer_name(name): module.mask
+        for name, module in network.named_modules()
+        if isinstance(module, MaskedLinear) and module.mask is not None
+    }
 
 
 def flat_weights(network: Network) -> Tensor:

@@ -129,6 +129,7 @@ class NetworkMeasures:
         if not row_is_due:
             return
         self._row.update(self._learning.finish(self.reasons))
+        self._judge_by_gradient()
         if self._histories is not None:
             self._histories.snapshot(env_steps, self._learning.watches)
 
@@ -143,6 +144,14 @@ class NetworkMeasures:
                 self._measure("probe", name, self._probe_inputs(name), 1)
             self._row.update(measure.measure_weights(name, network))
         self._row.update(self._learning.distances())
+        self._judge_by_gradient()
+
+    def _judge_by_gradient(self) -> None:
+        for name, groups in self._groups.items():
+            watch = self._learning.watches.get(name)
+            if watch is not None:
+                scores = watch.grama_dormant
+                measure.judge_by_gradient(self._row, name, groups, scores, self.reasons)
 
     def take_row(self) -> dict[str, float]:
         """What has been measured since the last call."""

@@ -152,9 +152,7 @@ class StepWatch:
         if magnitude is None:
             unknown = (float("nan"), "no gradient reached the units")
             return dict.fromkeys(UNIT_METRICS, unknown)
-        grama, reason = diagnostics.measured(
-            diagnostics.grama_dormant, magnitude[:, None], GRAMA_TAU
-        )
+        grama, reason = self.grama_dormant(group)
         seen = [(n, linear) for n, linear in self._incoming[group.name] if n in self._magnitudes]
         gradient = torch.cat([self._magnitudes[n].flatten(1) for n, _ in seen], dim=1)
         weight = torch.cat([linear.weight.detach().flatten(1) for _, linear in seen], dim=1)
@@ -165,6 +163,13 @@ class StepWatch:
             "rua_stagnant": (shares.stagnant, why),
             "rua_volatile": (shares.volatile, why),
         }
+
+    def grama_dormant(self, group: UnitGroup) -> tuple[float, str | None]:
+        """Share of units that receive almost no gradient, or NaN and why."""
+        magnitude = self.unit_gradients(group.name)
+        if magnitude is None:
+            return float("nan"), "no gradient reached the units"
+        return diagnostics.measured(diagnostics.grama_dormant, magnitude[:, None], GRAMA_TAU)
 
     def unit_gradients(self, group: str) -> Tensor | None:
         """Mean |gradient| of the weights into every unit, (units,); None if there was none."""

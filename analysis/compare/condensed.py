@@ -20,9 +20,11 @@ from analysis.continual import (
     end_of_phase,
     lifetime_average,
     regime_areas,
+    window_average,
+    window_averages,
     zero_shot_return,
 )
-from analysis.continual.episodes import Array
+from analysis.continual.episodes import PHASE_SHARE, Array
 from analysis.run_files import NotARun, number, read_cells
 
 BASE_BINS = 100
@@ -47,7 +49,8 @@ class Condensed:
         num_complete: Episodes that no switch cut short.
         lifetime: Lifetime average return.
         starts: (regimes,) environment step at which each begins.
-        areas: (regimes,) mean return by steps.
+        areas: (regimes,) mean return by steps: of the episodes that began in a regime, or of what
+            they have in a window.
         phases: (regimes,) the same at the end of each.
         first: (regimes,) mean of the first episodes of each.
         drops: (regimes,) fall of the trailing return after a switch.
@@ -108,6 +111,10 @@ def condense(
     places = np.searchsorted(edges, whole.end_steps, side="left") - 1
     inside = (places >= 0) & (places < BASE_BINS)
     drops, *records = trailing_records(episodes, boundaries)
+    areas, phases = regime_areas(episodes, num_regimes), end_of_phase(episodes, boundaries)
+    if windows:  # which cut through episodes, so that steps count and not beginnings
+        areas = window_averages(episodes, end, num_regimes)
+        phases = _ends_of_windows(whole, boundaries)
     return Condensed(
         end=end,
         windows=windows,
@@ -115,8 +122,8 @@ def condense(
         num_complete=len(whole.returns),
         lifetime=lifetime_average(episodes.returns, episodes.lengths),
         starts=np.array(boundaries[:-1], dtype=np.float64),
-        areas=regime_areas(episodes, num_regimes),
-        phases=end_of_phase(episodes, boundaries),
+        areas=areas,
+        phases=phases,
         # A fresh network's first episodes are those of an untrained policy.
         first=np.array([zero_shot_return(episodes, k) for k in range(num_regimes)]),
         drops=drops,
@@ -126,6 +133,13 @@ def condense(
         record_steps=records[1],
         record_returns=records[2],
     )
+
+
+def _ends_of_windows(episodes: Episodes, boundaries: Array) -> Array:
+    """Mean return by steps over the last eighth of every window."""
+    lows = boundaries[1:] - PHASE_SHARE * np.diff(boundaries)
+    limits = zip(lows, boundaries[1:], strict=True)
+    return np.array([window_average(episodes, low, high) for low, high in limits])
 
 
 def _sums(places: Any, returns: Array) -> Array:

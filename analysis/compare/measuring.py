@@ -29,7 +29,8 @@ class Clock:
 
     Attributes:
         end: Environment steps compared.
-        windows: Whether equal windows stand for regimes, since there are none or too many.
+        windows: Whether equal windows stand for regimes: there are none, too many, or not equally
+            many in all runs.
         stationary: Whether nothing ever changes.
         return_bins: Bins of the return curves, a divisor of 100.
         diagnostic_bins: Bins of all other curves.
@@ -51,14 +52,20 @@ class Clock:
             for c in CURVES
         ]
         fewest = min((count for count in rows if count), default=1)
-        regimes = max(sum(start < end for start in m.starts) for m in members)
+        regimes = max(_num_regimes(m, end) for m in members)
+        # A failed run has not seen its later regimes; all others must have equally many.
+        is_even = len({_num_regimes(m, end) for m in whole}) == 1
         return cls(
             end,
-            regimes == 1 or regimes > MAX_REGIMES,
+            regimes == 1 or regimes > MAX_REGIMES or not is_even,
             regimes == 1,
             max(d for d in DIVISORS if d <= max(1, episodes // EPISODES_PER_BIN)),
             max(1, min(BASE_BINS, fewest)),
         )
+
+
+def _num_regimes(member: Member, end: int) -> int:
+    return sum(start < end for start in member.starts)
 
 
 def _num_complete(member: Member, end: int) -> int:

@@ -42,8 +42,9 @@ def tasks_table(study: Study, scores: Scores) -> Table:
         "because the tasks of a run share one network; the one with tasks apart is that of "
         "published tables and too narrow. The interquartile mean can leave out the hard tasks. "
         "Differences are of the mean over tasks, paired by seeds. Area: mean success of the "
-        "quick evaluations over training. An arm that gained 2 points or more over the last fifth "
-        "of training (least-squares line) is still learning: its end says little about its limit.",
+        "quick evaluations over training, none from a failure on. An arm that gained 2 points or "
+        "more over the last fifth of training (least-squares line) is still learning: its end says "
+        "little about its limit.",
     )
 
 
@@ -83,6 +84,7 @@ def correlation_table(found: Sequence[Correlation]) -> Table:
         (
             one.metric,
             interval_text(one.rho),
+            str(one.rho.n),
             f"{one.num_pairs:,}",
             "yes" if one.is_evidence else "no",
         )
@@ -90,7 +92,7 @@ def correlation_table(found: Sequence[Correlation]) -> Table:
     )
     return Table(
         "Diagnostics before a switch and plasticity after it",
-        ("diagnostic of the policy", "Spearman's rho [95 %]", "pairs", "evidence"),
+        ("diagnostic of the policy", "Spearman's rho [95 %]", "runs", "pairs", "evidence"),
         rows,
         "Last value before each switch against the plasticity index of the regime that follows, "
         "over all runs but fresh copies, each less its regime's mean over runs (difficulty); whole "

@@ -204,7 +204,12 @@ def _plasticity(study: Study, scores: Scores) -> list[Block]:
         ]
     verdict = scores.verdict
     if verdict is None:
-        return [Text("The validity gate could not be computed; see below.")]
+        return [
+            Text(
+                "The validity gate could not be computed (see below), so no loss of plasticity can "
+                "be claimed: differences above are of return alone."
+            )
+        ]
     lines = [
         f"slope of the baseline's plasticity index: {interval_text(verdict.slope)}",
         f"fresh minus baseline, last third of the regimes: {interval_text(verdict.late_gap)}",

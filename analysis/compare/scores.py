@@ -58,7 +58,8 @@ class ArmScores:
         share_recovered: Share of switches after which the threshold was reached.
         index: Summary -> plasticity index against the fresh network.
         self_index: Summary -> the same against a fresh copy of the arm itself.
-        num_undefined: Regimes of its runs without an index, since learning hardly pays there.
+        num_undefined: Regimes of its runs without an index: learning hardly pays there, or they
+            are cut short.
         retention: Summary -> retention index, where nothing ever changes.
         ends: Diagnostic -> mean over runs at their end.
         gradient_steps: Mean over runs.
@@ -129,6 +130,7 @@ class Scores:
 class _Scorer:
     def __init__(self, study: Study) -> None:
         self.study, self.notes = study, []
+        self.is_stationary = bool(study.about.get("stationary"))
         names = [arm.name for arm in study.arms]
         first = np.concatenate([study.matrix(n, "regime/first_episodes")[:, 0] for n in names])
         self.untrained = mean_of_present(first).mean
@@ -179,7 +181,7 @@ class _Scorer:
             scores.area_slope = self.attempt(f"{name}, slope", interval, trend, "mean")
         self._recovery(scores)
         self._indices(scores)
-        if self.study.about.get("stationary"):
+        if self.is_stationary:
             self._retention(scores)
         for metric in END_METRICS:
             scores.ends[metric] = mean_of_present(_last(self.study, name, f"end/{metric}"))
@@ -211,6 +213,8 @@ class _Scorer:
 
     def _recovery(self, scores: ArmScores) -> None:
         """A switch without recovery counts as the whole regime; per run first, then over runs."""
+        if self.study.about["windows"]:  # nothing to recover from begins with a window
+            return
         name, oracle = scores.facts.name, self.oracle
         times = self.study.matrix(name, "regime/recovery")[:, 1:]
         known = times[~np.isnan(times).all(axis=1)]
@@ -232,6 +236,8 @@ class _Scorer:
         scores.recovery = interval(per_run, "mean")
 
     def _indices(self, scores: ArmScores) -> None:
+        if self.is_stationary:
+            return
         oracle, name = self.oracle, scores.facts.name
         if oracle is not None and scores.facts.fresh_of is None:
             scores.index = self._index(name, oracle, "plasticity index")
@@ -250,7 +256,12 @@ class _Scorer:
         return FreshRuns(self.study, copy, self.areas, self.untrained)
 
     def _find_oracle(self) -> Yardstick | None:
-        """A table of the baseline or of `standard` before networks trained beside every seed."""
+        """A table of the baseline or of `standard` before networks trained beside every seed.
+
+        None where nothing ever changes: a copy that is never made anew is no oracle.
+        """
+        if self.is_stationary:
+            return None
         table = oracle_table(self.tables, self.study.baseline)
         if table is not None:
             return FreshGrid(self.study, table, self.areas)

@@ -16,6 +16,7 @@ from analysis.compare.study import Study
 from analysis.result_table import write_result_table
 from analysis.run_files import number, read_cells
 from analysis.statistics import Interval
+from analysis.statistics.comparisons import EXACT_LIMIT, SIGN_DRAWS
 
 
 def interval_text(found: Interval | None, factor: float = 1.0) -> str:
@@ -59,9 +60,8 @@ def score_table(study: Study, scores: Scores) -> Table:
         f"({number_text(scores.untrained)}). "
     )
     ranked = (
-        "Differences are paired by world seed and agent seed (interquartile mean); p is an exact "
-        "two-sided sign-flip test, adjusted by Holm over all methods of the table. "
-        + _strength(scores)
+        "Differences are paired by world seed and agent seed (interquartile mean); p is "
+        f"{_test(scores)}, adjusted by Holm over all methods of the table. {_strength(scores)}"
     )
     unranked = (
         "There are no differences and no tests: the benchmark did not pass the validity gate "
@@ -82,6 +82,14 @@ def score_table(study: Study, scores: Scores) -> Table:
         )
         + ("" if paired is None else f" {paired.caption}"),
     )
+
+
+def _test(scores: Scores) -> str:
+    """The test behind p: of all patterns of signs, or of random ones where there are too many."""
+    pairs = [arm.comparison.n for arm in scores.arms if arm.comparison is not None]
+    if max(pairs, default=0) <= EXACT_LIMIT:
+        return "an exact two-sided sign-flip test"
+    return f"a two-sided sign-flip test ({SIGN_DRAWS:,} random patterns above {EXACT_LIMIT} pairs)"
 
 
 def _strength(scores: Scores) -> str:
@@ -113,15 +121,19 @@ def _score_row(arm: ArmScores, failures: bool, baseline: str, is_ranked: bool) -
 
 def continual_table(study: Study, scores: Scores) -> Table:
     """What happens over the regimes."""
-    header = ["arm", "seeds", "end of phase, last third", "slope of area", "recovery", "recovered"]
+    header = ["arm", "seeds", "end of phase, last third", "slope of area"]
     columns: list[Callable[[ArmScores], str]] = [
         lambda arm: arm.facts.name,
         lambda arm: str(arm.n),
         lambda arm: interval_text(arm.late),
         lambda arm: interval_text(arm.area_slope),
-        lambda arm: interval_text(arm.recovery),
-        lambda arm: percent_text(arm.share_recovered),
     ]
+    if not study.about["windows"]:
+        header += ["recovery", "recovered"]
+        columns += [
+            lambda arm: interval_text(arm.recovery),
+            lambda arm: percent_text(arm.share_recovered),
+        ]
     if any(arm.index for arm in scores.arms):
         header += ["PI, last third", "PI slope"]
         columns += [
@@ -142,17 +154,19 @@ def continual_table(study: Study, scores: Scores) -> Table:
         ]
     rows = tuple(tuple(column(arm) for column in columns) for arm in scores.arms)
     stretch = "window (a tenth of the run)" if study.about["windows"] else "regime"
-    reference = study.about["recovery_reference"]
+    recovery = (
+        " Recovery: share of the regime until the trailing return covers 90 % of the way from the "
+        f"untrained policy to the end of the phase of {study.about['recovery_reference']} on the "
+        "same world; 1 where it never does."
+    )
     return Table(
         "Continual learning",
         tuple(header),
         rows,
         f"Means over runs with 95 % intervals. End of phase: last 12.5 % of a {stretch}, episodes "
         f"cut by a switch left out. Area: mean return of a {stretch}, slope per {stretch}; worlds "
-        "differ in difficulty, so this slope alone shows no loss of plasticity. Recovery: share of "
-        "the regime until the trailing return covers 90 % of the way from the untrained policy to "
-        f"the end of the phase of {reference} on the same world; 1 where it never does."
-        + _index_caption(scores),
+        "differ in difficulty, so this slope alone shows no loss of plasticity."
+        f"{'' if study.about['windows'] else recovery}" + _index_caption(scores),
     )
 
 
@@ -164,7 +178,8 @@ def _index_caption(scores: Scores) -> str:
             " PI: gain over the untrained policy relative to the fresh oracle's in the same "
             "regime; PI_self: relative to a fresh copy of the arm itself; slopes per regime. Loss "
             "of plasticity is claimed from a slope of PI_self below 0, never from the return. "
-            f"Regimes in which learning hardly pays have no index: {undefined} of all runs."
+            "Regimes in which learning hardly pays, or that the comparison cuts short, have no "
+            f"index: {undefined} of all runs."
         )
     if any(arm.retention for arm in scores.arms):
         text += (

@@ -126,19 +126,26 @@ def task_scores(study: Study) -> tuple[TaskScores, ...]:
 
 
 def _learning(study: Study, arm: str) -> tuple[Interval | None, Interval | None]:
-    """Area under the curve and gain over the last fifth; failed runs are left out."""
-    end, rows = float(study.about["end"]), []
+    """Area under the curve, and gain over the last fifth, which failed runs have not reached.
+
+    A failed run succeeds no more from its failure on, as in the table of tasks.
+    """
+    end, areas, gains = float(study.about["end"]), [], []
     for run in study.runs[arm].values():
-        steps = run.values.get("quick/step")
-        if run.status != "failed" and steps is not None:
-            success = run.values["quick/success"]
-            rows.append(
-                (area_under_curve(steps, success, end), last_gain(steps, success, end)),
-            )
-    columns = np.array(rows, dtype=np.float64).reshape(-1, 2).T
+        steps, success = (run.values.get(f"quick/{name}") for name in ("step", "success"))
+        if run.status == "failed":
+            lived, share = math.nan, run.env_steps / end
+            if steps is not None and success is not None and share > 0.0:
+                lived = area_under_curve(steps, success, float(run.env_steps))
+            areas.append(0.0 if math.isnan(lived) else share * lived)
+        elif steps is not None and success is not None:
+            areas.append(area_under_curve(steps, success, end))
+            gains.append(last_gain(steps, success, end))
+    if not gains:  # no run says when it succeeded
+        return None, None
     area, gain = (
-        interval(column, "mean") if len(column) and np.isfinite(column).all() else None
-        for column in columns
+        interval(column, "mean") if np.isfinite(column).all() else None
+        for column in (np.array(areas), np.array(gains))
     )
     return area, gain
 

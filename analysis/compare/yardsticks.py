@@ -85,6 +85,8 @@ class FreshRuns:
             raise ValueError(f"{self.name} was not run on seed {seeds}")
         oracle = np.array([areas[key] for key in wanted])
         untrained = np.array([first[key] for key in wanted])
+        if self._study.about["windows"]:  # only the first of them begins with fresh networks
+            untrained = np.repeat(untrained[:, :1], untrained.shape[1], axis=1)
         return oracle, np.where(np.isnan(untrained), self._untrained, untrained)
 
     def index(self, arm: str) -> Array:

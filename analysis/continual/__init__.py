@@ -48,6 +48,7 @@ from analysis.continual.recovery import (
 from analysis.continual.sequences import (
     ForwardTransfer,
     SequenceScores,
+    default_window,
     forward_transfer,
     forward_transfer_interval,
     relearning_savings,
@@ -68,6 +69,7 @@ __all__ = [
     "Verdict",
     "binned_returns",
     "completed_shares",
+    "default_window",
     "end_of_phase",
     "failure_report",
     "forward_transfer",

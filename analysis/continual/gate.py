@@ -110,8 +110,10 @@ def verdict_of(
     if num_seeds < MIN_SEEDS:
         reasons.append(f"{num_seeds} baseline seeds; {MIN_SEEDS} are needed")
     if not (slope.high < 0.0 or gap.low > 0.0):
+        # Few seeds that show nothing are no evidence that there is nothing.
+        finding = "here" if num_seeds >= MIN_SEEDS else "shown yet"
         reasons.append(
-            f"no plasticity loss here: slope reaches up to {slope.high:.3g}, "
+            f"no plasticity loss {finding}: slope reaches up to {slope.high:.3g}, "
             f"fresh minus baseline down to {gap.low:.3g}"
         )
     if learnable < LEARNABLE_SHARE:

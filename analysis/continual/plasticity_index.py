@@ -40,7 +40,7 @@ class PlasticityIndex:
 
 
 def _defined(ranges: Array, min_range_share: float) -> NDArray[np.bool_]:
-    largest = float(ranges.max())
+    largest = float(np.fmax.reduce(ranges, axis=None))  # what is missing has no say
     return (ranges >= min_range_share * largest) & (ranges > 0.0)
 
 

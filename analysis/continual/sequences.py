@@ -17,6 +17,12 @@ from analysis.continual.episodes import Array
 from analysis.statistics import Interval, bootstrap_indices, percentile_interval, run_matrix
 
 PERFECT = 1.0 - 1e-6
+MAX_WINDOW = 5
+
+
+def default_window(evaluations_per_stage: int) -> int:
+    """Evaluations that the end of a stage is averaged over."""
+    return min(MAX_WINDOW, evaluations_per_stage)
 
 
 @dataclass(frozen=True)
@@ -24,8 +30,8 @@ class SequenceScores:
     """Scores of one run over a sequence of tasks.
 
     Attributes:
-        performance: Mean over tasks at the end of the sequence.
-        forgetting: (tasks,) success at the end of a task's stage minus at the end.
+        performance: Mean over tasks at the end of the sequence, that is over the last window.
+        forgetting: (tasks,) success at the end of a task's stage minus at the end, likewise.
         mean_forgetting: Mean over all tasks; the last one contributes 0.
         backward_transfer: Minus the mean over all tasks but the last; NaN for a single task.
         areas: (tasks,) mean success of a task over the evaluations of its own stage.
@@ -60,7 +66,7 @@ def sequence_scores(
             f"success has shape {matrix.shape}; {num_tasks} tasks with {evaluations_per_stage} "
             f"evaluations per stage need {num_tasks * evaluations_per_stage} rows"
         )
-    width = min(5, evaluations_per_stage) if window is None else window
+    width = default_window(evaluations_per_stage) if window is None else window
     if not 1 <= width <= evaluations_per_stage:
         raise ValueError(f"window is {width}; choose 1 to {evaluations_per_stage} evaluations")
     stages = matrix.reshape(num_tasks, evaluations_per_stage, num_tasks)

@@ -12,6 +12,7 @@ import numpy as np
 from analysis.canonical_json import canonical_json, plain
 from analysis.compare.report import Block, Commands, Heading, Picture, Text, to_html, to_markdown
 from analysis.compare.tables import DASH, Table, interval_text, number_text
+from analysis.continual import default_window
 from analysis.multitask.records import task_labels
 from analysis.sequences.figures import KINDS, curves_figure, matrix_figure, rendered
 from analysis.sequences.matrix import matrix_csv
@@ -111,12 +112,21 @@ def scores_table(study: SequenceStudy) -> Table:
     )
     header = ("arm", "seeds", "performance", "forgetting", "backward transfer", "forward transfer")
     caption = (
-        "Performance: success over tasks at the end. Forgetting: success at the end of a task's "
-        "own stage minus at the end of the run, mean over all tasks. Forward transfer: area of a "
+        f"Performance: success over tasks at the end, the mean of {_end_of_stage(study)}. "
+        "Forgetting: success at the end of a task's own stage, likewise, minus at the end of the "
+        "run, mean over all tasks. Forward transfer: area of a "
         "task's own stage against a run from scratch, as a share of what was left to gain. 90 % "
         "bootstrap over seeds; none for a single seed."
     )
     return Table("Scores", header, rows, caption)
+
+
+def _end_of_stage(study: SequenceStudy) -> str:
+    """What "at the end" means: with few evaluations it reaches far back."""
+    m = study.arms[0].matrices[0].evaluations_per_stage
+    window = default_window(m)
+    text = f"the last {window} evaluations" if window > 1 else "the last evaluation"
+    return f"{text}: all of its stage, first ones included" if 1 < window == m else text
 
 
 def _interval(arm: Arm, score: str) -> Interval | None:
@@ -136,7 +146,8 @@ def tasks_table(study: SequenceStudy) -> Table:
             numbers = (arm.areas[:, stage].mean(), ends[stage, stage], ends[-1, stage])
             cells.append(", ".join(number_text(float(number)) for number in numbers))
         rows.append((task, *cells))
-    return Table("Tasks", header, tuple(rows), "Means over seeds.")
+    caption = "Means over seeds; ends are single evaluations, the last ones."
+    return Table("Tasks", header, tuple(rows), caption)
 
 
 def _m(arm: Arm) -> int:

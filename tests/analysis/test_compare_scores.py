@@ -232,6 +232,7 @@ def test_few_seeds_are_called_exploratory(tmp_path, seeds, said):
         ),
         (9, "exploratory", "With 9 pairs differences are exploratory: 10 are needed"),
         (10, "claim", None),
+        (15, "claim", None),
     ],
 )
 def test_differences_of_few_seeds_are_called_exploratory(tmp_path, seeds, claim, said):
@@ -239,6 +240,7 @@ def test_differences_of_few_seeds_are_called_exploratory(tmp_path, seeds, claim,
     study, _, scores = scores_of(tmp_path)
     caption = score_table(study, scores).caption
     assert said in caption if said else "exploratory" not in caption
+    assert ("p is an exact" in caption) == (seeds <= 14)
     rows = list(csv.DictReader(io.StringIO(results_csv(study, scores).decode())))
     assert [row["claim"] for row in rows] == ["", claim]
     assert [row["resets_replay"] for row in rows] == ["no", "no"]

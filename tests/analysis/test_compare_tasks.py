@@ -1,5 +1,6 @@
 """Comparisons on several tasks, of still learning arms, and of what contexts give away."""
 
+import json
 import math
 from dataclasses import replace
 from types import SimpleNamespace
@@ -17,8 +18,9 @@ from synthetic_studies import add_run, write_csv
 import evaluate
 from analysis.compare import flags
 from analysis.compare.collecting import collect
-from analysis.compare.correlations import centred, rank_correlation
+from analysis.compare.correlations import centred, correlations, rank_correlation
 from analysis.compare.flags import UnknownSettings, context_flags
+from analysis.compare.more_tables import correlation_table
 from analysis.compare.report import compose
 from analysis.compare.scores import score
 from analysis.compare.tasks import area_under_curve, last_gain
@@ -121,6 +123,21 @@ def test_gain_and_area_by_hand():
     assert area_under_curve(np.array([20.0, 60.0]), np.array([0.2, 0.4]), 100.0) == pytest.approx(
         (20 * 0.2 + 40 * 0.3 + 40 * 0.4) / 100, abs=1e-12
     )
+
+
+def test_a_failed_run_succeeds_no_more_from_its_failure_on(tmp_path):
+    with_tasks(tmp_path)
+    path = next(p for p in find_runs(tmp_path) if "redo/seed_1" in str(p))
+    done = json.loads((path / "done.json").read_text())
+    done |= {"status": "failed", "summary": {"env_steps": 1_000}}
+    (path / "done.json").write_text(json.dumps(done))
+    rows = (path / "progress.csv").read_text().splitlines()
+    (path / "progress.csv").write_text("\n".join(rows[:6]) + "\n")  # five rows of 200 steps
+    scores = scores_by_arm(collect([tmp_path]))
+    # Success is 0.5 throughout: 0.5, 0.5 and a quarter of it.
+    assert (scores["redo"].area.estimate, scores["redo"].area.n) == (pytest.approx(1.125 / 3), 3)
+    assert (scores["redo"].gain.estimate, scores["redo"].gain.n) == (pytest.approx(0.0), 2)
+    assert scores["standard"].area.estimate == pytest.approx(0.5)
 
 
 # Retention, gate ------------------------------------------------------------------------------
@@ -267,3 +284,11 @@ def test_difficulty_of_regimes_is_no_correlation():
     assert same.low > 0.8
     assert rank_correlation(noise[0][:2], noise[1][:2]) is None
     assert rank_correlation(np.ones((5, 4)), noise[1][:5, :4]) is None
+
+
+def test_the_table_of_correlations_says_how_many_runs_there_are():
+    outcome = np.random.default_rng(0).normal(size=(4, 6))
+    table = correlation_table(correlations({"a": outcome + 1.0}, outcome))
+    (row,) = table.rows
+    shown = dict(zip(table.header, row, strict=True))
+    assert (shown["runs"], shown["pairs"]) == ("4", "24")

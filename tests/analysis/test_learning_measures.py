@@ -11,7 +11,7 @@ from random_worlds import random_step
 from agents import ppo, sac
 from agents.parts import Parts
 from analysis.learning_measures import LearningMeasures, feature_norms
-from analysis.measure import unit_features, weights_of
+from analysis.measure import measure_weights, unit_features, weights_of
 from analysis.network_measures import NetworkMeasures
 from analysis.step_watch import WATCHED_STEPS
 from configs.run import LogConfig
@@ -314,3 +314,55 @@ def test_a_whole_row_has_exactly_the_declared_columns(agent, tmp_path):
     last = measures.take_row()
     assert set(last) < set(row)
     assert not any(column.startswith(("window/", "gradients/")) for column in last)
+
+
+@pytest.mark.parametrize("density", [1.0, 0.5])
+def test_weights_that_a_mask_leaves_out_are_not_averaged(density):
+    network = dendritic.Config(hidden_sizes=[16, 16], weight_density=density, active_fraction=0.5)
+    policy = make(network=network).policy
+    row = measure_weights("policy", policy)
+    total, count = 0.0, 0
+    for layer, weight in weights_of(policy).items():
+        kept = weight[weight != 0.0]  # masked weights are stored as 0, no other one is
+        assert row[f"weights/policy/{layer}/weight_magnitude"] == pytest.approx(
+            float(kept.abs().mean())
+        )
+        total, count = total + float(kept.abs().sum()), count + kept.numel()
+    assert row["weights/policy/all/weight_magnitude"] == pytest.approx(total / count)
+
+
+def test_dormancy_by_gradient_is_that_of_the_watched_steps_also_after_a_continuation(tmp_path):
+    network = mlp.Config(hidden_sizes=[16, 16], activation="leaky_relu")
+    choices, context = LogConfig(), np.zeros((NUM_ENVS, 0), dtype=np.float32)
+
+    def row_of(agent, measures, rng, iteration):
+        fill(agent, rng, context)
+        measures.before_iteration(100 * iteration, iteration)
+        while agent.iteration < iteration:
+            fill(agent, rng, context)
+            agent.update()
+        measures.after_iteration(100 * iteration, row_is_due=True)
+        return measures.take_row()
+
+    first, rng = make(network=network), np.random.default_rng(0)
+    measures = NetworkMeasures(tmp_path, first, choices, _Probe())
+    row = row_of(first, measures, rng, 1)
+    assert measures.reasons == {}  # the first row has gradients, too
+    parts = [f"policy/layers.{index}" for index in range(2)]
+    for sample_set in ("window", "probe"):
+        for part in parts:
+            found = row[f"{sample_set}/{part}/dormant_fraction"]
+            assert found == row[f"gradients/{part}/grama_dormant"]
+        total = row[f"{sample_set}/policy/all/dormant_fraction"]
+        assert total == pytest.approx(np.mean([row[f"gradients/{p}/grama_dormant"] for p in parts]))
+    saved, state, draws = first.state_dict(), measures.state_dict(), copy.deepcopy(rng)
+    expected = row_of(first, measures, rng, 2)
+    second = make(network=network, seed=1)
+    second.load_state_dict(saved)
+    again = NetworkMeasures(tmp_path, second, choices, _Probe())
+    again.load_state_dict(state)
+    assert row_of(second, again, draws, 2) == expected
+    for each in (measures, again):
+        each.at_end()
+    assert (last := measures.take_row()) == again.take_row()
+    assert not math.isnan(last["probe/policy/all/dormant_fraction"])

@@ -227,3 +227,16 @@ def test_relearning_savings_compare_with_the_first_visit() -> None:
     assert found[0, 2:].tolist() == [4.0, 7.0]
     with pytest.raises(ValueError, match="2 conditions for 4"):
         relearning_savings(np.zeros(4), ["a", "b"])
+
+
+def test_a_missing_area_of_a_fresh_network_takes_only_its_own_index() -> None:
+    fresh = np.array([[300.0, math.nan, 200.0], [300.0, 250.0, 200.0]])
+    found = plasticity_index([[300.0, 200, 100]] * 2, fresh, 0.0)
+    np.testing.assert_allclose(found.values, [[1, math.nan, 0.5], [1, 0.8, 0.5]])
+    assert found.num_undefined == 1
+
+
+def test_few_seeds_that_show_nothing_are_no_evidence_of_nothing() -> None:
+    reasons = gate(seeds=9).reasons
+    assert any(reason.startswith("no plasticity loss shown yet") for reason in reasons)
+    assert not any("no plasticity loss here" in reason for reason in reasons)
