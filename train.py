@@ -381,6 +381,7 @@ def main(arguments: list[str]) -> int:
     if any(word in ("-h", "--help") for word in arguments):
         print(__doc__)
         print("Groups and presets are the folders and files of configs/; set any key: group.key=.")
+        print("Words before them: plan (how long?), references, tune; see README.md.")
         return EXIT_DONE
     if arguments and arguments[0] in COMMANDS:
         return COMMANDS[arguments[0]](arguments[1:])
