@@ -234,6 +234,7 @@ class SAC(Agent):
         recent = self.replay.last(self.config.batch_size)
         for name, update in self.updates.items():
             update.network.torso.record_statistics(*self._inputs_of(name, recent))
+        self._steps.mirror_edits()  # targets of boosted winners hear of the new statistics
         self.iteration = self.clock.iteration
         means = (self._sums / num_summed).float()
         self._sums.zero_()

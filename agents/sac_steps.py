@@ -18,6 +18,7 @@ from agents.learner_threads import LearnerThreads, flushed_denormals
 from agents.replay import Batch
 from agents.update import Update, clone, load_optimizer_state, optimizer_state
 from networks.heads import Network, SquashedGaussianPolicy
+from networks.winners import Winners
 from plasticity.recycling import mirror_edits
 
 STATISTICS = (
@@ -168,6 +169,10 @@ class SACSteps:
         self._temperature, self._settings, self._threads = temperature, settings, threads
         self._averages = [list[Tensor](target.parameters()) for target in self._targets]
         self._values = [list[Tensor](critic.parameters()) for critic in self._critics]
+        # Boosted winners depend on duty cycles. These are averages already and are copied, as
+        # running statistics usually are; where nothing is boosted they change no output.
+        self._copies = [Winners.boosting_statistics(target) for target in self._targets]
+        self._statistics_of = [Winners.boosting_statistics(critic) for critic in self._critics]
 
     def step(self, batch: Batch, noise: Tensor, next_noise: Tensor) -> Tensor:
         """Step critics, targets, actor and temperature, in this order, on one minibatch.
@@ -279,7 +284,10 @@ class SACSteps:
         return self._updates[CRITICS[index]].activations()
 
     def _follow(self, index: int) -> None:
-        """Let one target follow its critic, whose step has just been made."""
+        """Let one target follow its critic, whose step has just been made.
+
+        Parameters are averaged; statistics of boosted winners are copied.
+        """
         self._mirror_edits(index)
         with torch.no_grad():
             torch._foreach_lerp_(self._averages[index], self._values[index], self._settings.tau)
@@ -300,6 +308,8 @@ class SACSteps:
     def _mirror_edits(self, index: int) -> None:
         touched = self._updates[CRITICS[index]].pop_target_edits()
         mirror_edits(touched, self._critics[index], self._targets[index])
+        if self._copies[index]:
+            torch._foreach_copy_(self._copies[index], self._statistics_of[index])
 
     def _actor_step(
         self, batch: Batch, noise: Tensor, temperature: Tensor

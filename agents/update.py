@@ -221,9 +221,14 @@ class Update:
         touched = method.pop_touched()
         if not touched:
             return
+        renewed = [entry for entry in touched if entry.renewed]
+        shifted = [entry for entry in touched if not entry.renewed]
         for other in self._active.values():
             if other is not method:
-                other.notice_edits(touched, method.renews_entries)
+                if renewed:
+                    other.notice_edits(renewed, method.renews_entries)
+                if shifted:
+                    other.notice_edits(shifted, False)
         if method.mirrors_targets:
             self._target_edits += touched
         self._restarted |= method.restarts_network
@@ -369,6 +374,6 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, A
 
 
 def _belongs_to(value: Tensor, parameter: Tensor) -> bool:
-    """Whether it is a number for every entry of the weight, for every unit, or for all of it."""
-    vectors = [(size,) for size in (parameter.shape[:2] or (1,))]
+    """Whether it is a number for every entry, for all, or for every index of one dimension."""
+    vectors = [(size,) for size in (parameter.shape or (1,))]
     return tuple(value.shape) in [(), tuple(parameter.shape), *vectors]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from agents.base import Agent
-from analysis.measure import flat_weights, weights_of
+from analysis.measure import flat_weights, live_counts, weights_of
 from analysis.step_watch import StepWatch
 from networks.heads import Network
 from networks.units import UnitGroup
@@ -109,19 +109,25 @@ class LearningMeasures:
         return row
 
     def distances(self) -> dict[str, float]:
-        """Root mean square distance of the weights from their start, by layer and together."""
+        """Root mean square distance of the weights from their start, by layer and together.
+
+        Weights that a fixed mask leaves out do not exist and are not counted.
+        """
         row: dict[str, float] = {}
         for name, network in self._networks.items():
             layers = weights_of(network)
             sizes = [weight.numel() for weight in layers.values()]
             initial = self._initial[name].split(sizes)
             pairs = zip(layers.items(), initial, strict=True)
-            squares, count = 0.0, sum(sizes)
+            num_live, squares = live_counts(network), 0.0
             for (layer, weight), start in pairs:
                 distance = diagnostics.distance_from_init(weight.flatten(), start)
+                if num_live[layer] != weight.numel():  # masked ones are 0 then and now
+                    distance *= (weight.numel() / num_live[layer]) ** 0.5
                 row[f"weights/{name}/{layer}/distance_from_init"] = distance
-                squares += distance**2 * weight.numel()
-            row[f"weights/{name}/all/distance_from_init"] = (squares / count) ** 0.5
+                squares += distance**2 * num_live[layer]
+            total = sum(num_live.values())
+            row[f"weights/{name}/all/distance_from_init"] = (squares / total) ** 0.5
         return row
 
     # State -----------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from networks.dendritic_layer import DendriticLayer
 from networks.heads import Network
 from networks.masks import MaskedLinear
 from networks.units import Recording, UnitGroup, by_unit
@@ -173,26 +174,38 @@ def weight_columns(network_name: str, network: Network) -> list[str]:
     return [
         *(f"weights/{network_name}/{layer}/weight_magnitude" for layer in weights_of(network)),
         f"weights/{network_name}/all/weight_magnitude",
+        *(f"weights/{network_name}/{layer}/segment_magnitude" for layer in _segments_of(network)),
     ]
 
 
 def measure_weights(network_name: str, network: Network) -> dict[str, float]:
     """Mean absolute weight of every weight matrix, and over all of them together.
 
-    Weights that a fixed mask leaves out do not exist: their zeros are not averaged.
+    Weights that a fixed mask leaves out do not exist: their zeros are not averaged. Dendritic
+    segments have a column of their own for every layer and are no part of the others.
     """
     row: dict[str, float] = {}
     total, count = 0.0, 0
-    masks = _masks_of(network)
+    masks, num_live = _masks_of(network), live_counts(network)
     for layer, weight in weights_of(network).items():
-        mask = masks.get(layer)
-        magnitude = float(diagnostics.weight_magnitude(weight, mask))
-        num_weights = weight.numel() if mask is None else int(mask.sum())
+        magnitude = float(diagnostics.weight_magnitude(weight, masks.get(layer)))
         row[f"weights/{network_name}/{layer}/weight_magnitude"] = magnitude
-        total += magnitude * num_weights
-        count += num_weights
+        total += magnitude * num_live[layer]
+        count += num_live[layer]
     row[f"weights/{network_name}/all/weight_magnitude"] = total / count
+    for layer, (segments, mask) in _segments_of(network).items():
+        magnitude = float(diagnostics.weight_magnitude(segments, mask))
+        row[f"weights/{network_name}/{layer}/segment_magnitude"] = magnitude
     return row
+
+
+def live_counts(network: Network) -> dict[str, int]:
+    """Weights that no mask leaves out, by layer name."""
+    masks = _masks_of(network)
+    return {
+        layer: int(masks[layer].sum()) if layer in masks else weight.numel()
+        for layer, weight in weights_of(network).items()
+    }
 
 
 def weights_of(network: Network) -> dict[str, Tensor]:
@@ -215,6 +228,15 @@ def _masks_of(network: Network) -> dict[str, Tensor]:
         _layer_name(name): module.mask
         for name, module in network.named_modules()
         if isinstance(module, MaskedLinear) and module.mask is not None
+    }
+
+
+def _segments_of(network: Network) -> dict[str, tuple[Tensor, Tensor | None]]:
+    """Segments and their mask, of the layers that have any, by layer name."""
+    return {
+        _layer_name(name): (module.segments.detach(), module.segment_mask)
+        for name, module in network.named_modules()
+        if isinstance(module, DendriticLayer)
     }
 
 

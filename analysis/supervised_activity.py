@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from analysis.context_data import ContextData, LayerData, context_data
 from analysis.context_figures import unit_order
 from analysis.plots import QUIET, STYLE, save_figure
-from analysis.supervised_runs import finished_runs
+from analysis.supervised_runs import account, finished_runs
 from analysis.supervised_tables import mean_text, write_rows, write_table
 
 USED = 0.01  # a unit that no task activates on more than this share of its images is unused
@@ -46,7 +46,8 @@ def activity(root: Path, out: Path) -> str:
         ValueError: There is no such run, or its contexts are not several tasks.
         CheckpointError: A run has no intact checkpoint.
     """
-    measured = _measure(root)
+    used: list[Path] = []
+    measured = _measure(root, used)
     write_rows(
         out / "overlap.csv",
         ("network", "seed", "layer", *NUMBERS),
@@ -66,11 +67,12 @@ def activity(root: Path, out: Path) -> str:
     shown = {name: seeds[min(seeds)] for name, seeds in measured.items()}
     _write_activity(out / "activity.csv", shown)
     _draw(out, shown)
-    return write_table(out / "overlap_table.csv", lines)
+    table = write_table(out / "overlap_table.csv", lines)
+    return f"{table}\n\n{account(root, used, 'with fewer tasks')}"
 
 
-def _measure(root: Path) -> dict[str, dict[int, ContextData]]:
-    """Network -> seed -> its layers, of the runs with the most tasks."""
+def _measure(root: Path, used: list[Path]) -> dict[str, dict[int, ContextData]]:
+    """Network -> seed -> its layers, of the runs with the most tasks; `used` gets these."""
     runs = [run for run in finished_runs(root) if "num_tasks" in run[1]["env"]]
     if not runs:
         raise ValueError(f"{root} holds no finished runs with a number of tasks; train some first")
@@ -86,6 +88,7 @@ def _measure(root: Path) -> dict[str, dict[int, ContextData]]:
                 "of runs on env=permuted_digits or env=permuted_mnist"
             )
         measured.setdefault(name, {})[int(path.name.removeprefix("seed_"))] = data
+        used.append(path)
     return measured
 
 

@@ -5,7 +5,9 @@ python -m analysis.supervised_results tasks runs/permuted_digits --out results/p
 python -m analysis.supervised_results activity runs/permuted_digits --out results/permuted_digits
 
 Runs of one arm are those below one folder, `<anything>/seed_<n>`. Intervals are percentile
-bootstraps over whole runs; comparisons are paired by seed, which fixes the stream.
+bootstraps over whole runs; comparisons are paired by seed, which fixes the stream, and tested by
+two-sided sign flips with Holm's correction over the arms. Unfinished and failed runs are left out;
+a sentence below each table says how many.
 """
 
 from __future__ import annotations
@@ -15,18 +17,17 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from scipy import stats
 
 from analysis.checkpoint import CheckpointError
 from analysis.plots import COLOURS, STYLE, save_figure
 from analysis.run_files import read_progress
+from analysis.statistics import holm, sign_flip_p_value
 from analysis.supervised_activity import activity
-from analysis.supervised_runs import finished_runs
+from analysis.supervised_runs import FINISHED, account, ending, every_run, finished_runs
 from analysis.supervised_tables import interval, mean_text, write_rows, write_table
 
 BIN = 20_000
@@ -34,18 +35,20 @@ Curves = dict[str, dict[int, np.ndarray]]
 
 
 def run_dirs(root: Path) -> dict[str, dict[int, Path]]:
-    """Arm -> seed -> run directory, for all runs below a folder.
+    """Arm -> seed -> run directory, for all finished runs below a folder.
 
     Raises:
         ValueError: There is none.
     """
     found: dict[str, dict[int, Path]] = {}
-    for path in sorted(root.glob("**/seed_*")):
-        if (path / "config.yaml").is_file():
+    for path in every_run(root):
+        if ending(path) == FINISHED:
             arm = path.parent.name.split("-", 2)[-1]
             found.setdefault(arm, {})[int(path.name.removeprefix("seed_"))] = path
     if not found:
-        raise ValueError(f"{root} holds no runs (<arm>/seed_<n>/config.yaml); train some first")
+        raise ValueError(
+            f"{root} holds no finished runs (<arm>/seed_<n>/done.json); train some first"
+        )
     return found
 
 
@@ -86,6 +89,7 @@ def regression(root: Path, out: Path) -> str:
     """Write curves.csv, table.csv and the figure; returns the table as Markdown."""
     curves = error_curves(root)
     seeds, num_bins = common(curves)
+    used = [dirs[seed] for dirs in run_dirs(root).values() for seed in seeds]
     stacked = {a: np.array([c[s][:num_bins] for s in seeds]) for a, c in curves.items()}
     write_rows(
         out / "curves.csv",
@@ -97,25 +101,36 @@ def regression(root: Path, out: Path) -> str:
             for k, value in enumerate(row)
         ],
     )
-    last = slice(-max(1, num_bins // 10), None)
-    baseline = next((a for a in stacked if "linear" in a), None)
-    lines = []
-    for arm, rows in stacked.items():
-        start, end = rows[:, : max(1, num_bins // 10)].mean(1), rows[:, last].mean(1)
-        line = {"arm": arm, "runs": str(len(seeds)), "first tenth": mean_text(start)}
-        line |= {"last tenth": mean_text(end), "last - first": mean_text(end - start)}
-        line["p (worse than at first)"] = _p(end - start)
-        if baseline is not None and arm != baseline:
-            difference = end - stacked[baseline][:, last].mean(1)
-            line |= {
-                "last - linear": mean_text(difference),
-                "p (worse than linear)": _p(difference),
-            }
-        lines.append(line)
-    table = write_table(out / "table.csv", lines)
+    table = write_table(out / "table.csv", regression_lines(stacked))
     centres = BIN * (np.arange(num_bins) + 0.5)
     _draw(out, {a: (centres, rows) for a, rows in stacked.items()}, "examples", "squared error")
-    return table
+    return f"{table}\n\n{account(root, used, 'of seeds that another arm lacks')}"
+
+
+def regression_lines(stacked: Mapping[str, np.ndarray]) -> list[dict[str, str]]:
+    """Lines of the table: how far the end is from the beginning, and from the linear learner.
+
+    Args:
+        stacked: Arm -> (seeds, bins) errors, seeds in the same order.
+    """
+    tenth = max(1, min(rows.shape[1] for rows in stacked.values()) // 10)
+    first = {arm: rows[:, :tenth].mean(1) for arm, rows in stacked.items()}
+    last = {arm: rows[:, -tenth:].mean(1) for arm, rows in stacked.items()}
+    since_first = {arm: last[arm] - first[arm] for arm in stacked}
+    baseline = next((arm for arm in stacked if "linear" in arm), None)
+    others = [arm for arm in stacked if arm != baseline and baseline is not None]
+    to_linear = {arm: last[arm] - last[str(baseline)] for arm in others}
+    p_first, p_linear = _p_values(since_first), _p_values(to_linear)
+    lines = []
+    for arm, rows in stacked.items():
+        line = {"arm": arm, "runs": str(len(rows)), "first tenth": mean_text(first[arm])}
+        line |= {"last tenth": mean_text(last[arm]), "last - first": mean_text(since_first[arm])}
+        line["p (last - first)"] = p_first[arm]
+        if arm in to_linear:
+            line["last - linear"] = mean_text(to_linear[arm])
+            line["p (last - linear)"] = p_linear[arm]
+        lines.append(line)
+    return lines
 
 
 # Tasks with examinations -------------------------------------------------------------------
@@ -124,9 +139,20 @@ def regression(root: Path, out: Path) -> str:
 def final_accuracies(root: Path) -> dict[tuple[str, int], dict[int, float]]:
     """(Arm, number of tasks) -> seed -> mean test accuracy over all tasks after the last one.
 
-    Runs whose last examination is not over are left out.
+    Runs that failed or whose last examination is not over are left out.
+
+    Raises:
+        ValueError: None is left.
     """
-    found: dict[tuple[str, int], dict[int, float]] = {}
+    return {
+        key: {seed: accuracy for seed, (accuracy, _) in seeds.items()}
+        for key, seeds in _examined(root).items()
+    }
+
+
+def _examined(root: Path) -> dict[tuple[str, int], dict[int, tuple[float, Path]]]:
+    """The same with the directory of every run."""
+    found: dict[tuple[str, int], dict[int, tuple[float, Path]]] = {}
     for path, config, name in finished_runs(root):
         scores: dict[int, float] = {}
         for line in (path / "events.jsonl").read_text(encoding="utf-8").splitlines():
@@ -137,7 +163,8 @@ def final_accuracies(root: Path) -> dict[tuple[str, int], dict[int, float]]:
                 scores[event["on_task"]] = event["accuracy"]
         if len(scores) == config["env"]["num_tasks"]:
             key = name, len(scores)
-            found.setdefault(key, {})[int(path.name[5:])] = float(np.mean(list(scores.values())))
+            accuracy = float(np.mean(list(scores.values())))
+            found.setdefault(key, {})[int(path.name[5:])] = accuracy, path
     if not found:
         raise ValueError(f"{root} holds no finished runs with examinations; train some first")
     return found
@@ -145,7 +172,9 @@ def final_accuracies(root: Path) -> dict[tuple[str, int], dict[int, float]]:
 
 def tasks(root: Path, out: Path) -> str:
     """Write accuracies.csv, table.csv and the figure; returns the table as Markdown."""
-    found = final_accuracies(root)
+    examined = _examined(root)
+    used = [path for seeds in examined.values() for _, path in seeds.values()]
+    found = {key: {s: a for s, (a, _) in seeds.items()} for key, seeds in examined.items()}
     write_rows(
         out / "accuracies.csv",
         ("network", "num_tasks", "seed", "accuracy"),
@@ -169,18 +198,18 @@ def tasks(root: Path, out: Path) -> str:
         if len(rows):
             curves[name] = (np.array(at, dtype=float), rows)
     _draw(out, curves, "tasks learnt", "mean test accuracy over all tasks")
-    return table
+    return f"{table}\n\n{account(root, used, 'without all examinations')}"
 
 
 # Output ------------------------------------------------------------------------------------
 
 
-def _p(differences: np.ndarray) -> str:
-    """One-sided paired t-test that the mean difference is above 0."""
-    if len(differences) < 2:
-        return "-"
-    found: Any = stats.ttest_1samp(differences, 0.0, alternative="greater")
-    return f"{float(found.pvalue):.2g}"
+def _p_values(differences: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Two-sided sign-flip tests of paired differences, Holm-adjusted over the arms of a column."""
+    if not differences or min(map(len, differences.values())) < 2:
+        return dict.fromkeys(differences, "-")
+    adjusted = holm([sign_flip_p_value(values) for values in differences.values()])
+    return {arm: f"{p:.2g}" for arm, p in zip(differences, adjusted, strict=True)}
 
 
 def _draw(

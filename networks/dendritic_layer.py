@@ -46,6 +46,11 @@ class DendriticLayer(GatedLayer):
         """Segment weights under their mask."""
         return self.segments if self.segment_mask is None else self.segments * self.segment_mask
 
+    @property
+    def gate_adds(self) -> bool:
+        """Segments add with `gate_mode=bias` and multiply otherwise."""
+        return self.gate_mode == "bias"
+
     def gate(self, values: Tensor, context: Tensor | None) -> Tensor:
         """Gate pre-activations (B, units) by the context, (B,) indices or (B, C) vectors."""
         assert context is not None

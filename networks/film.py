@@ -43,6 +43,11 @@ class FilmLayer(GatedLayer):
         self.modulation = nn.Linear(context_dim, 2 * plan.num_units, bias=False)
         nn.init.zeros_(self.modulation.weight)
 
+    @property
+    def gate_adds(self) -> bool:
+        """A shift is added."""
+        return True
+
     def gate(self, values: Tensor, context: Tensor | None) -> Tensor:
         """Scale and shift pre-activations (B, units) by the context."""
         assert context is not None

@@ -123,6 +123,11 @@ class GatedLayer(HiddenLayer):
             return self.activation.rectify
         return self.activation_name in ("relu", "sigmoid")
 
+    @property
+    def gate_adds(self) -> bool:
+        """Whether the context adds to pre-activations, which then do not scale as a whole."""
+        return False
+
     def gate(self, values: Tensor, context: Tensor | None) -> Tensor:
         """Let the context act on pre-activations (B, units); nothing happens here."""
         return values

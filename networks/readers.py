@@ -17,11 +17,17 @@ class Touched:
         parameter: The parameter, edited in place.
         dim: 0 when whole rows (incoming side) were rewritten, 1 when columns (outgoing side) were.
         indices: Rewritten positions along `dim`, int64.
+        renewed: False where the old value was shifted and goes on being learnt: optimizers keep
+            what they know about such entries. (Methods that never draw anew say so for all of
+            theirs, `Method.renews_entries`.)
+        mirrored: Whether target networks are to copy the new values.
     """
 
     parameter: Tensor
     dim: int
     indices: Tensor
+    renewed: bool = True
+    mirrored: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,13 +75,17 @@ class Reader:
         )
 
     @torch.no_grad()
-    def absorb_mean(self, units: Tensor, means: Tensor) -> None:
+    def absorb_mean(self, units: Tensor, means: Tensor) -> list[Touched]:
         """Add the mean contribution of some units to this layer's bias, before they are zeroed.
 
         Args:
             units: Indices of the units, int64 (k,).
             means: Their mean activations, (k,), or (k, columns per unit) for units that give
                 every column a value of its own.
+
+        Returns:
+            The bias. Target networks are not to copy it: theirs lags behind, and copying would
+            move it by more than the means.
 
         Raises:
             ValueError: The layer has no bias to move the mean into.
@@ -87,10 +97,13 @@ class Reader:
         columns = units[:, None] if self.columns is None else self.columns[units]
         weight = self.layer.weight[:, columns]  # (outputs, k, columns per unit, *kernel)
         means = means.to(weight.dtype)
+        bias = self.layer.bias
         if means.dim() == 2:
-            self.layer.bias.add_(torch.einsum("okc,kc->o", weight, means))
-            return
-        self.layer.bias.add_(weight.flatten(2).sum(-1) @ means)
+            bias.add_(torch.einsum("okc,kc->o", weight, means))
+        else:
+            bias.add_(weight.flatten(2).sum(-1) @ means)
+        every = torch.arange(len(bias), device=bias.device)
+        return [Touched(bias, 0, every, renewed=False, mirrored=False)]
 
 
 def paired_readers(layers: Iterable[nn.Linear], num_units: int) -> tuple[Reader, ...]:

@@ -131,6 +131,12 @@ class Winners(nn.Module):
         self.seen.add_(size).clamp_(max=DUTY_PERIOD)
         return kept
 
+    @staticmethod
+    def boosting_statistics(module: nn.Module) -> list[Tensor]:
+        """Buffers by which the winners of a network depend on its past; none without boosting."""
+        layers = [m for m in module.modules() if isinstance(m, Winners) and m.boost_strength]
+        return [buffer for layer in layers for buffer in (layer.duty, layer.seen)]
+
     @torch.no_grad()
     def clear(self, units: Tensor) -> None:
         """Set the duty cycles of some units back to k/n."""

@@ -135,7 +135,11 @@ class Method:
         return []
 
     def pop_touched(self) -> list[Touched]:
-        """Return and forget the entries that the last hook rewrote."""
+        """Return and forget the entries that the last hook rewrote.
+
+        Entries that are not `renewed` are told to others as changed, whatever `renews_entries`
+        says, and those that are not `mirrored` never reach target networks.
+        """
         return []
 
     def notice_edits(self, touched: Sequence[Touched], renewed: bool) -> None:

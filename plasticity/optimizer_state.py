@@ -49,7 +49,7 @@ def apply_policy(policy: str, optimizer: torch.optim.Optimizer, touched: Sequenc
     Args:
         policy: One of `POLICIES`.
         optimizer: The optimizer of the edited network.
-        touched: Rows and columns that were rewritten.
+        touched: Rows and columns that were rewritten; those that are not renewed are left alone.
 
     Raises:
         ValueError: The optimizer cannot carry out the policy.
@@ -60,8 +60,8 @@ def apply_policy(policy: str, optimizer: torch.optim.Optimizer, touched: Sequenc
     zero = getattr(optimizer, "zero_entries", None)
     restart = getattr(optimizer, "restart_entries", None)
     for entry in touched:
-        if not optimizer.state.get(entry.parameter):
-            continue  # frozen, or not stepped yet: nothing is remembered
+        if not entry.renewed or not optimizer.state.get(entry.parameter):
+            continue  # still being learnt; or frozen, or not stepped yet: nothing is remembered
         if zero is not None:
             zero(entry.parameter, entry.dim, entry.indices)
         else:

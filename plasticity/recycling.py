@@ -70,8 +70,8 @@ def renew(selections: Sequence[Selection], generator: torch.Generator) -> list[T
         generator: Source of the fresh draws.
 
     Returns:
-        The rewritten entries. Biases that absorbed a mean are not among them: they were shifted,
-        not renewed.
+        The rewritten entries. Biases that absorbed a mean come first and are marked as not
+        renewed: they were shifted.
 
     Deviation: the public code of Dohare et al. 2024 edits layer by layer, which leaves a random
     outgoing weight there, and clears the means before it transfers them.
@@ -80,7 +80,7 @@ def renew(selections: Sequence[Selection], generator: torch.Generator) -> list[T
     for selection in selections:
         if selection.means is not None:
             for reader in selection.group.readers:
-                reader.absorb_mean(selection.units, selection.means)
+                touched += reader.absorb_mean(selection.units, selection.means)
     for selection in selections:
         touched += selection.group.layer.reset_units(selection.units, generator)
     for selection in selections:
@@ -96,7 +96,8 @@ def mirror_edits(touched: Sequence[Touched], online: nn.Module, target: nn.Modul
         touched: What `pop_touched` returned for `online`.
         online: The edited network.
         target: A network of the same structure, for example its Polyak average. Running
-            statistics (buffers) and absorbed means are not copied.
+            statistics (buffers) and entries that are not to be mirrored (absorbed means) are not
+            copied.
 
     Raises:
         ValueError: An entry does not belong to `online`.
@@ -108,6 +109,8 @@ def mirror_edits(touched: Sequence[Touched], online: nn.Module, target: nn.Modul
     for entry in touched:
         if id(entry.parameter) not in names:
             raise ValueError("an edited parameter does not belong to the online network given")
+        if not entry.mirrored:
+            continue
         fresh = entry.parameter.index_select(entry.dim, entry.indices)
         twins[names[id(entry.parameter)]].index_copy_(entry.dim, entry.indices, fresh)
 

@@ -13,7 +13,7 @@ from analysis.compare.arms import DEFAULT_BASELINE, Arm, CannotCompare
 from analysis.compare.condensed import BASE_BINS, Condensed, condense
 from analysis.compare.members import QUICK_SUCCESS, Member, Series
 from analysis.compare.recovery import records_between, recovery_shares
-from analysis.compare.study import CURVES, RECORDS
+from analysis.compare.study import CURVES, RECORDS, UNKNOWN_RECOVERY
 from analysis.continual import Episodes, OracleGrid, recovery_threshold, seed_thresholds
 from analysis.continual.episodes import PHASE_SHARE, Array
 
@@ -220,7 +220,7 @@ def add_recovery(
     baseline: str,
     grid: OracleGrid | None = None,
 ) -> str:
-    """Add recovery times to the values of all runs.
+    """Add recovery times to the values of all runs, and where too few episodes leave them unknown.
 
     The threshold of a regime lies 90 % of the way from the untrained policy's return to the end
     of the phase of the run's partner: fresh networks interpolated from a grid if there is one,
@@ -265,7 +265,14 @@ def add_recovery(
                     thresholds[k] = recovery_threshold(float(untrained[k]), float(final))
         found = condensed[place]
         records = found.record_regimes, found.record_steps, found.record_returns
-        values[place]["regime/recovery"] = recovery_shares(records, boundaries, thresholds)
+        times = recovery_shares(records, boundaries, thresholds)
+        unknown = np.isfinite(thresholds) & np.isnan(times)
+        if member.status == "failed":  # from its failure on it has no episodes and no recovery
+            lost = unknown & (values[place]["regime/completed"] < 1.0)
+            times[lost], unknown[lost] = math.inf, False
+        values[place]["regime/recovery"] = times
+        if unknown.any():
+            values[place][UNKNOWN_RECOVERY] = unknown.astype(np.float64)
         if grid is not None:
             worlds = values[place]["regime/value"]
             bounds = _threshold_bounds(grid, worlds, thresholds)

@@ -44,13 +44,14 @@ def tasks_table(study: Study, scores: Scores) -> Table:
         "Differences are of the mean over tasks, paired by seeds. Area: mean success of the "
         "quick evaluations over training, none from a failure on. An arm that gained 2 points or "
         "more over the last fifth of training (least-squares line) is still learning: its end says "
-        "little about its limit.",
+        "little about its limit, and nothing is claimed from it. One that lost 2 points or more is "
+        "falling.",
     )
 
 
 def still_learning(arms: Sequence[TaskScores]) -> list[str]:
     """Arms that no verdict should be passed on yet."""
-    return [arm.arm for arm in arms if arm.learning.startswith("still")]
+    return [arm.arm for arm in arms if arm.trend == "still learning"]
 
 
 def _percent(found: Interval | None) -> str:

@@ -105,14 +105,16 @@ def recovery_shares(
 
     Returns:
         (regimes,) shares of the regime, infinity where the threshold was never reached and NaN
-        where there is none.
+        where there is none, or no record: too few episodes for a single trailing return.
     """
     regimes, steps, returns = records
     times = np.full(len(thresholds), math.nan)
     for regime in np.flatnonzero(np.isfinite(thresholds)):
         begin, end = boundaries[regime : regime + 2]
-        reached = steps[(regimes == regime) & (returns >= thresholds[regime])]
-        times[regime] = (reached[0] - begin) / (end - begin) if reached.size else math.inf
+        here = regimes == regime
+        reached = steps[here & (returns >= thresholds[regime])]
+        if here.any():
+            times[regime] = (reached[0] - begin) / (end - begin) if reached.size else math.inf
     return times
 
 

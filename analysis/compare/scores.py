@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from analysis.compare.correlations import Correlation, correlations
-from analysis.compare.study import ArmFacts, Key, Study
+from analysis.compare.study import UNKNOWN_RECOVERY, ArmFacts, Key, Study
 from analysis.compare.tasks import TaskScores, task_scores
 from analysis.compare.yardsticks import FreshGrid, FreshRuns, Yardstick, oracle_table, tables_of
 from analysis.continual import (
@@ -22,7 +22,7 @@ from analysis.continual import (
     score_failures,
     slopes,
 )
-from analysis.continual.episodes import Array
+from analysis.continual.episodes import TRAILING_EPISODES, Array
 from analysis.continual.plasticity_index import Summary
 from analysis.statistics import (
     Comparison,
@@ -103,7 +103,7 @@ class Scores:
         areas: Arm -> (runs, regimes), failures filled in.
         phases: Arm -> (runs, regimes) end-of-phase returns, failures filled in.
         recoveries: Arm -> (runs, regimes) recovery times as shares of the regime, infinity where
-            the threshold was never reached.
+            the threshold was never reached, NaN where nobody knows.
         recovery_regimes: Arm -> restricted mean recovery after every switch, where thresholds are
             estimates and were resampled.
         tasks: Success on tasks by arm, empty where none was evaluated.
@@ -217,6 +217,13 @@ class _Scorer:
             return
         name, oracle = scores.facts.name, self.oracle
         times = self.study.matrix(name, "regime/recovery")[:, 1:]
+        num_unknown = int(np.nansum(self.study.matrix(name, UNKNOWN_RECOVERY)[:, 1:]))
+        if num_unknown:
+            self.notes.append(
+                f"{name}, recovery: {num_unknown} of {times.size} switches of its runs are "
+                f"followed by fewer than {TRAILING_EPISODES} complete episodes, so that nobody "
+                "knows whether it recovered; they are left out"
+            )
         known = times[~np.isnan(times).all(axis=1)]
         if not known.size:
             return

@@ -24,6 +24,8 @@ VALUE_COLUMNS = ("arm", "world_seed", "seed", "quantity", "index", "value")
 CURVES = ("return", "dormant_fraction", "stable_rank", "weight_magnitude", "action_std")
 # Records of the trailing return around thresholds that are estimates, for their intervals.
 RECORDS = ("recovery/regime", "recovery/share", "recovery/return")
+# 1 for regimes with too few episodes to say whether the run recovered; absent where none has.
+UNKNOWN_RECOVERY = "regime/recovery_unknown"
 Key = tuple[int, int]
 FORMAT = 3  # 2 had no records around the thresholds of recovery
 

@@ -13,6 +13,7 @@ from analysis.compare.cells import DASH, Table, number_text, percent_text
 from analysis.compare.fairness import PairedOverheads, paired_overheads
 from analysis.compare.scores import END_METRICS, ArmScores, Scores
 from analysis.compare.study import Study
+from analysis.compare.tasks import supported
 from analysis.result_table import write_result_table
 from analysis.run_files import number, read_cells
 from analysis.statistics import Interval
@@ -157,7 +158,8 @@ def continual_table(study: Study, scores: Scores) -> Table:
     recovery = (
         " Recovery: share of the regime until the trailing return covers 90 % of the way from the "
         f"untrained policy to the end of the phase of {study.about['recovery_reference']} on the "
-        "same world; 1 where it never does."
+        "same world; 1 where it never does; worlds with fewer than ten complete episodes are left "
+        "out."
     )
     return Table(
         "Continual learning",
@@ -219,7 +221,13 @@ def results_csv(study: Study, scores: Scores) -> bytes:
     """Every number of all tables, unrounded, one row per arm."""
     stream = io.StringIO(newline="")
     paired = paired_overheads(study)
-    write_result_table(stream, [_flat_row(arm) | _costs(arm, paired) for arm in scores.arms])
+    rows = [_flat_row(arm) | _costs(arm, paired) for arm in scores.arms]
+    tasks = {arm.arm: arm for arm in scores.tasks}
+    for row in rows:
+        if row["claim"] and tasks:
+            own, base = tasks[str(row["arm"])], tasks[study.baseline]
+            row["claim"] = supported(str(row["claim"]), own, base)
+    write_result_table(stream, rows)
     return stream.getvalue().replace("\r\n", "\n").encode()
 
 

@@ -57,11 +57,19 @@ class TaskScores:
 
     @property
     def learning(self) -> str:
-        """Whether the arm had levelled off when it was stopped."""
+        """What the arm was doing when it was stopped, for a table."""
         if self.gain is None:
             return "unknown: no quick evaluations"
-        gained = f"{100 * self.gain.estimate:+.1f} points"
-        return f"{'still learning' if self.gain.estimate >= LEVELLED_OFF else 'level'} ({gained})"
+        return f"{self.trend} ({100 * self.gain.estimate:+.1f} points)"
+
+    @property
+    def trend(self) -> str:
+        """`still learning`, `level`, `falling`, or `unknown` without evaluations."""
+        if self.gain is None:
+            return "unknown"
+        if self.gain.estimate >= LEVELLED_OFF:
+            return "still learning"
+        return "falling" if self.gain.estimate <= -LEVELLED_OFF else "level"
 
 
 def last_gain(steps: Array, success: Array, end: float) -> float:
@@ -148,6 +156,22 @@ def _learning(study: Study, arm: str) -> tuple[Interval | None, Interval | None]
         for column in (np.array(areas), np.array(gains))
     )
     return area, gain
+
+
+def supported(claim: str, arm: TaskScores, baseline: TaskScores) -> str:
+    """What a comparison of two arms supports: no claim while one of them is still learning.
+
+    Args:
+        claim: What the number of seeds supports, see `Comparison.claim`.
+        arm: Success of the arm.
+        baseline: Success of the arm that it is compared with.
+    """
+    if claim != "claim":
+        return claim
+    trends = {arm.trend, baseline.trend}
+    if "still learning" in trends:
+        return "still learning"
+    return "still learning or not: unknown" if "unknown" in trends else claim
 
 
 def _compare(

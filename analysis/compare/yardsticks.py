@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from analysis.compare.arms import DEFAULT_BASELINE
 from analysis.compare.oracle_table import OracleTable
-from analysis.compare.study import RECORDS, Study
+from analysis.compare.study import RECORDS, UNKNOWN_RECOVERY, Study
 from analysis.continual import (
     OracleGrid,
     RecoveryRecords,
@@ -155,9 +155,11 @@ class FreshGrid:
         """
         columns = [self._study.matrix(arm, quantity) for quantity in RECORDS]
         records = []
-        for rows in zip(*columns, strict=True):
+        unknown = self._study.matrix(arm, UNKNOWN_RECOVERY)[:, 1:]
+        for lacking, *rows in zip(unknown, *columns, strict=True):
             regimes, shares, returns = (row[~np.isnan(row)] for row in rows)
-            records.append(RecoveryRecords(regimes - 1.0, shares, returns))
+            too_few = np.flatnonzero(lacking == 1.0)
+            records.append(RecoveryRecords(regimes - 1.0, shares, returns, too_few))
         values = self._study.matrix(arm, "regime/value")[:, 1:]
         return restricted_recovery(records, values, self.grid)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,11 +29,13 @@ class RecoveryRecords:
         regimes: (records,) regime of each.
         shares: (records,) time since the switch as a share of the regime.
         returns: (records,) trailing return, rising within a regime.
+        unknown: Regimes with too few episodes to say whether they recovered; left out.
     """
 
     regimes: Array
     shares: Array
     returns: Array
+    unknown: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def times(self, regime: int, thresholds: Array) -> Array:
         """First share of a regime at which each threshold was reached, 1 where none was."""
@@ -97,7 +99,8 @@ def restricted_recovery(
         seed: Of the draws.
 
     Raises:
-        ValueError: No run has a threshold, shapes that do not fit, or worlds outside the grid.
+        ValueError: No run has a threshold and enough episodes, shapes that do not fit, or worlds
+            outside the grid.
     """
     physical = np.asarray(values, dtype=np.float64)
     if physical.ndim != 2 or len(records) != len(physical):
@@ -106,9 +109,14 @@ def restricted_recovery(
             "of every run needs one"
         )
     usual = grid.thresholds(physical)
+    for row, each in zip(usual, records, strict=True):
+        row[each.unknown] = math.nan
     known = np.asarray(~np.isnan(usual).all(axis=1))
     if not known.any():
-        raise ValueError("no regime has a threshold: fresh networks gain nothing in any of them")
+        raise ValueError(
+            "no regime has a threshold and enough episodes: fresh networks gain nothing in any of "
+            "the others"
+        )
     kept = [each for each, is_known in zip(records, known, strict=True) if is_known]
     usual, thresholds = usual[known], seed_thresholds(grid, physical[known])
     sample = _Sample(kept, ~np.isnan(usual))

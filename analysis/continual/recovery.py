@@ -71,7 +71,8 @@ class Recovery:
     Attributes:
         drop: Trailing return at the switch minus its minimum over the first quarter of the
             regime; NaN for the first regime or without enough episodes.
-        time: Steps from the switch until the threshold is reached; NaN when it never is.
+        time: Steps from the switch until the threshold is reached, infinity when it never is;
+            NaN without enough episodes to say.
     """
 
     drop: float
@@ -102,7 +103,8 @@ def recovery(episodes: Episodes, boundaries: ArrayLike, regime: int, threshold: 
     times, means = trailing(regime)
     since = times - edges[regime]
     reached = np.flatnonzero((means >= threshold) & (since <= length))
-    time = float(since[reached[0]]) if reached.size else math.nan
+    never = math.inf if (since <= length).any() else math.nan
+    time = float(since[reached[0]]) if reached.size else never
     early = means[since <= DROP_SHARE * length]
     before = trailing(regime - 1)[1] if regime else np.array([])
     drop = float(before[-1] - early.min()) if before.size and early.size else math.nan
@@ -116,28 +118,38 @@ class RecoverySummary:
     Attributes:
         restricted_mean: Mean time in which a run that never recovered counts as the limit.
         share_recovered: Share of runs that recovered.
-        n: Runs.
+        n: Runs of which it is known.
+        num_unknown: Runs with too few episodes to say; left out.
     """
 
     restricted_mean: float
     share_recovered: float
     n: int
+    num_unknown: int = 0
 
 
 def summarize_recovery(times: ArrayLike, limit: float) -> RecoverySummary:
     """Summarise recovery times with censored runs; the mean of recovered runs alone misleads.
 
     Args:
-        times: (runs,); NaN for a run that did not recover. Later than `limit` counts as NaN.
+        times: (runs,); infinity, or anything above `limit`, for a run that did not recover, NaN
+            where that is unknown.
         limit: Length of the regime, in the unit of `times`.
 
     Raises:
-        ValueError: No runs.
+        ValueError: No runs, or nothing is known of any.
     """
-    values = np.asarray(times, dtype=np.float64).ravel()
+    every = np.asarray(times, dtype=np.float64).ravel()
+    values = every[~np.isnan(every)]
     if values.size == 0:
-        raise ValueError("no recovery times given; pass one per run, NaN if it never recovered")
+        raise ValueError(
+            "no recovery times given; pass one per run, infinity if it never recovered and NaN if "
+            "nobody knows"
+        )
     recovered = values <= limit
     return RecoverySummary(
-        float(np.where(recovered, values, limit).mean()), float(recovered.mean()), values.size
+        float(np.minimum(values, limit).mean()),
+        float(recovered.mean()),
+        values.size,
+        every.size - values.size,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -59,7 +59,8 @@ class Injection(Intervention):
     """h(phi) becomes h(phi) + (h'(phi) - h'_frozen(phi)), with h and h'_frozen not trained.
 
     The output does not change at that moment, bit for bit; the optimizer trains h' instead of h
-    with fresh state, and target networks get the same heads.
+    with fresh state. Target networks get the same h' and h'_frozen beside their own h, so that
+    their output does not change either; a later injection, which folds, copies h too.
 
     Source: Nikishin et al. 2023, "Deep reinforcement learning with plasticity injection",
     arXiv 2305.15555.
@@ -93,7 +94,11 @@ class Injection(Intervention):
             redraw(head.fresh, self.target.generator)
             head.freeze_copy()
             forget_parameters(optimizer, head.fresh.parameters())
-            touched += [whole(parameter) for parameter in head.parameters()]
+            touched += [whole(p) for part in (head.fresh, head.frozen) for p in part.parameters()]
+            # The first injection leaves old heads as they are, those of targets, which lag
+            # behind, like the others; only the optimizer forgets them.
+            folded = self.count > 0
+            touched += [replace(whole(p), mirrored=folded) for p in head.base.parameters()]
         self._train_fresh(True, optimizer)
         return touched
 

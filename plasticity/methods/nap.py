@@ -73,8 +73,9 @@ class NaP(Method):
     """W <- W ||W_0||_F / ||W||_F, in networks that normalise before every nonlinearity.
 
     Gain g and offset b of a normalisation before a positively homogeneous activation are
-    projected together, (g, b) <- (g, b) sqrt(H) / ||(g, b)||; before any other they decay to
-    (1, 0) at a hundredth of the learning rate. Biases in front of a normalisation are 0 and
+    projected together, (g, b) <- (g, b) sqrt(H) / ||(g, b)||; before any other, and where a
+    context adds to what they give (`film`, `gate_mode=bias`), they decay to (1, 0) at a hundredth
+    of the learning rate. Biases in front of a normalisation are 0 and
     frozen: scale invariance needs that. The effective learning rate of the matrices stays
     constant, so a schedule of it becomes a real setting.
 
@@ -100,10 +101,13 @@ class NaP(Method):
             norm = getattr(group.layer, "norm", None)
             if norm is None or not hasattr(group.layer, "linear"):
                 raise ValueError(
-                    f"nap needs LayerNorm before every nonlinearity, but {group.name!r} of "
-                    f"{target.name!r} has none; set network.layer_norm=true"
+                    f"nap needs LayerNorm right before every nonlinearity, but {group.name!r} of "
+                    f"{target.name!r} has none there; set network.layer_norm=true, or, where the "
+                    "network has no such key, choose one that has (network=mlp)"
                 )
-            self._norms.append((norm, group.activation in HOMOGENEOUS))
+            # What a context adds behind the normalisation keeps its size.
+            scales = not getattr(group.layer, "gate_adds", False)
+            self._norms.append((norm, scales and group.activation in HOMOGENEOUS))
         self._biases = _freeze_biases(target.unit_groups)
         self._weights: list[Tensor] = [
             matrix.weight for matrix in matrices(target.module, heads=config.project_heads)

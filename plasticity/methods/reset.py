@@ -56,6 +56,10 @@ class Config:
 class Reset(Intervention):
     """theta <- theta_new from every layer's own initialiser; replay and normalisers are kept.
 
+    A method belongs to a network: `scope=optimizer` clears the optimizers of networks and leaves
+    that of SAC's temperature alone, which only a reset of the whole actor starts anew. The agent's
+    own `optimizer_on_switch=reset` clears the optimizer of the temperature, too.
+
     Source: Nikishin et al. 2022, "The primacy bias in deep reinforcement learning",
     arXiv 2205.07802.
     """

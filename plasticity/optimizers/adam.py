@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -10,9 +10,10 @@ from torch import nn
 
 from networks.units import parameter_roles
 from plasticity.optimizers.direct_adam import DirectAdam
+from plasticity.optimizers.lazy_segments import LazySegmentAdam
 from plasticity.optimizers.per_unit_adam import PerUnitAdam
 from plasticity.parameters import trainable_parameters
-from plasticity.settings import check_number
+from plasticity.settings import check_choice, check_number
 
 _DECAY_MODES = ("coupled", "decoupled")
 _ROLE_ORDER = (
@@ -53,6 +54,9 @@ class Config:
             weights directly (AdamW). These are different methods.
         wd_on_biases: Decay biases and normalisation entries too.
         wd_on_log_std: Decay the log standard deviation of a Gaussian policy too.
+        segment_optimizer: `same` as for all weights, or `lazy`: dendritic segments of contexts
+            that are absent from a minibatch keep weights, moments and step counts
+            (`plasticity.optimizers.lazy_segments`). Networks without segments do not notice.
 
     Raises:
         ValueError: A value is out of range.
@@ -70,6 +74,8 @@ class Config:
     weight_decay_mode: str = "coupled"
     wd_on_biases: bool = True
     wd_on_log_std: bool = True
+    # Left out of config.yaml at the default, see configs.schema.later.
+    segment_optimizer: str = field(default="same", metadata={"later": True})
 
     def __post_init__(self) -> None:
         check_number("optimizer.learning_rate", self.learning_rate, 0.0, open_low=True)
@@ -82,6 +88,7 @@ class Config:
                 f"optimizer.weight_decay_mode is {self.weight_decay_mode!r}; choose one of "
                 f"{', '.join(_DECAY_MODES)}"
             )
+        check_choice("optimizer.segment_optimizer", self.segment_optimizer, ("same", "lazy"))
 
 
 def build(
@@ -99,8 +106,27 @@ def build(
         generator: Not used; nothing is drawn.
 
     Returns:
-        `DirectAdam`, which is torch's fused Adam or AdamW, or `PerUnitAdam`.
+        `DirectAdam`, which is torch's fused Adam or AdamW, `LazySegmentAdam` or `PerUnitAdam`.
+
+    Raises:
+        ValueError: Step counters would be both of units and of contexts.
     """
+    if config.segment_optimizer == "lazy":
+        if per_unit_step:
+            raise ValueError(
+                "optimizer.segment_optimizer=lazy counts the steps of contexts and "
+                "optimizer_state=per_unit_step those of units; choose zero_moments or keep for "
+                "the method, or optimizer.segment_optimizer=same"
+            )
+        roles = parameter_roles(module)
+        return LazySegmentAdam(
+            parameter_groups(config, module),
+            segments=[p for n, p in module.named_parameters() if roles[n] == "segment"],
+            lr=config.learning_rate,
+            betas=(config.beta1, config.beta2),
+            eps=config.epsilon,
+            decoupled=config.weight_decay_mode == "decoupled",
+        )
     return construct((DirectAdam, PerUnitAdam), config, module, per_unit_step)
 
 

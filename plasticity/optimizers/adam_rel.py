@@ -32,6 +32,11 @@ class Config(adam.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.segment_optimizer != "same":
+            raise ValueError(
+                f"optimizer.segment_optimizer is {self.segment_optimizer!r}, which adam_rel does "
+                "not have: it restarts all step counters together; use kind=adam or same"
+            )
         factor = math.sqrt(1.0 - self.beta2) / (1.0 - self.beta1)
         if factor > 1.0 + 1e-6:
             raise ValueError(

@@ -101,4 +101,8 @@ class DirectAdam(torch.optim.Adam):
         return state
 
 
-_hooked_step = torch.optim.Optimizer.profile_hook_step(DirectAdam._step)
+def _any_step(optimizer: DirectAdam) -> None:
+    optimizer._step()  # that of a subclass, too
+
+
+_hooked_step = torch.optim.Optimizer.profile_hook_step(_any_step)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from sac_toys import ACTION, NUM_ENVS, OBSERVATION, make, sampled, weights
+from sac_toys import ACTION, NUM_ENVS, OBSERVATION, learn, make, sampled, weights
 from torch.nn import functional
 
 from agents.base import Transition
@@ -62,6 +62,27 @@ def fill(agent, rng, steps=40):
                 np.arange(NUM_ENVS),
             )
         )
+
+
+def test_targets_boost_the_units_that_their_critics_boost():
+    """Duty cycles choose the winners; unboosted ones change nothing and stay where they began."""
+    for strength in (0.0, 2.0):
+        network = k_winners.Config(
+            hidden_sizes=[16, 16], active_fraction=0.5, boost_strength=strength
+        )
+        agent = make(network=network, context_dim=TASKS)
+        learn(agent, np.random.default_rng(0), iterations=3)
+        for critic, target in zip((agent.critic_1, agent.critic_2), agent.targets, strict=True):
+            for ours, theirs in zip(critic.torso.layers, target.torso.layers, strict=True):
+                ours, theirs = ours.activation, theirs.activation
+                assert not torch.equal(ours.duty, torch.full((16,), 0.5))
+                assert torch.equal(ours.duty, theirs.duty) == (strength > 0.0)
+                assert torch.equal(ours.seen, theirs.seen) == (strength > 0.0)
+        x, context = torch.randn(64, OBSERVATION + ACTION), torch.eye(TASKS).repeat(16, 1)
+        agent.targets[0].load_state_dict(
+            {**agent.targets[0].state_dict(), **dict(agent.critic_1.named_parameters())}
+        )
+        assert torch.equal(agent.targets[0](x, context), agent.critic_1(x, context))
 
 
 class Plain:

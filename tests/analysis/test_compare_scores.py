@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.stats
-from synthetic_studies import add_group, add_run, returns_of
+from synthetic_studies import add_group, add_run, returns_of, write_csv
 
 from analysis.compare.collecting import collect
 from analysis.compare.report import compose, warnings
@@ -23,6 +23,7 @@ from analysis.compare.tables import (
     results_csv,
     score_table,
 )
+from analysis.runs import find_runs
 from analysis.statistics import Interval
 
 LEVELS = {"standard": 100.0, "l2": 120.0, "redo": 90.0}
@@ -198,6 +199,33 @@ def test_recovery_is_restricted_and_its_share_counted(tmp_path):
     # 86.8 + .9 * 13.2 = 98.68; the last ten episodes reach it at the 15th of 25.
     assert arms["standard"].recovery.estimate == pytest.approx(15 / 25)
     assert arms["standard"].share_recovered == 1.0
+
+
+def test_too_few_episodes_say_nothing_about_recovery(tmp_path):
+    """Two of the three worlds after a switch are short of episodes, in the runs of one arm."""
+    for arm in ("standard", "redo"):
+        for seed in range(3):
+            add_run(
+                tmp_path, arm, seed, score=lambda a, s, k, share: 100 * min(1, 4 * share) * (k < 3)
+            )
+    for path in find_runs(tmp_path):
+        if "redo" not in str(path):
+            continue
+        with (path / "episodes.csv").open(newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        kept = [r for k, r in enumerate(rows) if r["regime"] not in "13" or k % 25 < 9]
+        write_csv(path / "episodes.csv", list(rows[0]), kept)
+    for seed in range(3):  # a failed run has not recovered where it has no episodes left
+        add_run(tmp_path, "l2", seed, until=2_100, status="failed")
+    study, arms, scores = scores_of(tmp_path)
+    assert np.isinf(study.matrix("l2", "regime/recovery")[:, 2:3]).all()
+    times = study.matrix("redo", "regime/recovery")
+    assert np.isnan(times[:, [1, 3]]).all()
+    assert not np.isnan(study.matrix("standard", "regime/recovery")[:, 1:3]).any()
+    assert arms["redo"].recovery.estimate == pytest.approx(15 / 25)  # that of the second switch
+    assert arms["redo"].share_recovered == 1.0
+    (note,) = [note for note in scores.notes if "complete episodes" in note and "recovery" in note]
+    assert note.startswith("redo, recovery: 3 of 9 switches")
 
 
 def test_missing_scores_become_dashes_with_a_reason(tmp_path):

@@ -1,5 +1,7 @@
 """Comparisons on several tasks, of still learning arms, and of what contexts give away."""
 
+import csv
+import io
 import json
 import math
 from dataclasses import replace
@@ -23,9 +25,11 @@ from analysis.compare.flags import UnknownSettings, context_flags
 from analysis.compare.more_tables import correlation_table
 from analysis.compare.report import compose
 from analysis.compare.scores import score
-from analysis.compare.tasks import area_under_curve, last_gain
+from analysis.compare.tables import results_csv
+from analysis.compare.tasks import area_under_curve, last_gain, supported
 from analysis.multitask import UnlikeRuns, study, write_evaluation
 from analysis.runs import find_runs
+from analysis.statistics import Interval
 
 RATES = {"standard": (0.2, 0.4, 1.0, 0.0), "redo": (0.6, 0.4, 1.0, 0.2)}
 JOINT = {"kind": "meta_world", "switch_interval": 4_000}
@@ -95,6 +99,30 @@ def test_the_report_has_bars_and_says_who_is_still_learning(tmp_path, monkeypatc
     assert evaluate.main(again) == evaluate.EXIT_DONE
     assert (tmp_path / "out" / "tasks.csv").read_text().splitlines() == rows
     assert (tmp_path / "out" / "figures" / "tasks.png").read_bytes() == before
+
+
+def claims(found):
+    rows = csv.DictReader(io.StringIO(results_csv(found, score(found)).decode()))
+    return {row["arm"]: row["claim"] for row in rows}
+
+
+def test_no_claim_while_an_arm_is_still_learning(tmp_path):
+    """Addendum of metrics: both arms must have gained less than 2 points."""
+    assert claims(collect([with_tasks(tmp_path / "up", range(10), gain=0.05)])) == {
+        "standard": "",
+        "redo": "still learning",
+    }
+    found = collect([with_tasks(tmp_path / "down", range(10), gain=-0.05)])
+    assert claims(found)["redo"] == "claim"
+    scores = scores_by_arm(found)
+    assert scores["redo"].learning == "falling (-5.0 points)"
+    level, falling = scores["standard"], scores["redo"]
+    rising, silent = replace(level, gain=Interval(0.02, 0.0, 0.1, 10)), replace(level, gain=None)
+    assert rising.trend == "still learning"
+    assert supported("claim", level, rising) == supported("claim", rising, level)
+    assert supported("claim", falling, rising) == "still learning"
+    assert supported("claim", silent, level) == "still learning or not: unknown"
+    assert supported("exploratory", level, rising) == "exploratory"
 
 
 def test_unlike_and_missing_evaluations(tmp_path):

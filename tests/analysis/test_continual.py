@@ -123,13 +123,16 @@ def test_recovery_threshold_is_offset_by_the_random_policy() -> None:
 
 
 def test_recovery_of_censored_runs() -> None:
-    found = summarize_recovery([0.2, 0.5, NAN], limit=1.0)
+    found = summarize_recovery([0.2, 0.5, math.inf], limit=1.0)
     assert found.restricted_mean == pytest.approx(0.566667, abs=1e-6)
     assert found.share_recovered == pytest.approx(0.666667, abs=1e-6)
     assert found.n == 3
     assert summarize_recovery([0.2, 0.5, 1.7], limit=1.0) == found
-    with pytest.raises(ValueError, match="no recovery times"):
-        summarize_recovery([], 1.0)
+    # Nobody knows of the fourth run: it is counted, and neither recovered nor censored.
+    assert summarize_recovery([0.2, NAN, 0.5, 1.7], limit=1.0) == replace(found, num_unknown=1)
+    for nothing in ([], [NAN]):
+        with pytest.raises(ValueError, match="no recovery times"):
+            summarize_recovery(nothing, 1.0)
 
 
 def slow_trailing(episodes: Episodes, start: float, window: float) -> dict[int, float]:
@@ -170,7 +173,10 @@ def test_recovery_after_a_switch() -> None:
     first = recovery(episodes, [0, 1000, 2000], 0, threshold=260.0)
     assert first.time == 100.0
     assert math.isnan(first.drop)
-    assert math.isnan(recovery(episodes, [0, 1000, 2000], 1, threshold=301.0).time)
+    assert math.isinf(recovery(episodes, [0, 1000, 2000], 1, threshold=301.0).time)
+    few = stream([300.0] * 19, [100] * 19, regimes=[0] * 10 + [1] * 9)  # nine say nothing
+    assert math.isnan(recovery(few, [0, 1000, 2000], 1, threshold=301.0).time)
+    assert math.isnan(recovery(few, [0, 1000, 2000], 1, threshold=0.0).time)
     with pytest.raises(ValueError, match="there are regimes 0 to 1"):
         recovery(episodes, [0, 1000, 2000], 2, threshold=0.0)
 

@@ -1,6 +1,7 @@
 """Recovery against interpolated thresholds: slow loops over the definition, and coverage."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -126,6 +127,12 @@ def test_regimes_without_a_threshold_are_left_out_and_a_run_without_any_too():
     assert found.overall.n == 2
     assert [one.n for one in found.regimes] == [2, 1]
     assert found.regimes[1].estimate == 1.0
+    # With too few episodes nothing is known of a regime: neither recovered nor not.
+    found = restricted_recovery([quick, quick, replace(empty, unknown=np.array([1]))], values, grid)
+    assert [one.n for one in found.regimes] == [2, 0]
+    lacking = replace(empty, unknown=np.array([0, 1]))
+    found = restricted_recovery([quick, quick, lacking], values, grid)
+    assert (found.overall.n, found.overall.estimate) == (1, 0.25)
     with pytest.raises(ValueError, match="gain nothing"):
         restricted_recovery([quick], [[0.1, 0.1]], grid)
     with pytest.raises(ValueError, match="every regime of every run"):

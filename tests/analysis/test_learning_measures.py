@@ -11,7 +11,7 @@ from random_worlds import random_step
 from agents import ppo, sac
 from agents.parts import Parts
 from analysis.learning_measures import LearningMeasures, feature_norms
-from analysis.measure import measure_weights, unit_features, weights_of
+from analysis.measure import measure_weights, unit_features, weight_columns, weights_of
 from analysis.network_measures import NetworkMeasures
 from analysis.step_watch import WATCHED_STEPS
 from configs.run import LogConfig
@@ -314,6 +314,37 @@ def test_a_whole_row_has_exactly_the_declared_columns(agent, tmp_path):
     last = measures.take_row()
     assert set(last) < set(row)
     assert not any(column.startswith(("window/", "gradients/")) for column in last)
+
+
+def test_distances_do_not_count_weights_that_a_mask_leaves_out():
+    network = dendritic.Config(hidden_sizes=[16, 16], weight_density=0.5, active_fraction=0.5)
+    agent = make(network=network)
+    measures = LearningMeasures(agent, None)
+    kept = {}
+    for layer, weight in weights_of(agent.policy).items():
+        kept[layer] = weight != 0.0  # masked weights are stored as 0, no other one is
+        weight[kept[layer]] += 0.5
+    row = measures.distances()
+    assert kept["layers.1"].double().mean().item() == 0.5
+    for layer in kept:
+        assert row[f"weights/policy/{layer}/distance_from_init"] == pytest.approx(0.5)
+    assert row["weights/policy/all/distance_from_init"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("density", [1.0, 0.5])
+def test_segments_have_a_magnitude_of_their_own(density):
+    network = dendritic.Config(
+        hidden_sizes=[16, 16], segment_density=density, num_segments=2, active_fraction=0.5
+    )
+    policy = make(network=network).policy
+    before = measure_weights("policy", policy)
+    segments = policy.torso.layers[1].segments.detach()
+    segments[segments != 0.0] = -3.0
+    row = measure_weights("policy", policy)
+    changed = {column for column in row if row[column] != before[column]}
+    assert changed == {"weights/policy/layers.1/segment_magnitude"}  # the last layer alone has some
+    assert row["weights/policy/layers.1/segment_magnitude"] == pytest.approx(3.0)
+    assert set(row) <= set(weight_columns("policy", policy))
 
 
 @pytest.mark.parametrize("density", [1.0, 0.5])

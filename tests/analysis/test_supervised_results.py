@@ -1,6 +1,9 @@
 """Tables of supervised streams, against numbers made by hand."""
 
+import csv
+import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,8 +40,12 @@ def test_regression_table_compares_with_the_linear_baseline_over_common_seeds(tm
             run_dir(tmp_path / "runs", "mlp", arm, seed, rows)
     run_dir(tmp_path / "runs", "mlp", "backprop", 9, [(20_000, 100.0)])
     table = supervised_results.regression(tmp_path / "runs", tmp_path / "out")
-    lines = {line.split("|")[1].strip(): line for line in table.splitlines()}
+    lines = {line.split("|")[1].strip(): line for line in table.splitlines() if "|" in line}
     assert "| 4 |" in lines["backprop"]
+    assert table.endswith(
+        "Left out: 1 of 13 runs, 1 of seeds that another arm lacks "
+        "(supervised-mlp-backprop/seed_9)."
+    )
     assert "1.000 [1.000, 1.000]" in lines["backprop"]  # last - linear
     assert "-0.500 [-0.500, -0.500]" in lines["continual"]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
@@ -47,6 +54,64 @@ def test_regression_table_compares_with_the_linear_baseline_over_common_seeds(tm
         "figure.png",
         "figure.svg",
     }
+
+
+def test_p_values_are_of_two_sided_sign_flips_and_adjusted_over_the_arms():
+    rng = np.random.default_rng(0)
+    stacked = {
+        arm: 1.0 + level * np.linspace(0.0, 1.0, 20) + rng.normal(0.0, 0.05, (6, 20))
+        for arm, level in (("worse", 1.0), ("better", -0.3), ("linear", 0.0))
+    }
+    lines = {line["arm"]: line for line in supervised_results.regression_lines(stacked)}
+    signs = np.array(list(itertools.product((-1, 1), repeat=6)))
+    ends = {arm: rows[:, -2:].mean(1) for arm, rows in stacked.items()}
+
+    def p_of(differences):
+        sums = np.abs(signs @ differences)
+        return (sums >= abs(differences.sum()) - 1e-9).mean()
+
+    to_linear = sorted((p_of(ends[arm] - ends["linear"]), arm) for arm in ("worse", "better"))
+    (least, first), (most, second) = to_linear
+    assert lines[first]["p (last - linear)"] == f"{2 * least:.2g}"
+    assert lines[second]["p (last - linear)"] == f"{max(2 * least, most):.2g}"
+    assert p_of(ends["better"] - ends["linear"]) == 2 / 64  # better counts as much as worse
+    since = sorted(p_of(ends[a] - stacked[a][:, :2].mean(1)) for a in stacked)
+    assert lines["worse"]["p (last - first)"] == f"{3 * since[0]:.2g}"
+
+
+def test_unfinished_and_failed_runs_are_left_out_and_named(tmp_path):
+    rows = [(20_000 * k, 1.0) for k in range(1, 21)]
+    for seed in range(4):
+        for arm in ("backprop", "linear"):
+            run_dir(tmp_path / "runs", "mlp", arm, seed, rows)
+    place = tmp_path / "runs" / "env"
+    (place / "supervised-mlp-linear" / "seed_2" / "done.json").unlink()
+    failed = place / "supervised-mlp-backprop" / "seed_3" / "done.json"
+    failed.write_text(json.dumps({"status": "failed"}))
+    table = supervised_results.regression(tmp_path / "runs", tmp_path / "out")
+    assert "| backprop | 2 |" in table
+    sentence = table.splitlines()[-1]
+    assert sentence.startswith("Left out: 4 of 8 runs, ")
+    assert "1 failed (supervised-mlp-backprop/seed_3)" in sentence
+    assert "1 unfinished (supervised-mlp-linear/seed_2)" in sentence
+    assert "2 of seeds that another arm lacks" in sentence
+    found = supervised_results.account(place / "supervised-mlp-linear", [], "x")
+    assert "3 x (" in found
+    with pytest.raises(ValueError, match="holds no finished runs"):
+        supervised_results.run_dirs(failed.parent.parent / "seed_3")
+
+
+def test_the_table_of_bit_flipping_is_made_of_its_curves(tmp_path):
+    folder = Path(supervised_results.__file__).parents[1] / "results" / "bit_flipping"
+    curves: dict[str, dict[int, list[float]]] = {}
+    with (folder / "curves.csv").open(newline="", encoding="utf-8") as stream:
+        for row in csv.DictReader(stream):
+            errors = curves.setdefault(row["arm"], {}).setdefault(int(row["seed"]), [])
+            errors.append(float(row["squared_error"]))
+    stacked = {arm: np.array(list(seeds.values())) for arm, seeds in curves.items()}
+    lines = supervised_results.regression_lines(stacked)
+    supervised_results.write_table(tmp_path / "table.csv", lines)
+    assert (tmp_path / "table.csv").read_text() == (folder / "table.csv").read_text()
 
 
 def test_final_accuracy_is_the_mean_over_tasks_after_the_last_one(tmp_path):

@@ -373,7 +373,7 @@ class Watcher:
         for name in edited:
             assert self.roles[name] in self.method.touches, f"{name} was edited"
         resets = self.method.resets_optimizer
-        touched = getattr(self.method, "_touched", [])
+        touched = [e for e in getattr(self.method, "_touched", []) if e.renewed]
         listed = {id(entry.parameter) for entry in touched}
         for name, parameter in self.update.network.named_parameters():
             if resets == "no" or (resets == "entries" and id(parameter) not in listed):

@@ -1,5 +1,7 @@
 """Methods beside each other: who hears of whose edits, and what is refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,8 +16,9 @@ from configs.schema import ConfigurationError
 from envs.base import EnvInfo
 from networks import mlp
 from networks.units import Touched
-from plasticity.method import Method
+from plasticity.method import InputSource, Method
 from plasticity.methods import (
+    c_chain,
     continual_backprop,
     fire,
     injection,
@@ -84,6 +87,44 @@ def test_edits_are_told_to_all_others_and_kept_for_targets(renews, mirrors):
     edits = update.pop_target_edits()
     assert len(edits) == (1 if mirrors else 0)
     assert update.pop_target_edits() == []
+
+
+class Everything(Listener):
+    """Writes down every entry that it hears of."""
+
+    def notice_edits(self, touched, renewed):
+        self.heard += [(entry.parameter, renewed) for entry in touched]
+
+
+def test_absorbed_means_are_no_churn_and_no_renewal():
+    """C-CHAIN compares with the shifted bias, and nobody takes it for a new one."""
+    inputs = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+
+    def draw(size, generator):
+        return inputs[torch.randint(64, (size,), generator=generator)], None
+
+    def methods(network):
+        config = continual_backprop.Config(
+            replacement_rate=0.1, maturity_threshold=1, mean_transfer=True
+        )
+        target = replace(target_of(network, "policy"), inputs=InputSource(draw, 8))
+        return {
+            "cb": continual_backprop.build(config, target),
+            "c_chain": c_chain.build(c_chain.Config(initial_coefficient=1e-3), target),
+            "listener": Everything(),
+        }
+
+    network, update = updating(methods)
+    heard, bias = update.methods["listener"].heard, network.mean.bias
+    for _ in range(5):
+        heard.clear()
+        with update.recording():
+            out = network(inputs[:8])
+        update.step(1e-3 * out.square().sum())
+    assert [renewed for parameter, renewed in heard if parameter is bias] == [False]
+    renewed_weights = [renewed for parameter, renewed in heard if parameter is network.mean.weight]
+    assert renewed_weights == [True]
+    assert torch.equal(update.methods["c_chain"]._views["mean.bias"], bias)
 
 
 def test_edits_at_task_changes_are_told_too():

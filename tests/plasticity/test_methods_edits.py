@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
-from recycling_nets import Trainer, parameters_of, policy, target_of
+from recycling_nets import LECUN, Trainer, parameters_of, policy, target_of
 from torch import nn
 
+from networks import dendritic, film, simba
 from networks.heads import ValueFunction
 from networks.initializers import Initializer
 from networks.k_winners import Config as KWinnersConfig
@@ -87,7 +88,40 @@ def test_nap_changes_outputs_only_through_the_epsilon_of_the_normalisation():
     assert ((after - before).norm() / before.norm()).item() < 1e-3
 
 
+@pytest.mark.parametrize(
+    ("network", "scales"),
+    [
+        (dendritic.Config(hidden_sizes=[16], active_fraction=0.5, layer_norm=True), True),
+        (
+            dendritic.Config(
+                hidden_sizes=[16], active_fraction=0.5, layer_norm=True, gate_mode="bias"
+            ),
+            False,
+        ),
+        (film.Config(hidden_sizes=[16], layer_norm=True), False),
+    ],
+    ids=["gate", "added_bias", "film"],
+)
+def test_nap_scales_gains_only_where_nothing_is_added_behind_them(network, scales):
+    """Act(norm(x) + c) is no multiple of itself when the norm is scaled and c is not."""
+    build = dendritic.build if isinstance(network, dendritic.Config) else film.build
+    streams, context = Streams(0), ContextSpec(3, discrete=True)
+    module = ValueFunction(build(network, 4, context, streams), LECUN, streams)
+    method = nap.build(nap.Config(), target_of(module))
+    norm = module.torso.layers[0].norm
+    with torch.no_grad():
+        norm.weight.fill_(2.0)
+    method.after_step({}, sgd(module))
+    size = norm.weight.square().sum() + norm.bias.square().sum()
+    assert (size.item() == pytest.approx(16.0, rel=1e-5)) == scales
+    assert (norm.weight < 2.0).all()  # it decays where it is not scaled
+
+
 def test_nap_without_normalisation_is_refused():
+    streams = Streams(0)
+    torso = simba.build(simba.Config(width=8), 4, ContextSpec(), streams)
+    with pytest.raises(ValueError, match=r"no such key, choose one that has \(network=mlp\)"):
+        nap.build(nap.Config(), target_of(ValueFunction(torso, LECUN, streams)))
     with pytest.raises(ValueError, match=r"needs LayerNorm .* set network\.layer_norm=true"):
         nap.build(nap.Config(), target_of(policy()))
 

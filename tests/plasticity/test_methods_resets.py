@@ -243,6 +243,23 @@ def test_injection_reaches_targets_and_avoids_the_hand_written_pass():
     assert type(other._steps).__name__ == "AutogradSteps"
 
 
+def test_the_first_injection_leaves_the_answers_of_targets_alone():
+    """They lag behind their critics; the heads that are injected cancel each other exactly."""
+    config = injection.Config(period=0, at_task_change=True)
+    agent = make(sac, {"injection": config}, **SAC)
+    learn(agent, 20)
+    inputs = torch.randn(32, 7, generator=generator(0))
+    before = [target(inputs) for target in agent.targets]
+    agent.on_task_change(1)
+    for target, old in zip(agent.targets, before, strict=True):
+        assert torch.equal(target(inputs), old)
+    online, twin = agent.critic_1.value, agent.targets[0].value
+    assert torch.equal(twin.fresh.weight, online.fresh.weight)
+    assert not torch.equal(twin.base.weight, online.base.weight)
+    state = agent.updates["critic_1"].optimizer.state
+    assert all(parameter not in state for parameter in online.base.parameters())
+
+
 def test_injection_without_room_is_refused():
     config = injection.Config(period=0, at_task_change=True)
     with pytest.raises(ValueError, match=r"parts\.prepare"):

@@ -23,6 +23,7 @@ from torch import nn
 from networks.initializers import Initializer
 from networks.sequential import unit_groups_of
 from networks.units import HiddenLayer, Reader, Touched, UnitGroup, reset_linear_units
+from plasticity.optimizer_state import apply_policy
 from plasticity.optimizers import adam
 from plasticity.recycling import Selection, mirror_edits, renew
 
@@ -351,6 +352,31 @@ def test_many_renewals_leave_log_std_alone():
     Trainer(net, method, adam.build(adam.Config(weight_decay=0.1), net)).run(100)
     assert method.counters["layers.0"].replaced_total > 10
     assert torch.equal(net.log_std, torch.zeros(2))
+
+
+def test_absorbed_means_are_reported_and_neither_forgotten_nor_mirrored():
+    online = critic()
+    target = copy.deepcopy(online)
+    head = online.value
+    optimizer = torch.optim.Adam(online.parameters())
+    online(torch.randn(8, 4)).sum().backward()
+    optimizer.step()
+    moment = optimizer.state[head.bias]["exp_avg"].clone()
+    units, means = torch.tensor([3]), torch.tensor([2.0])
+    expected = head.bias + 2.0 * head.weight[:, 3]
+    group = online.unit_groups()[-1]
+    touched = renew([Selection(group, units, means, units, means)], generator())
+    torch.testing.assert_close(head.bias.data, expected.data)
+    (shifted,) = [entry for entry in touched if not entry.renewed]
+    assert shifted.parameter is head.bias
+    apply_policy("zero_moments", optimizer, touched)
+    assert moment.any()
+    assert torch.equal(optimizer.state[head.bias]["exp_avg"], moment)
+    assert not optimizer.state[head.weight]["exp_avg"][:, 3].any()
+    old = target.value.bias.clone()
+    mirror_edits(touched, online, target)
+    assert torch.equal(target.value.bias, old)
+    assert not target.value.weight[:, 3].any()
 
 
 def test_mirrored_edits_write_the_same_rows_and_columns():
