@@ -37,8 +37,15 @@ LIMITS = {"method=continual_backprop": 0.05}
 MEDIAN_LIMIT = OUTLIER = 0.15
 AUTOGRAD = "autograd instead of the hand-written pass"
 PENALTY = f"a penalty on the loss, so {AUTOGRAD}, and "
+ADAPTABLE = (
+    "a utility of deviations from running means over incoming weights: sums over activations and "
+    "over every matrix twice, layer by layer instead of one buffer"
+)
+FRESH_DRAWS = "a full set of fresh normal draws for all weights at every step"
 REASONS = {
     "c_chain": PENALTY + "two more forward passes (a reference batch, now and before the step)",
+    "continual_backprop_pairs": ADAPTABLE,
+    "continual_backprop_regression": ADAPTABLE,
     "continual_backprop_fisher": f"gradients at hidden units, so {AUTOGRAD}",
     "continual_backprop_propagated": "two products with every reading matrix and no shared buffer",
     "ewc": PENALTY + "a weighted sum of squares over all policy weights",
@@ -49,7 +56,8 @@ REASONS = {
     "2 x 3 x 256 x 256 x 256 FLOP against 6 x B x 256 x 256 of the layer itself for a minibatch of "
     "B, twice as much for 128",
     "regrama": "mean |gradient| of every row at the last steps before a check",
-    "shrink_perturb_soft": "a full set of fresh normal draws for all weights at every step",
+    "shrink_perturb_published": FRESH_DRAWS,
+    "shrink_perturb_soft": FRESH_DRAWS,
     "si": PENALTY + "path integrals: a copy of, and two products over, all policy weights",
     "snr": "silence counters of all units at every step",
     "spectral": PENALTY + "a power iteration with two products per matrix, and its gradient",
