@@ -232,21 +232,24 @@ def _floor(config: RunConfig, cores: Sequence[int]) -> float | None:
 def _print(
     kinds: Sequence[Kind], estimates: Sequence[Estimate], side_by_side: int, options: PlanConfig
 ) -> None:
-    table = Table("run", "steps", "steps/s", "of floor", "evaluations", "one run", "runs")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    evaluates = any(one.evaluation_share for one in estimates)
+    has_floor = any(one.floor_share is not None for one in estimates)
+    optional = (*["of floor"] * has_floor, *["eval"] * evaluates)
+    table = Table("steps", "steps/s", *optional, "one run", "runs", "what")
+    for column in table.columns[:-1]:
+        column.justify, column.no_wrap = "right", True
+    table.columns[-1].overflow = "fold"
     for kind, one in zip(kinds, estimates, strict=True):
         table.add_row(
-            kind.name,
             f"{kind.composed.config.total_steps:,}",
             "" if one.steps_per_second is None else f"{one.steps_per_second:,.0f}",
-            "" if one.floor_share is None else f"{100 * one.floor_share:.0f}%",
-            f"{100 * one.evaluation_share:.0f}%" if one.evaluation_share else "",
+            *["" if one.floor_share is None else f"{100 * one.floor_share:.0f}%"] * has_floor,
+            *[f"{100 * one.evaluation_share:.0f}%"] * evaluates,
             duration(one.seconds),
             str(kind.runs),
+            kind.name,
         )
-    console = Console()
-    console.print(table)
+    Console().print(table)
     total = sum(one.seconds * kind.runs for kind, one in zip(kinds, estimates, strict=True))
     longest = max(one.seconds for one in estimates)
     wall = max(total / side_by_side, longest)
@@ -258,8 +261,8 @@ def _print(
 
 
 def duration(seconds: float) -> str:
-    """For people: `45 s`, `12 min`, `3 h 20 min`."""
+    """For people: `45s`, `12m`, `3h20m`."""
     if seconds < 90.0:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.0f}s"
     minutes = round(seconds / 60.0)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes}m" if minutes < 90 else f"{minutes // 60}h{minutes % 60:02d}m"

@@ -85,6 +85,13 @@ def test_extrapolation_by_hand():
     assert found.floor_share == pytest.approx(100e-6 * 3_000 / 2)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(44.6, "45s"), (95.0, "2m"), (5_340.0, "89m"), (12_000.0, "3h20m")]
+)
+def test_durations_for_people(seconds, text):
+    assert planning.duration(seconds) == text
+
+
 def test_a_run_that_is_over_before_its_window_is_no_extrapolation():
     config = compose_run(SMALL).config
     window = dict.fromkeys(("env_steps", "seconds", "evaluation", "first_evaluation"), 0.0)
@@ -115,7 +122,7 @@ def test_a_short_run_is_measured_whole():
 
 
 def test_the_command_prints_a_table_and_leaves_nothing_behind(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "140")
+    monkeypatch.setenv("COLUMNS", "100")
     root = tmp_path / "runs"
     words = [*SMALL, "arm=standard,l2", "seed=0,1,2", "plan.seconds=0.1", f"runs_root={root}"]
     assert train.main(["plan", "-m", *words]) == train.EXIT_DONE
