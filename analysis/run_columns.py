@@ -77,6 +77,10 @@ class Columns:
         """Mean absolute weight of one layer."""
         return f"weights/{network}/{layer}/weight_magnitude"
 
+    def hidden_weights(self, network: str) -> str:
+        """Mean absolute weight of the last hidden layer."""
+        return self.weight_magnitude(network, self.last_layers.get(network, ""))
+
     def all_weights(self, network: str) -> str:
         """Mean absolute weight of a whole network."""
         return self.weight_magnitude(network, "all")

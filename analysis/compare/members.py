@@ -167,6 +167,7 @@ def columns_of(columns: Columns) -> dict[str, str]:
             "dormant_fraction": columns.dormant("window", network),
             "stable_rank": columns.stable_rank("window", network),
             "weight_magnitude": columns.all_weights(network),
+            "hidden_weight_magnitude": columns.hidden_weights(network),
         }
     return names
 

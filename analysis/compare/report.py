@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from analysis.compare.cells import Table
+from analysis.compare.course import course, course_csv, course_table
 from analysis.compare.fairness import fairness_table
 from analysis.compare.figures import draw_figures
 from analysis.compare.more_tables import (
@@ -103,6 +104,8 @@ def render(study: Study, name: str) -> dict[str, bytes]:
     files["results.csv"] = results_csv(study, scores)
     if scores.tasks:
         files["tasks.csv"] = tasks_csv(study, scores)
+    if points := course(study):
+        files["course.csv"] = course_csv(points)
     files["report.md"] = to_markdown(blocks).encode()
     files["report.html"] = to_html(blocks, name, figures).encode()
     return files
@@ -171,6 +174,8 @@ def compose(study: Study, scores: Scores, name: str, pictures: Sequence[str]) ->
     blocks.append(continual_table(study, scores))
     blocks += [Heading("Loss of plasticity"), *_plasticity(study, scores)]
     blocks += [fairness_table(study, scores), network_table(study, scores)]
+    if points := course(study):
+        blocks.append(course_table(study, points))
     if scores.correlations:
         blocks.append(correlation_table(scores.correlations))
     blocks.append(Heading("Figures"))

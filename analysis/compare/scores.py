@@ -27,17 +27,39 @@ from analysis.continual.plasticity_index import Summary
 from analysis.statistics import (
     Comparison,
     Interval,
-    MeanOfPresent,
     adjust,
     compare,
     interval,
     mean_of_present,
 )
 
-END_METRICS = ("dormant_fraction", "stable_rank", "weight_magnitude", "action_std")
+END_METRICS = (
+    *("dormant_fraction", "stable_rank", "weight_magnitude"),
+    *("hidden_weight_magnitude", "action_std"),
+)
 _BEFORE = "before/"
 # Environments whose tests show that a switch changes the simulated physics or the task.
 VERIFIED_SWITCHING = frozenset({"locomotion"})
+
+
+@dataclass(frozen=True)
+class EndValue:
+    """A diagnostic at the end of the runs of an arm.
+
+    Attributes:
+        mean: Over the runs that measured it; None where none did.
+        num_missing: Runs that did not.
+    """
+
+    mean: Interval | None
+    num_missing: int
+
+    @classmethod
+    def of(cls, values: Array) -> EndValue:
+        """From one value per run, NaN where it is missing."""
+        present = values[~np.isnan(values)]
+        mean = interval(present, "mean") if present.size else None
+        return cls(mean, values.size - present.size)
 
 
 @dataclass
@@ -61,7 +83,7 @@ class ArmScores:
         num_undefined: Regimes of its runs without an index: learning hardly pays there, or they
             are cut short.
         retention: Summary -> retention index, where nothing ever changes.
-        ends: Diagnostic -> mean over runs at their end.
+        ends: Diagnostic -> its value at the end of the runs.
         gradient_steps: Mean over runs.
         overhead: Baseline speed over the arm's, minus 1.
         parameters: Largest number over runs, NaN where no run says.
@@ -83,7 +105,7 @@ class ArmScores:
     self_index: dict[str, Interval | None] = field(default_factory=dict)
     num_undefined: int = 0
     retention: dict[str, Interval | None] = field(default_factory=dict)
-    ends: dict[str, MeanOfPresent] = field(default_factory=dict)
+    ends: dict[str, EndValue] = field(default_factory=dict)
     gradient_steps: float = math.nan
     overhead: float = math.nan
     parameters: float = math.nan
@@ -184,7 +206,7 @@ class _Scorer:
         if self.is_stationary:
             self._retention(scores)
         for metric in END_METRICS:
-            scores.ends[metric] = mean_of_present(_last(self.study, name, f"end/{metric}"))
+            scores.ends[metric] = EndValue.of(_last(self.study, name, f"end/{metric}"))
         scores.gradient_steps = mean_of_present([run.gradient_steps for run in runs]).mean
         scores.overhead = self._speed(self.study.baseline) / self._speed(name) - 1.0
         scores.parameters = self._largest(name, "cost/parameters")

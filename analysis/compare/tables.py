@@ -193,28 +193,42 @@ def _index_caption(scores: Scores) -> str:
 
 def network_table(study: Study, scores: Scores) -> Table:
     """State of the policy network at the end."""
-    rank = "stable rank (% of units)" if study.about["rank_in_percent"] else "stable rank"
-    header = ("arm", "dormant units (%)", rank, "mean |weight|", "action std", "gradient steps")
-    factors = dict.fromkeys(END_METRICS, 1.0) | {"dormant_fraction": 100.0}
+    titles = {
+        "dormant_fraction": "dormant units (%)",
+        "stable_rank": rank_title(study),
+        "weight_magnitude": "mean |weight|",
+        "hidden_weight_magnitude": "of the last hidden layer",
+        "action_std": "action std",
+    }
+    if all(arm.ends["hidden_weight_magnitude"].mean is None for arm in scores.arms):
+        del titles["hidden_weight_magnitude"]  # copies made before it was followed
     rows = []
     for arm in scores.arms:
-        cells = [_present(arm, metric, factors[metric]) for metric in END_METRICS]
+        cells = [_end_text(arm, metric) for metric in titles]
         steps = "" if math.isnan(arm.gradient_steps) else f"{arm.gradient_steps:,.0f}"
         rows.append((arm.facts.name, *cells, steps or DASH))
     return Table(
         "Policy network at the end",
-        header,
+        ("arm", *titles.values(), "gradient steps"),
         tuple(rows),
-        "Means over runs of the last 12.5 % of each run, measured on the on-policy window; stable "
-        "rank of the last hidden layer (99 % of the singular-value sum), mean |weight| of the "
-        "whole network. In brackets: runs without a measurement.",
+        "Means over runs of the last 12.5 % of each run with 95 % intervals, measured on the "
+        "on-policy window; stable rank of the last hidden layer (99 % of the singular-value sum), "
+        "mean |weight| of the whole network"
+        + (" and of its last hidden layer" if "hidden_weight_magnitude" in titles else "")
+        + ". (k missing): k runs without a measurement.",
     )
 
 
-def _present(arm: ArmScores, metric: str, factor: float) -> str:
+def rank_title(study: Study) -> str:
+    """Column title of the stable rank with its unit."""
+    return "stable rank (% of units)" if study.about["rank_in_percent"] else "stable rank"
+
+
+def _end_text(arm: ArmScores, metric: str) -> str:
     found = arm.ends[metric]
-    missing = f" ({found.num_missing} missing)" if found.n and found.num_missing else ""
-    return number_text(factor * found.mean) + missing
+    text = interval_text(found.mean, 100.0 if metric == "dormant_fraction" else 1.0)
+    is_partial = found.mean is not None and found.num_missing
+    return f"{text} ({found.num_missing} missing)" if is_partial else text
 
 
 def results_csv(study: Study, scores: Scores) -> bytes:
@@ -257,7 +271,7 @@ def _flat_row(arm: ArmScores) -> dict[str, object]:
             add(f"{name}_{summary}", index.get(summary))
     row["pi_undefined"] = arm.num_undefined
     for metric in END_METRICS:
-        row[metric] = _cell(arm.ends[metric].mean)
+        add(metric, arm.ends[metric].mean)
         row[f"{metric}_missing"] = arm.ends[metric].num_missing
     row["gradient_steps"] = _cell(arm.gradient_steps)
     row["uses_task_boundary"] = "yes" if facts.uses_task_boundary else "no"

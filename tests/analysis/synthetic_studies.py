@@ -130,6 +130,7 @@ def write_rows(path, end, total, interval, points, seed, level):
                 "regime_value": FRICTIONS[(t - 1) // interval % 10],
                 "action_std": 1.0 - 0.3 * share + 0.02 * seed,
                 "weights/policy/all/weight_magnitude": 0.05 + 0.01 * share + 1e-5 * level,
+                "weights/policy/layers.1/weight_magnitude": 0.04 + 0.02 * share + 1e-4 * seed,
                 "window/policy/all/dormant_fraction": 0.3 * share + 0.01 * seed,
                 "window/policy/layers.1/stable_rank": 20.0 - 9.0 * share - 0.1 * seed,
             }
