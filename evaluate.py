@@ -235,7 +235,8 @@ def sequence(arguments: argparse.Namespace) -> int:
     from analysis.sequences.command import report_sequences
 
     command = f"python {shlex.join(['evaluate.py', *arguments.words])}"
-    report_sequences(arguments.runs, arguments.out, arguments.references, command)
+    places = arguments.runs, arguments.out, arguments.references
+    report_sequences(*places, command, arguments.export_data)
     return EXIT_DONE
 
 
@@ -334,6 +335,8 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--out", type=Path, required=True, help="folder of the report")
     where = "folder of all runs with single-task references; default: that of the runs"
     added.add_argument("--references", type=Path, metavar="RUNS", help=where)
+    where = "folder for small copies of the runs and references that give the same report"
+    added.add_argument("--export-data", type=Path, metavar="DIR", help=where)
     command(figures).add_argument("run_dir", type=Path, metavar="RUN_DIR")
     command(inspect).add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
     return parser

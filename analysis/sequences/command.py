@@ -13,6 +13,7 @@ from analysis.compare.command import write_files
 from analysis.plots import save_figure
 from analysis.run_files import NotARun
 from analysis.runs import find_runs
+from analysis.sequences.copies import copies_of
 from analysis.sequences.figures import KINDS, matrix_figure
 from analysis.sequences.matrix import is_sequence, read_matrix, sources_of, write_matrix
 from analysis.sequences.report import notes, render, scores_table
@@ -21,7 +22,11 @@ from configs.run import RunConfig
 
 
 def report_sequences(
-    paths: Iterable[Path], out: Path, references: Path | None = None, command: str = ""
+    paths: Iterable[Path],
+    out: Path,
+    references: Path | None = None,
+    command: str = "",
+    export: Path | None = None,
 ) -> None:
     """Compare runs on a sequence of tasks and write the report.
 
@@ -31,14 +36,18 @@ def report_sequences(
         references: Folder of all runs in whose `sequence_references` single tasks are looked for;
             None for the one of the runs themselves.
         command: Command line, printed in the report.
+        export: Folder for small copies of runs and references that give the same report.
 
     Raises:
         NotARun: A folder holds no run, or a run is no finished sequence.
         UnlikeSequences: The runs are on different sequences.
+        ValueError: A copy would replace its run.
         StorageError: A file cannot be written.
     """
     runs = [run for path in paths for run in find_runs(path)]
     found = study(dict.fromkeys(runs), references)
+    if export is not None:
+        write_files(export, copies_of(found, export))
     write_files(out, render(found, out.resolve().name, command))
     for note in notes(found):
         print(f"note: {note}", file=sys.stderr)
@@ -50,6 +59,8 @@ def report_sequences(
         shown.add_row(*row)
     Console(width=None if sys.stdout.isatty() else 120).print(shown)
     print(f"wrote {out / 'report.md'} and {out / 'report.html'}")
+    if export is not None:
+        print(f"wrote small copies of the runs and their references to {export}")
 
 
 def conclude_sequence(run_dir: Path, config: RunConfig) -> Sequence[str]:

@@ -78,7 +78,8 @@ def curves_figure(curves: Mapping[str, Array], matrix: SuccessMatrix) -> Figure:
                 colour = COLOURS[index % len(COLOURS)]
                 marker = "." if len(million) <= 20 else ""
                 axes.plot(
-                    *(million, values[:, stage], marker),
+                    *(million, values[:, stage]),
+                    marker=marker,
                     color=colour,
                     linestyle=dashes,
                     label=name,

@@ -80,6 +80,7 @@ class SequenceStudy:
         reference_seeds: Seeds for which every task has a reference.
         reference_areas: (reference seeds, stages), None where a task has none.
         missing: Tasks without a reference.
+        references: Task -> seed -> run directory of all references found.
     """
 
     arms: tuple[Arm, ...]
@@ -88,6 +89,7 @@ class SequenceStudy:
     reference_seeds: tuple[int, ...] = ()
     reference_areas: Array | None = None
     missing: tuple[str, ...] = field(default_factory=tuple)
+    references: Mapping[str, Mapping[int, Path]] = field(default_factory=dict)
 
 
 def study(
@@ -127,7 +129,8 @@ def study(
         _arm(names[folder], found[folder], areas, source)
         for folder in sorted(found, key=lambda folder: names[folder])
     )
-    return SequenceStudy(arms, arms[0].matrices[0].tasks, facts, seeds, areas, missing)
+    labels = arms[0].matrices[0].tasks
+    return SequenceStudy(arms, labels, facts, seeds, areas, missing, references)
 
 
 def _short_names(folders: Sequence[str]) -> dict[str, str]:

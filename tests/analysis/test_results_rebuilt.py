@@ -15,6 +15,7 @@ REPORTS = {
     "sac_against_sb3": ["--baseline", "sb3_sac-adam"],
     "inferred_context": [],
 }
+SEQUENCES = ("mt10_sequence", "mt10_sequence_ppo")
 
 
 def rows(file: Path) -> list[dict[str, str]]:
@@ -38,7 +39,20 @@ def test_a_report_is_rebuilt_from_its_copies(name, tmp_path, monkeypatch):
     monkeypatch.chdir(RESULTS.parent)  # names of runs are relative to it
     words = ["compare", f"results/{name}/runs", *REPORTS[name], "--out", str(tmp_path)]
     assert evaluate.main(words) == 0
-    made, kept = rows(tmp_path / "results.csv"), rows(RESULTS / name / "results.csv")
+    assert_equal_tables(tmp_path / "results.csv", RESULTS / name / "results.csv")
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_a_report_of_sequences_is_rebuilt_from_its_copies(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(RESULTS.parent)
+    words = ["sequence", f"results/{name}/runs", "--out", str(tmp_path)]
+    assert evaluate.main(words) == 0
+    for table in ("results.csv", "tasks.csv"):
+        assert_equal_tables(tmp_path / table, RESULTS / name / table)
+
+
+def assert_equal_tables(found_in, expected_in):
+    made, kept = rows(found_in), rows(expected_in)
     assert [row.keys() for row in made] == [row.keys() for row in kept]
     for found, expected in zip(made, kept, strict=True):
         for key, cell in expected.items():
