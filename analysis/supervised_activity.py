@@ -20,8 +20,9 @@ from analysis.context_data import ContextData, LayerData, context_data
 from analysis.context_figures import unit_order
 from analysis.plots import QUIET, STYLE, save_figure
 from analysis.supervised_runs import account, finished_runs
-from analysis.supervised_tables import mean_text, write_rows, write_table
+from analysis.supervised_tables import mean_text, read_rows, write_rows, write_table
 
+Maps = Mapping[str, Mapping[str, np.ndarray]]  # network -> layer -> (tasks, units)
 USED = 0.01  # a unit that no task activates on more than this share of its images is unused
 NUMBERS = ("active", "used", "within", "across", "shared")
 
@@ -58,17 +59,37 @@ def activity(root: Path, out: Path) -> str:
             for layer in data.layers
         ],
     )
+    _write_activity(out / "activity.csv", {name: s[min(s)] for name, s in measured.items()})
+    return f"{draw_activity(out, out)}\n\n{account(root, used, 'with fewer tasks')}"
+
+
+def draw_activity(stored: Path, out: Path) -> str:
+    """Write overlap_table.csv and the figure from a stored overlap.csv and activity.csv.
+
+    Returns:
+        The table as Markdown, see `activity`.
+
+    Raises:
+        ValueError: There are no such files, or they are damaged.
+    """
+    found: dict[tuple[str, str], list[dict[str, float]]] = {}
+    path = stored / "overlap.csv"
+    for row in read_rows(path, ("network", "layer", *NUMBERS)):
+        values = {key: _number(path, row[key]) for key in NUMBERS}
+        found.setdefault((row["network"], row["layer"]), []).append(values)
     lines = []
-    for name, seeds in measured.items():
-        for index, layer in enumerate(next(iter(seeds.values())).layers):
-            found = [numbers(data.layers[index]) for data in seeds.values()]
-            means = {key: mean_text(np.array([row[key] for row in found])) for key in NUMBERS}
-            lines.append({"network": name, "layer": layer.layer, "runs": str(len(found)), **means})
-    shown = {name: seeds[min(seeds)] for name, seeds in measured.items()}
-    _write_activity(out / "activity.csv", shown)
-    _draw(out, shown)
-    table = write_table(out / "overlap_table.csv", lines)
-    return f"{table}\n\n{account(root, used, 'with fewer tasks')}"
+    for (name, layer), rows in found.items():
+        means = {key: mean_text(np.array([row[key] for row in rows])) for key in NUMBERS}
+        lines.append({"network": name, "layer": layer, "runs": str(len(rows)), **means})
+    _draw(out, _stored_activity(stored / "activity.csv"))
+    return write_table(out / "overlap_table.csv", lines)
+
+
+def _number(path: Path, cell: str | None) -> float:
+    try:
+        return float(cell or "")
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {cell!r} is no number") from error
 
 
 def _measure(root: Path, used: list[Path]) -> dict[str, dict[int, ContextData]]:
@@ -136,27 +157,38 @@ def _write_activity(path: Path, shown: Mapping[str, ContextData]) -> None:
     )
 
 
-def _draw(out: Path, shown: Mapping[str, ContextData]) -> None:
+def _stored_activity(path: Path) -> Maps:
+    maps: dict[str, dict[str, list[list[float]]]] = {}
+    for row in read_rows(path, ("network", "layer", "task", "unit_0")):
+        units = [cell for name, cell in row.items() if name.startswith("unit_") and cell]
+        layers = maps.setdefault(row["network"], {})
+        layers.setdefault(row["layer"], []).append([_number(path, cell) for cell in units])
+    return {
+        name: {layer: np.array(rows) for layer, rows in layers.items()}
+        for name, layers in maps.items()
+    }
+
+
+def _draw(out: Path, maps: Maps) -> None:
     """A map of 64 units per network (column) and layer (row), sorted by their favourite task."""
-    depth = max(len(data.layers) for data in shown.values())
+    depth = max(map(len, maps.values()))
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
-        figure = Figure(figsize=(2.4 * len(shown), 1.9 * depth + 0.3), layout="constrained")
-        every = figure.subplots(depth, len(shown), squeeze=False, sharey=True)
-        for column, (name, data) in zip(every.T, shown.items(), strict=True):
-            for axes, layer in zip(column, data.layers, strict=False):
-                order = unit_order(layer.activity)
+        figure = Figure(figsize=(2.4 * len(maps), 1.9 * depth + 0.3), layout="constrained")
+        every = figure.subplots(depth, len(maps), squeeze=False, sharey=True)
+        for column, (name, layers) in zip(every.T, maps.items(), strict=True):
+            for axes, (layer, shares) in zip(column, layers.items(), strict=False):
                 axes.imshow(
-                    layer.activity[:, order],
+                    shares[:, unit_order(shares)],
                     aspect="auto",
                     interpolation="nearest",
                     norm=Normalize(0.0, 1.0),
                     cmap="viridis",
                 )
-                shared = numbers(layer)["shared"]
-                axes.set_title(f"{name}\n{layer.layer}, shared {shared:.2f}", fontsize=6)
+                title = f"{name}\n{layer}, shared {shared_activity(shares):.2f}"
+                axes.set_title(title, fontsize=6)
             for axes in column:
                 axes.set_xticks([])
-            for axes in column[len(data.layers) :]:
+            for axes in column[len(layers) :]:
                 axes.set_axis_off()
         bar = figure.colorbar(ScalarMappable(Normalize(0.0, 1.0), "viridis"), ax=every)
         bar.set_label("share of images active", fontsize=7)

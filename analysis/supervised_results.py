@@ -3,7 +3,9 @@
 python -m analysis.supervised_results regression runs/bit_flipping --out results/bit_flipping
 python -m analysis.supervised_results tasks runs/permuted_digits --out results/permuted_digits
 python -m analysis.supervised_results activity runs/permuted_digits --out results/permuted_digits
+python -m analysis.supervised_results regression --from results/bit_flipping
 
+The last line makes tables and figures again from the numbers of the runs that lie beside them.
 Runs of one arm are those below one folder, `<anything>/seed_<n>`. Intervals are percentile
 bootstraps over whole runs; comparisons are paired by seed, which fixes the stream, and tested by
 two-sided sign flips with Holm's correction over the arms. Unfinished and failed runs are left out;
@@ -15,7 +17,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib as mpl
@@ -26,9 +29,9 @@ from analysis.checkpoint import CheckpointError
 from analysis.plots import COLOURS, STYLE, save_figure
 from analysis.run_files import read_progress
 from analysis.statistics import holm, sign_flip_p_value
-from analysis.supervised_activity import activity
+from analysis.supervised_activity import activity, draw_activity
 from analysis.supervised_runs import FINISHED, account, ending, every_run, finished_runs
-from analysis.supervised_tables import interval, mean_text, write_rows, write_table
+from analysis.supervised_tables import interval, mean_text, read_rows, write_rows, write_table
 
 BIN = 20_000
 Curves = dict[str, dict[int, np.ndarray]]
@@ -101,10 +104,28 @@ def regression(root: Path, out: Path) -> str:
             for k, value in enumerate(row)
         ],
     )
-    table = write_table(out / "table.csv", regression_lines(stacked))
-    centres = BIN * (np.arange(num_bins) + 0.5)
-    _draw(out, {a: (centres, rows) for a, rows in stacked.items()}, "examples", "squared error")
+    table = draw_regression(out, out)
     return f"{table}\n\n{account(root, used, 'of seeds that another arm lacks')}"
+
+
+def draw_regression(stored: Path, out: Path) -> str:
+    """Write table.csv and the figure from a stored curves.csv; returns the table as Markdown.
+
+    Raises:
+        ValueError: There is no such file, it is damaged, or runs are of different lengths.
+    """
+    path, curves = stored / "curves.csv", {}
+    for row in read_rows(path, ("arm", "seed", "examples", "squared_error")):
+        errors = curves.setdefault(row["arm"], {}).setdefault(row["seed"], [])
+        errors.append(_number(path, row["squared_error"]))
+    lengths = {len(errors) for seeds in curves.values() for errors in seeds.values()}
+    if len(lengths) != 1 or len({tuple(seeds) for seeds in curves.values()}) != 1:
+        raise ValueError(f"{path} holds arms with different seeds or numbers of bins")
+    stacked = {arm: np.array(list(seeds.values())) for arm, seeds in curves.items()}
+    table = write_table(out / "table.csv", regression_lines(stacked))
+    centres = BIN * (np.arange(lengths.pop()) + 0.5)
+    _draw(out, {a: (centres, rows) for a, rows in stacked.items()}, "examples", "squared error")
+    return table
 
 
 def regression_lines(stacked: Mapping[str, np.ndarray]) -> list[dict[str, str]]:
@@ -180,6 +201,22 @@ def tasks(root: Path, out: Path) -> str:
         ("network", "num_tasks", "seed", "accuracy"),
         [(*key, s, f"{v:.6g}") for key, seeds in found.items() for s, v in seeds.items()],
     )
+    table = draw_tasks(out, out)
+    return f"{table}\n\n{account(root, used, 'without all examinations')}"
+
+
+def draw_tasks(stored: Path, out: Path) -> str:
+    """Write table.csv and the figure from a stored accuracies.csv; returns the table as Markdown.
+
+    Raises:
+        ValueError: There is no such file, or it is damaged.
+    """
+    path = stored / "accuracies.csv"
+    found: dict[tuple[str, int], dict[int, float]] = {}
+    for row in read_rows(path, ("network", "num_tasks", "seed", "accuracy")):
+        key = row["network"], int(_number(path, row["num_tasks"]))
+        accuracy = _number(path, row["accuracy"])
+        found.setdefault(key, {})[int(_number(path, row["seed"]))] = accuracy
     names = sorted({name for name, _ in found})
     counts = sorted({count for _, count in found})
     lines = []
@@ -198,10 +235,17 @@ def tasks(root: Path, out: Path) -> str:
         if len(rows):
             curves[name] = (np.array(at, dtype=float), rows)
     _draw(out, curves, "tasks learnt", "mean test accuracy over all tasks")
-    return f"{table}\n\n{account(root, used, 'without all examinations')}"
+    return table
 
 
 # Output ------------------------------------------------------------------------------------
+
+
+def _number(path: Path, cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {cell!r} is no number") from error
 
 
 def _p_values(differences: Mapping[str, np.ndarray]) -> dict[str, str]:
@@ -229,21 +273,48 @@ def _draw(
             save_figure(figure, out / f"figure.{kind}")
 
 
-KINDS = {"regression": regression, "tasks": tasks, "activity": activity}
+@dataclass(frozen=True)
+class Kind:
+    """One kind of results.
+
+    Attributes:
+        measure: (folder of runs, folder of results) -> table; writes everything.
+        draw: (folder of stored results, folder of results) -> table; writes tables and figures.
+    """
+
+    measure: Callable[[Path, Path], str]
+    draw: Callable[[Path, Path], str]
+
+
+KINDS = {
+    "regression": Kind(regression, draw_regression),
+    "tasks": Kind(tasks, draw_tasks),
+    "activity": Kind(activity, draw_activity),
+}
 
 
 def main(arguments: list[str]) -> int:
     """Run the command line and return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("kind", choices=tuple(KINDS))
-    parser.add_argument("runs", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("runs", type=Path, nargs="?", help="folder of runs")
+    parser.add_argument(
+        "--from", type=Path, dest="stored", metavar="RESULTS", help="stored results"
+    )
+    parser.add_argument("--out", type=Path, help="folder of the results; default: that of --from")
     given = parser.parse_args(arguments)
+    out = given.out or given.stored
+    if (given.runs is None) == (given.stored is None) or out is None:
+        parser.error("name a folder of runs and --out, or stored results with --from")
+    kind = KINDS[given.kind]
     try:
-        print(KINDS[given.kind](given.runs, given.out))
+        made = kind.draw(given.stored, out) if given.stored else kind.measure(given.runs, out)
     except (ValueError, CheckpointError) as error:
         print(f"results: {error}", file=sys.stderr)
         return 2
+    print(made)
     return 0
 
 

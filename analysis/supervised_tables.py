@@ -48,3 +48,21 @@ def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Sequence[objec
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)
+
+
+def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Rows of a CSV file that `write_rows` has written.
+
+    Raises:
+        ValueError: There is no such file, or it lacks one of the columns.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}); name a folder of results with its files"
+        ) from error
+    if not rows or any(rows[0].get(column) is None for column in columns):
+        raise ValueError(f"{path} has no rows with the columns {', '.join(columns)}")
+    return rows

@@ -1,6 +1,5 @@
 """Tables of supervised streams, against numbers made by hand."""
 
-import csv
 import itertools
 import json
 from pathlib import Path
@@ -101,17 +100,53 @@ def test_unfinished_and_failed_runs_are_left_out_and_named(tmp_path):
         supervised_results.run_dirs(failed.parent.parent / "seed_3")
 
 
-def test_the_table_of_bit_flipping_is_made_of_its_curves(tmp_path):
-    folder = Path(supervised_results.__file__).parents[1] / "results" / "bit_flipping"
-    curves: dict[str, dict[int, list[float]]] = {}
-    with (folder / "curves.csv").open(newline="", encoding="utf-8") as stream:
-        for row in csv.DictReader(stream):
-            errors = curves.setdefault(row["arm"], {}).setdefault(int(row["seed"]), [])
-            errors.append(float(row["squared_error"]))
-    stacked = {arm: np.array(list(seeds.values())) for arm, seeds in curves.items()}
-    lines = supervised_results.regression_lines(stacked)
-    supervised_results.write_table(tmp_path / "table.csv", lines)
-    assert (tmp_path / "table.csv").read_text() == (folder / "table.csv").read_text()
+RESULTS = Path(supervised_results.__file__).parents[1] / "results"
+STORED = {
+    "regression": ("bit_flipping", "curves.csv", "table.csv", "figure.svg"),
+    "tasks": ("permuted_digits", "accuracies.csv", "table.csv", "figure.svg"),
+    "activity": ("permuted_digits", "overlap.csv", "overlap_table.csv", "activity.svg"),
+}
+
+
+@pytest.mark.parametrize("kind", STORED)
+def test_tables_and_figures_in_the_repository_are_made_of_the_numbers_beside_them(kind, tmp_path):
+    name, _, table, figure = STORED[kind]
+    words = [kind, "--from", str(RESULTS / name), "--out", str(tmp_path)]
+    assert supervised_results.main(words) == 0
+    assert (tmp_path / table).read_text() == (RESULTS / name / table).read_text()
+    assert (tmp_path / figure).stat().st_size > 5_000
+    assert {path.suffix for path in tmp_path.iterdir()} == {".csv", ".png", ".svg"}
+
+
+@pytest.mark.parametrize("kind", STORED)
+def test_stored_numbers_that_are_missing_or_damaged_are_refused(kind, tmp_path, capsys):
+    name, raw, *_ = STORED[kind]
+    words = [kind, "--from", str(tmp_path)]
+    assert supervised_results.main(words) == 2
+    assert f"{raw} cannot be read" in capsys.readouterr().err
+    text = (RESULTS / name / raw).read_text()
+    header, first, *_ = text.splitlines()
+    (tmp_path / raw).write_text(f"{header}\n{first.rsplit(',', 1)[0]},wrong\n")
+    assert supervised_results.main(words) == 2
+    assert "'wrong' is no number" in capsys.readouterr().err
+    (tmp_path / raw).write_text(text.replace(header, header.replace("seed", "sed")[:-3]))
+    assert supervised_results.main(words) == 2
+    assert "has no rows with the columns" in capsys.readouterr().err
+
+
+def test_arms_of_unequal_length_have_no_table(tmp_path, capsys):
+    lines = (RESULTS / "bit_flipping" / "curves.csv").read_text().splitlines()
+    (tmp_path / "curves.csv").write_text("\n".join(lines[:-1]) + "\n")
+    assert supervised_results.main(["regression", "--from", str(tmp_path)]) == 2
+    assert "different seeds or numbers of bins" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [[], ["runs"], ["runs", "--from", "results", "--out", "x"]])
+def test_either_runs_or_stored_results_are_named(words, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        supervised_results.main(["tasks", *words])
+    assert stopped.value.code == 2
+    assert "--from" in capsys.readouterr().err
 
 
 def test_final_accuracy_is_the_mean_over_tasks_after_the_last_one(tmp_path):
