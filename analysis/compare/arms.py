@@ -62,29 +62,39 @@ def learning_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def refuse_unlike(members: Sequence[Member]) -> None:
+def refuse_unlike(members: Sequence[Member], partial: bool = False) -> None:
     """Refuse runs of different worlds, schedules, horizons, rewards or budgets.
+
+    Args:
+        members: The runs.
+        partial: Whether they will be cut to the same steps, so that budgets may differ.
 
     Raises:
         CannotCompare: The message names the first difference.
     """
     first = members[0]
-    expected = _world(first.config)
+    expected = _world(first.config, partial)
     for member in members[1:]:
-        found = _world(member.config)
+        found = _world(member.config, partial)
         for key in sorted(expected.keys() | found.keys()):
             here, there = expected.get(key, "absent"), found.get(key, "absent")
             if here != there:
                 raise CannotCompare(
                     f"these runs cannot be compared: {key} is {here} in {first.path} and {there} "
-                    f"in {member.path}; name runs of one world and one budget"
+                    f"in {member.path}; {_advice(key)}"
                 )
 
 
-def _world(config: Mapping[str, Any]) -> dict[str, Any]:
+def _advice(key: str) -> str:
+    if key == "total_steps":
+        return "name runs of one budget, or compare what all have done with --partial"
+    return "name runs of one world"
+
+
+def _world(config: Mapping[str, Any], partial: bool) -> dict[str, Any]:
     world = flat({"env": config["env"]})
     world = {key: value for key, value in world.items() if key not in _NOT_LEARNING}
-    return {**world, "total_steps": config.get("total_steps")}
+    return world if partial else {**world, "total_steps": config.get("total_steps")}
 
 
 def group_arms(members: Sequence[Member]) -> list[Arm]:

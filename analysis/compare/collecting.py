@@ -20,7 +20,7 @@ from analysis.compare.arms import (
     shared_seeds,
 )
 from analysis.compare.condensed import Condensed
-from analysis.compare.evaluations import add_tasks
+from analysis.compare.evaluations import NO_TASKS, add_tasks
 from analysis.compare.flags import context_flags, method_flags, resets_replay
 from analysis.compare.measuring import (
     Clock,
@@ -91,15 +91,15 @@ def gather(
     Args:
         paths: Run directories or folders of them.
         baseline: Arm to compare with; `standard` by default.
-        partial: Accept unfinished runs and unequal seeds: cut all runs to the shortest and keep
-            the seeds that all arms share.
+        partial: Accept unfinished runs, unequal budgets and unequal seeds: cut all runs to the
+            shortest and keep the seeds that all arms share.
 
     Raises:
         NotARun: A folder holds no run, or files are damaged.
         CannotCompare: The runs are unlike, unfinished or incomplete, or there is no such arm.
     """
     found = find_members(paths)
-    refuse_unlike(found)
+    refuse_unlike(found, partial)
     arms = group_arms(found)
     chosen = find_baseline(arms, baseline)
     if partial:
@@ -187,7 +187,8 @@ def measured(gathered: Gathered, command: str = "", extras: Extras = NO_EXTRAS) 
         "stationary": clock.stationary,
         "rank_in_percent": in_percent,
         **_world_facts(members, gathered.lines),
-        **add_tasks(values, members),
+        # Tasks are evaluated at the ends of whole runs, which a cut comparison does not look at.
+        **(add_tasks(values, members) if clock.end == _planned(members) else NO_TASKS),
         "training_commands": training_commands(members),
         **_provenance(members),
     }
@@ -195,19 +196,24 @@ def measured(gathered: Gathered, command: str = "", extras: Extras = NO_EXTRAS) 
     return Study(about, facts, _runs(gathered.arms, facts, members, values, clock))
 
 
+def _budgets(members: Sequence[Member]) -> list[int]:
+    return [int(member.config["total_steps"]) for member in members]
+
+
 def _planned(members: Sequence[Member]) -> int:
-    return int(members[0].config["total_steps"])
+    return max(_budgets(members))
 
 
 def _end(members: Sequence[Member]) -> int:
     """Steps that all runs have done which have not failed."""
+    budget = min(_budgets(members))
     unfinished = [member for member in members if member.status == "unfinished"]
     shortest = min(unfinished, key=lambda member: member.env_steps, default=None)
     if shortest is None:
-        return _planned(members)
+        return budget
     if shortest.env_steps <= 0:
         raise CannotCompare(f"{shortest.path} has written nothing yet; wait, or leave it out")
-    return min(shortest.env_steps, _planned(members))
+    return min(shortest.env_steps, budget)
 
 
 def _end_step(member: Member, clock: Clock) -> int:

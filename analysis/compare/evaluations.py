@@ -13,6 +13,7 @@ from analysis.multitask.records import FILE, Evaluation, load_evaluations
 from analysis.multitask.study import check_alike
 
 FACTS = ("benchmark", "reward_version", "horizon", "success", "num_goals", "goal_policy", "backend")
+NO_TASKS: Mapping[str, Any] = {"tasks": [], "task_facts": {}, "not_evaluated": []}
 
 
 def add_tasks(values: Mapping[int, dict[str, Array]], members: Sequence[Member]) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def add_tasks(values: Mapping[int, dict[str, Array]], members: Sequence[Member])
         if member.status != "failed" and (member.path / FILE).is_file():
             (found[place],) = load_evaluations(member.path)
     if not found:
-        return {"tasks": [], "task_facts": {}, "not_evaluated": []}
+        return dict(NO_TASKS)
     check_alike(list(found.values()))
     first = next(iter(found.values()))
     lacking = []

@@ -179,6 +179,23 @@ def test_an_unfinished_run_is_refused_unless_partial(root, capsys):
     assert np.isfinite(areas).all()
 
 
+def test_other_budgets_are_refused_unless_partial(tmp_path, capsys):
+    """The shorter runs are compared with the beginnings of the longer ones."""
+    add_group(tmp_path, {"standard": 100.0}, num_regimes=6)
+    folder = add_group(tmp_path, {"redo": 100.0}, num_regimes=4)
+    error = refused(capsys, folder)
+    assert "total_steps is 4000 in" in error
+    assert "--partial" in error
+    study = collect([folder], partial=True)
+    assert (study.about["end"], study.about["total_steps"]) == (4_000, 6_000)
+    assert study.about["partial"]
+    for quantity in ("lifetime", "regime/area", "curve/return"):
+        long, short = (study.matrix(arm, quantity) for arm in ("standard", "redo"))
+        # Both arms have the same returns; the last episode of the long ones is cut by a switch.
+        whole = slice(None, -1 if quantity == "curve/return" else None)
+        np.testing.assert_allclose(long[:, whole], short[:, whole])
+
+
 def test_a_missing_seed_is_refused_unless_partial(root, capsys):
     shutil.rmtree(run_place(root, "l2", 2))
     assert "arm l2 lacks seed 2" in refused(capsys, root / "runs")

@@ -140,6 +140,23 @@ def test_unlike_and_missing_evaluations(tmp_path):
     assert "python evaluate.py run RUN_DIR" in text
 
 
+def test_a_cut_comparison_says_nothing_about_the_ends_of_whole_runs(tmp_path):
+    folder = with_tasks(tmp_path)
+    assert len(collect([folder]).about["tasks"]) > 0
+    for path in find_runs(folder):
+        if "redo" in str(path):
+            text = (path / "config.yaml").read_text()
+            assert text.count("total_steps: 4000\n") == 1
+            (path / "config.yaml").write_text(
+                text.replace("total_steps: 4000", "total_steps: 3000")
+            )
+    found = collect([folder], partial=True)
+    assert found.about["end"] == 3_000
+    assert score(found).tasks == ()
+    assert not any(name.startswith("task/") for runs in found.runs.values()
+                   for run in runs.values() for name in run.values)  # fmt: skip
+
+
 def test_gain_and_area_by_hand():
     steps, success = np.array([0.0, 50, 80, 90, 100]), np.array([0.0, 0.2, 0.5, 0.5, 0.6])
     slope = np.polyfit(steps[2:], success[2:], 1)[0]

@@ -14,6 +14,8 @@ REPORTS = {
     "stationary_ant": [],
     "sac_against_sb3": ["--baseline", "sb3_sac-adam"],
     "inferred_context": [],
+    "bfloat16": ["--partial", "--baseline", "ppo-mlp-standard"],
+    "mt10_cpu": ["--baseline", "mlp-adam"],
 }
 SEQUENCES = ("mt10_sequence", "mt10_sequence_ppo")
 
