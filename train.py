@@ -26,7 +26,7 @@ from agents.baselines import UnequalEpisodes
 from agents.update import NumericalFailure
 from analysis.adoption import adopt, fitting, require_finite
 from analysis.checkpoint import CheckpointError, CheckpointStore, load_checkpoint
-from analysis.commands import COMMANDS
+from analysis.commands import COMMANDS, help_text
 from analysis.ending import earlier, end_run, run_costs
 from analysis.interruption import Interruption
 from analysis.multitask.training import TrainingEvaluation
@@ -379,12 +379,10 @@ def _fail(
 def main(arguments: list[str]) -> int:
     """Run the command line and return the exit code."""
     if any(word in ("-h", "--help") for word in arguments):
-        print(__doc__)
-        print("Groups and presets are the folders and files of configs/; set any key: group.key=.")
-        print("Words before them: plan (how long?), references, tune; see README.md.")
+        print(help_text(arguments, str(__doc__)))
         return EXIT_DONE
     if arguments and arguments[0] in COMMANDS:
-        return COMMANDS[arguments[0]](arguments[1:])
+        return COMMANDS[arguments[0]].run(arguments[1:])
     if is_multirun(arguments):
         return sweep(arguments)
     try:

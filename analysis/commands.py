@@ -1,15 +1,108 @@
-"""Commands of `train.py` that do more than train one configuration."""
+"""Commands of `train.py` that do more, or less, than train one configuration."""
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-from analysis.planning import plan
-from analysis.sequences.references import train_references
-from analysis.tune import tune
+import yaml
 
-COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
-    "plan": plan,
-    "references": train_references,
-    "tune": tune,
-}
+from analysis import planning, tune
+from analysis.sequences import references
+from analysis.tuning_plan import TuneConfig
+from configs.compose import compose_run
+from configs.members import member_words
+from configs.schema import ConfigurationError
+from configs.sweep import is_multirun
+
+EXIT_DONE, EXIT_CONFIGURATION = 0, 2
+
+
+@dataclass(frozen=True)
+class Command:
+    """A first word of the command line.
+
+    Attributes:
+        run: Words after it -> exit code.
+        summary: A few words for the list of all commands.
+        text: What `--help` prints.
+        settings: Class of its own settings, `<command>.<name>=<value>`; None without any.
+    """
+
+    run: Callable[[Sequence[str]], int]
+    summary: str
+    text: str
+    settings: type | None = None
+
+
+def show(arguments: Sequence[str]) -> int:
+    """`python train.py show ...`: the settings of a command line, without training.
+
+    Prints the directory of the run and its composed configuration, as config.yaml will hold it.
+    With `-m` one line per run of the sweep instead, its directory and the words that make it.
+    """
+    words = [word for word in arguments if word not in ("-m", "--multirun")]
+    try:
+        if not is_multirun(arguments):
+            composed = compose_run(words)
+            print(f"# {_place(composed.plain, composed.relative_directory)}")
+            print(yaml.safe_dump(composed.plain, sort_keys=False, allow_unicode=True), end="")
+            return EXIT_DONE
+        for member in member_words(words):
+            composed = compose_run(member)
+            print(_place(composed.plain, composed.relative_directory), *member)
+    except ConfigurationError as error:
+        print(f"configuration: {error}", file=sys.stderr)
+        return EXIT_CONFIGURATION
+    return EXIT_DONE
+
+
+def _place(plain: Mapping[str, object], relative_directory: str) -> str:
+    return str(plain["run_dir"] or f"{plain['runs_root']}/{relative_directory}")
+
+
+COMMANDS: Mapping[str, Command] = {
+    "show": Command(show, "the settings, without training", str(show.__doc__)),
+    "plan": Command(
+        planning.plan, "how long it will take", str(planning.__doc__), planning.PlanConfig
+    ),
+    "tune": Command(
+        tune.tune, "the same tuning for every arm", str(tune.__doc__), TuneConfig
+    ),
+    "references": Command(
+        references.train_references, "single tasks of a sequence", str(references.__doc__)
+    ),
+}  # fmt: skip
+
+
+def help_text(arguments: Sequence[str], about: str) -> str:
+    """What `--help` prints: about one command where its name comes first, otherwise about all.
+
+    Args:
+        arguments: The command line.
+        about: Of training itself.
+    """
+    if arguments and arguments[0] in COMMANDS:
+        command = COMMANDS[arguments[0]]
+        text = inspect.cleandoc(command.text)
+        return text + (_settings(arguments[0], command.settings) if command.settings else "")
+    lines = [
+        inspect.cleandoc(about),
+        "",
+        "Groups and presets are the folders and files of configs/; set any key: group.key=value.",
+        "",
+        "Words before them (with --help: more about each):",
+        *(f"  {name:<12}{command.summary}" for name, command in COMMANDS.items()),
+    ]
+    return "\n".join(lines)
+
+
+def _settings(name: str, settings: type) -> str:
+    """Settings of a command with their defaults, and what its docstring says about them."""
+    values = vars(settings())
+    described = inspect.cleandoc(str(settings.__doc__)).partition("Attributes:")[2]
+    return "\n\nSettings: " + " ".join(
+        f"{name}.{key}={'null' if value is None else value}" for key, value in values.items()
+    ) + f"\n{described}"  # fmt: skip

@@ -103,9 +103,10 @@ def check_overrides(overrides: Sequence[str]) -> None:
         try:
             override = parser.parse_override(word)
         except HydraException as error:
-            raise ConfigurationError(
-                f"cannot read {word!r}; write key=value, for example agent.discount=0.98"
-            ) from error
+            hint = "write key=value, for example agent.discount=0.98"
+            if word.partition("=")[0] in ("--cfg", "-c", "--info", "-i"):
+                hint = "python train.py show ... prints a configuration"
+            raise ConfigurationError(f"cannot read {word!r}; {hint}") from error
         if override.key_or_group not in GROUPS or override.is_sweep_override():
             continue
         value = override.value()

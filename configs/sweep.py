@@ -37,10 +37,12 @@ from configs.compose import (
     spelled_for_hydra,
     without_none,
 )
+from configs.members import swept_by_experiment
 from configs.schema import ConfigurationError
 from networks.registry import suggestion
 
 COMMANDS_FILE = "commands.txt"
+ARM_GROUPS = frozenset({"network", "value_network", "optimizer", "method", "context"})
 _RESULTS, _COMMAND = "NEOTENY_SWEEP_RESULTS", "NEOTENY_SWEEP_COMMAND"
 _LAUNCHER = "NEOTENY_SWEEP_PID"
 _FLAGS = ("-m", "--multirun")
@@ -100,6 +102,7 @@ def _check(arguments: Sequence[str]) -> None:
     words = [word for word in arguments if word not in _FLAGS]
     check_overrides(words)
     check_launcher(_chosen_launcher(arguments))
+    _check_arms(words)
     for word in words:
         override = OverridesParser.create().parse_override(word)
         if override.key_or_group in GROUPS and override.is_discrete_sweep():
@@ -108,6 +111,22 @@ def _check(arguments: Sequence[str]) -> None:
                 check_overrides([f"{key}={value}" for value in override.sweep_string_iterator()])
             except HydraException as error:
                 raise ConfigurationError(f"cannot read {word!r}: {error}") from error
+
+
+def _check_arms(words: Sequence[str]) -> None:
+    """Refuse arms of which the sweep of an experiment would silently undo a part.
+
+    What an experiment sweeps over counts as if it stood on the command line, and so wins over the
+    arm: with `network: mlp,dendrites` there, every arm would be trained with both networks.
+    """
+    given = {word.partition("=")[0]: word.partition("=")[2] for word in words}
+    experiment = given.get("experiment", "")
+    undone = [key for key in swept_by_experiment(experiment) if key in ARM_GROUPS - given.keys()]
+    if "arm" in given and undone:
+        raise ConfigurationError(
+            f"experiment={experiment} sweeps over {undone[0]}, which would undo a part of "
+            f"arm={given['arm']}; add {undone[0]}= to the command line, or name no arm"
+        )
 
 
 def _chosen_launcher(arguments: Sequence[str]) -> str:

@@ -1,4 +1,7 @@
-"""Hidden layer whose units are gated by context segments."""
+"""Hidden layer whose units are gated by context segments.
+
+Source: Iyer et al. 2022, Frontiers in Neurorobotics 16:846219.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 The usual network of task-incremental learning: features are shared and may interfere, outputs
 never do.
+
+Source: Yu et al. 2019, arXiv 1910.10897, multi-head soft actor-critic.
 """
 
 from __future__ import annotations

@@ -134,6 +134,7 @@ def test_an_experiment_never_changes_what_an_arm_is(experiment, arm):
 def test_parity_preset():
     config = compose_run(["experiment=parity", "arm=continual_backprop_published"]).config
     assert (config.env.num_envs, config.agent.rollout_length) == (1, 2048)
+    assert config.env.obs_pad_to_111
     assert config.env.switch_rule == "episode_end"
     assert config.agent.timeouts_terminal
     assert config.method["continual_backprop"].count_mode == "bernoulli"

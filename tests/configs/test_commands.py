@@ -1,0 +1,87 @@
+"""Words before a configuration: show, and the help of all commands; sweeps that undo arms."""
+
+import pytest
+import yaml
+
+import train
+from analysis.commands import COMMANDS
+from configs import sweep as sweeping
+from configs.compose import compose_run, presets
+from configs.members import swept_by_experiment
+from configs.schema import ConfigurationError
+
+
+def test_show_prints_what_a_run_would_store_and_trains_nothing(capsys, tmp_path):
+    words = ["env=mt10", "agent=sac", "arm=dendritic", f"runs_root={tmp_path / 'runs'}", "seed=3"]
+    assert train.main(["show", *words]) == train.EXIT_DONE
+    text = capsys.readouterr().out
+    composed = compose_run(words)
+    assert yaml.safe_load(text) == composed.plain
+    assert text.splitlines()[0] == f"# {tmp_path / 'runs' / composed.relative_directory}"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_show_lists_the_members_of_a_sweep(capsys):
+    assert train.main(["show", "-m", "experiment=compare_smoke", "seed=4,5"]) == train.EXIT_DONE
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6
+    assert sum("seed_4 " in line for line in lines) == 3
+    assert all("experiment=compare_smoke" in line for line in lines)
+    assert any(line.split()[0].endswith("-redo/seed_5") for line in lines)
+
+
+def test_show_takes_the_run_directory_that_is_named(capsys):
+    assert train.main(["show", "env=ant", "run_dir=somewhere/else"]) == train.EXIT_DONE
+    assert capsys.readouterr().out.startswith("# somewhere/else\n")
+
+
+@pytest.mark.parametrize("words", [["env=nope"], ["-m", "env=ant,nope"], ["agent.nope=1"]])
+def test_show_refuses_as_training_does(words, capsys):
+    assert train.main(["show", *words]) == train.EXIT_CONFIGURATION
+    assert "configuration: " in capsys.readouterr().err
+
+
+def test_help_names_every_command_and_tells_more_about_each(capsys):
+    assert train.main(["--help"]) == train.EXIT_DONE
+    general = capsys.readouterr().out
+    for name, command in COMMANDS.items():
+        assert f"  {name} " in general
+        assert train.main([name, "--help"]) == train.EXIT_DONE
+        text = capsys.readouterr().out
+        assert f"python train.py {name}" in text
+        assert text != general
+        for field in vars(command.settings()) if command.settings else ():
+            assert f"{name}.{field}=" in text
+            assert f"    {field}: " in text
+
+
+def test_words_of_hydra_that_show_replaces_say_so(capsys):
+    assert train.main(["env=ant", "--cfg", "job"]) == train.EXIT_CONFIGURATION
+    assert "python train.py show" in capsys.readouterr().err
+
+
+# Sweeps over what an arm decides ------------------------------------------------------------
+
+
+def test_no_experiment_sweeps_over_what_arms_decide():
+    for name in presets("experiment"):
+        assert not sweeping.ARM_GROUPS & swept_by_experiment(name).keys(), name
+
+
+def test_a_sweep_that_would_undo_an_arm_is_refused(monkeypatch, capsys):
+    words = ["-m", "experiment=mt10_cpu", "arm=dendritic,mlp_matched", "seed=0"]
+    sweeping._check(words)
+    swept = {"seed": "0,1", "network": "mlp,dendrites"}
+    monkeypatch.setattr(sweeping, "swept_by_experiment", lambda name: swept)
+    with pytest.raises(ConfigurationError, match="sweeps over network, which would undo"):
+        sweeping._check(words)
+    assert train.main(words) == train.EXIT_CONFIGURATION
+    assert "add network=" in capsys.readouterr().err
+    sweeping._check([*words, "network=mlp"])  # said on the command line: meant
+    sweeping._check([word for word in words if not word.startswith("arm=")])
+
+
+def test_arms_of_dendrites_train_their_own_networks_in_the_mt10_preset():
+    chosen = {arm: compose_run(["experiment=mt10_cpu", f"arm={arm}"]).config.network
+              for arm in ("dendritic", "mlp_matched", "mlp")}  # fmt: skip
+    assert len({type(network).__module__ for network in chosen.values()}) == 3
