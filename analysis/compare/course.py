@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.compare.cells import Table
-from analysis.compare.scores import EndValue
+from analysis.compare.ends import EndValue
 from analysis.compare.study import Study, csv_bytes
 from analysis.compare.tables import interval_text, rank_title
 from analysis.continual.episodes import Array

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from analysis.compare.correlations import Correlation, correlations
+from analysis.compare.ends import END_METRICS, EndValue
 from analysis.compare.study import UNKNOWN_RECOVERY, ArmFacts, Key, Study
 from analysis.compare.tasks import TaskScores, task_scores
 from analysis.compare.yardsticks import FreshGrid, FreshRuns, Yardstick, oracle_table, tables_of
@@ -33,33 +34,9 @@ from analysis.statistics import (
     mean_of_present,
 )
 
-END_METRICS = (
-    *("dormant_fraction", "stable_rank", "weight_magnitude"),
-    *("hidden_weight_magnitude", "action_std"),
-)
 _BEFORE = "before/"
 # Environments whose tests show that a switch changes the simulated physics or the task.
 VERIFIED_SWITCHING = frozenset({"locomotion"})
-
-
-@dataclass(frozen=True)
-class EndValue:
-    """A diagnostic at the end of the runs of an arm.
-
-    Attributes:
-        mean: Over the runs that measured it; None where none did.
-        num_missing: Runs that did not.
-    """
-
-    mean: Interval | None
-    num_missing: int
-
-    @classmethod
-    def of(cls, values: Array) -> EndValue:
-        """From one value per run, NaN where it is missing."""
-        present = values[~np.isnan(values)]
-        mean = interval(present, "mean") if present.size else None
-        return cls(mean, values.size - present.size)
 
 
 @dataclass

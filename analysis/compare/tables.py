@@ -10,8 +10,9 @@ from pathlib import Path
 from rich.table import Table as RichTable
 
 from analysis.compare.cells import DASH, Table, number_text, percent_text
+from analysis.compare.ends import END_METRICS
 from analysis.compare.fairness import PairedOverheads, paired_overheads
-from analysis.compare.scores import END_METRICS, ArmScores, Scores
+from analysis.compare.scores import ArmScores, Scores
 from analysis.compare.study import Study
 from analysis.compare.tasks import supported
 from analysis.result_table import write_result_table
