@@ -20,7 +20,13 @@ from analysis.context_data import ContextData, LayerData, context_data
 from analysis.context_figures import unit_order
 from analysis.plots import QUIET, STYLE, save_figure
 from analysis.supervised_runs import account, finished_runs
-from analysis.supervised_tables import mean_text, read_rows, write_rows, write_table
+from analysis.supervised_tables import (
+    mean_text,
+    read_number,
+    read_rows,
+    write_rows,
+    write_table,
+)
 
 Maps = Mapping[str, Mapping[str, np.ndarray]]  # network -> layer -> (tasks, units)
 USED = 0.01  # a unit that no task activates on more than this share of its images is unused
@@ -75,7 +81,7 @@ def draw_activity(stored: Path, out: Path) -> str:
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
     path = stored / "overlap.csv"
     for row in read_rows(path, ("network", "layer", *NUMBERS)):
-        values = {key: _number(path, row[key]) for key in NUMBERS}
+        values = {key: read_number(path, row[key]) for key in NUMBERS}
         found.setdefault((row["network"], row["layer"]), []).append(values)
     lines = []
     for (name, layer), rows in found.items():
@@ -83,13 +89,6 @@ def draw_activity(stored: Path, out: Path) -> str:
         lines.append({"network": name, "layer": layer, "runs": str(len(rows)), **means})
     _draw(out, _stored_activity(stored / "activity.csv"))
     return write_table(out / "overlap_table.csv", lines)
-
-
-def _number(path: Path, cell: str | None) -> float:
-    try:
-        return float(cell or "")
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {cell!r} is no number") from error
 
 
 def _measure(root: Path, used: list[Path]) -> dict[str, dict[int, ContextData]]:
@@ -162,7 +161,7 @@ def _stored_activity(path: Path) -> Maps:
     for row in read_rows(path, ("network", "layer", "task", "unit_0")):
         units = [cell for name, cell in row.items() if name.startswith("unit_") and cell]
         layers = maps.setdefault(row["network"], {})
-        layers.setdefault(row["layer"], []).append([_number(path, cell) for cell in units])
+        layers.setdefault(row["layer"], []).append([read_number(path, cell) for cell in units])
     return {
         name: {layer: np.array(rows) for layer, rows in layers.items()}
         for name, layers in maps.items()

@@ -31,7 +31,14 @@ from analysis.run_files import read_progress
 from analysis.statistics import holm, sign_flip_p_value
 from analysis.supervised_activity import activity, draw_activity
 from analysis.supervised_runs import FINISHED, account, ending, every_run, finished_runs
-from analysis.supervised_tables import interval, mean_text, read_rows, write_rows, write_table
+from analysis.supervised_tables import (
+    interval,
+    mean_text,
+    read_number,
+    read_rows,
+    write_rows,
+    write_table,
+)
 
 BIN = 20_000
 Curves = dict[str, dict[int, np.ndarray]]
@@ -117,7 +124,7 @@ def draw_regression(stored: Path, out: Path) -> str:
     path, curves = stored / "curves.csv", {}
     for row in read_rows(path, ("arm", "seed", "examples", "squared_error")):
         errors = curves.setdefault(row["arm"], {}).setdefault(row["seed"], [])
-        errors.append(_number(path, row["squared_error"]))
+        errors.append(read_number(path, row["squared_error"]))
     lengths = {len(errors) for seeds in curves.values() for errors in seeds.values()}
     if len(lengths) != 1 or len({tuple(seeds) for seeds in curves.values()}) != 1:
         raise ValueError(f"{path} holds arms with different seeds or numbers of bins")
@@ -214,9 +221,9 @@ def draw_tasks(stored: Path, out: Path) -> str:
     path = stored / "accuracies.csv"
     found: dict[tuple[str, int], dict[int, float]] = {}
     for row in read_rows(path, ("network", "num_tasks", "seed", "accuracy")):
-        key = row["network"], int(_number(path, row["num_tasks"]))
-        accuracy = _number(path, row["accuracy"])
-        found.setdefault(key, {})[int(_number(path, row["seed"]))] = accuracy
+        key = row["network"], int(read_number(path, row["num_tasks"]))
+        accuracy = read_number(path, row["accuracy"])
+        found.setdefault(key, {})[int(read_number(path, row["seed"]))] = accuracy
     names = sorted({name for name, _ in found})
     counts = sorted({count for _, count in found})
     lines = []
@@ -239,13 +246,6 @@ def draw_tasks(stored: Path, out: Path) -> str:
 
 
 # Output ------------------------------------------------------------------------------------
-
-
-def _number(path: Path, cell: str) -> float:
-    try:
-        return float(cell)
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {cell!r} is no number") from error
 
 
 def _p_values(differences: Mapping[str, np.ndarray]) -> dict[str, str]:

@@ -66,3 +66,15 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     if not rows or any(rows[0].get(column) is None for column in columns):
         raise ValueError(f"{path} has no rows with the columns {', '.join(columns)}")
     return rows
+
+
+def read_number(path: Path, cell: str | None) -> float:
+    """The number in a cell of a file; None stands for a row that is too short.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        return float(cell or "")
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {cell!r} is no number") from error
