@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,6 +54,9 @@ def show(arguments: Sequence[str]) -> int:
         for member in member_words(words):
             composed = compose_run(member)
             print(_place(composed.plain, composed.relative_directory), *member)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough; nothing may be written at the end either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except ConfigurationError as error:
         print(f"configuration: {error}", file=sys.stderr)
         return EXIT_CONFIGURATION

@@ -26,26 +26,24 @@ from analysis.compare.members import COMMANDS_FILE, Member, columns_of
 from analysis.compare.study import csv_bytes
 from analysis.multitask.records import FILE as EVALUATION_FILE
 from analysis.run_columns import Columns
+from analysis.run_copies import PLACE_PARTS, copy_places, files_as_they_are
 from analysis.run_files import read_cells
 
 WORLD_EVENTS = ("switch", "drift")
-_AS_THEY_ARE = ("config.yaml", "environment.json", "done.json")
-_PLACE_PARTS = 4
 
 
-def copy_files(member: Member, condensed: Condensed) -> dict[str, bytes]:
+def copy_files(member: Member, condensed: Condensed, place: str) -> dict[str, bytes]:
     """Files of the copy of one run, by their path below the folder of all copies.
+
+    Args:
+        member: The run.
+        condensed: Its episodes.
+        place: Of its copy.
 
     Raises:
         NotARun: Files of the run are damaged.
     """
-    resolved = member.path.resolve()
-    place = "/".join(resolved.parts[-_PLACE_PARTS:])
-    files = {
-        f"{place}/{name}": (member.path / name).read_bytes()
-        for name in _AS_THEY_ARE
-        if (member.path / name).is_file()
-    }
+    files = files_as_they_are(member.path, place)
     files[f"{place}/progress.csv"] = _progress(member, condensed.end)
     files[f"{place}/events.jsonl"] = _events(member)
     files[f"{place}/{RETURNS_FILE}"] = csv_bytes(RETURN_COLUMNS, return_rows(condensed))
@@ -56,9 +54,9 @@ def copy_files(member: Member, condensed: Condensed) -> dict[str, bytes]:
     evaluation = member.path / EVALUATION_FILE
     if evaluation.is_file():
         files[f"{place}/{EVALUATION_FILE}"] = canonical_json(parse_json(evaluation.read_bytes()))
-    commands = resolved.parents[_PLACE_PARTS - 2] / COMMANDS_FILE
-    if commands.is_file():
-        files[f"{resolved.parts[-_PLACE_PARTS]}/{COMMANDS_FILE}"] = commands.read_bytes()
+    group = member.path.resolve().parents[PLACE_PARTS - 2]
+    if (group / COMMANDS_FILE).is_file():
+        files[f"{group.name}/{COMMANDS_FILE}"] = (group / COMMANDS_FILE).read_bytes()
     return files
 
 
@@ -112,18 +110,8 @@ def all_copies(
     Raises:
         ValueError: Two runs would share a place, or a copy would replace its run.
     """
+    places = copy_places([member.path for member in members], folder)
     files: dict[str, bytes] = {}
-    places: dict[Path, Path] = {}
-    for place, member in enumerate(members):
-        source = member.path.resolve()
-        target = folder.resolve().joinpath(*source.parts[-_PLACE_PARTS:])
-        if target == source:
-            raise ValueError(f"--export-data {folder} would overwrite {member.path} itself")
-        other = places.setdefault(target, source)
-        if other != source:
-            raise ValueError(
-                f"the copies of {other} and {source} would share the place {target}; compare "
-                "runs of different groups, environments, arms or seeds"
-            )
-        files |= copy_files(member, condensed[place])
+    for number, member in enumerate(members):
+        files |= copy_files(member, condensed[number], places[member.path])
     return files

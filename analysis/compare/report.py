@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from analysis.compare.cells import Table
-from analysis.compare.course import course, course_csv, course_table
+from analysis.compare.course import CoursePoint, course, course_csv, course_table
 from analysis.compare.fairness import fairness_table
 from analysis.compare.figures import draw_figures
 from analysis.compare.more_tables import (
@@ -98,13 +98,15 @@ def render(study: Study, name: str) -> dict[str, bytes]:
     """
     scores = score(study)
     figures = draw_figures(study, scores)
-    blocks = compose(study, scores, name, [n.removesuffix(".png") for n in figures if "png" in n])
+    points = course(study)
+    pictures = [n.removesuffix(".png") for n in figures if "png" in n]
+    blocks = compose(study, scores, name, pictures, points)
     files = {f"data/{file}": data for file, data in study_files(study).items()}
     files |= {f"figures/{file}": data for file, data in figures.items()}
     files["results.csv"] = results_csv(study, scores)
     if scores.tasks:
         files["tasks.csv"] = tasks_csv(study, scores)
-    if points := course(study):
+    if points:
         files["course.csv"] = course_csv(points)
     files["report.md"] = to_markdown(blocks).encode()
     files["report.html"] = to_html(blocks, name, figures).encode()
@@ -150,8 +152,22 @@ def warnings(study: Study) -> list[str]:
     return found
 
 
-def compose(study: Study, scores: Scores, name: str, pictures: Sequence[str]) -> list[Block]:
-    """All parts of the report in order."""
+def compose(
+    study: Study,
+    scores: Scores,
+    name: str,
+    pictures: Sequence[str],
+    points: Sequence[CoursePoint] = (),
+) -> list[Block]:
+    """All parts of the report in order.
+
+    Args:
+        study: The comparison.
+        scores: Of its arms.
+        name: Title.
+        pictures: Names of the figures.
+        points: Course of training, no section without.
+    """
     about = study.about
     blocks: list[Block] = [
         Heading(name, 1),
@@ -174,7 +190,7 @@ def compose(study: Study, scores: Scores, name: str, pictures: Sequence[str]) ->
     blocks.append(continual_table(study, scores))
     blocks += [Heading("Loss of plasticity"), *_plasticity(study, scores)]
     blocks += [fairness_table(study, scores), network_table(study, scores)]
-    if points := course(study):
+    if points:
         blocks.append(course_table(study, points))
     if scores.correlations:
         blocks.append(correlation_table(scores.correlations))

@@ -12,11 +12,9 @@ from pathlib import Path
 
 from analysis.compare.study import csv_bytes
 from analysis.multitask.training import QUICK, STAGE
+from analysis.run_copies import copy_places, files_as_they_are
 from analysis.run_files import read_cells
 from analysis.sequences.study import SequenceStudy
-
-_AS_THEY_ARE = ("config.yaml", "environment.json", "done.json")
-_PLACE_PARTS = 4
 
 
 def copies_of(study: SequenceStudy, folder: Path) -> dict[str, bytes]:
@@ -34,22 +32,9 @@ def copies_of(study: SequenceStudy, folder: Path) -> dict[str, bytes]:
         ValueError: Two runs would share a place, or a copy would replace its run.
     """
     files: dict[str, bytes] = {}
-    sources: dict[Path, Path] = {}
-    for path in _runs_of(study):
-        source = path.resolve()
-        place = Path(*source.parts[-_PLACE_PARTS:])
-        if folder.resolve() / place == source:
-            raise ValueError(f"--export-data {folder} would overwrite {path} itself")
-        other = sources.setdefault(place, source)
-        if other != source:
-            raise ValueError(
-                f"the copies of {other} and {source} would share the place {place}; compare runs "
-                "of different groups, environments, arms or seeds"
-            )
-        for name in _AS_THEY_ARE:
-            if (path / name).is_file():
-                files[f"{place.as_posix()}/{name}"] = (path / name).read_bytes()
-        files[f"{place.as_posix()}/progress.csv"] = _evaluations(path)
+    for path, place in copy_places(_runs_of(study), folder).items():
+        files |= files_as_they_are(path, place)
+        files[f"{place}/progress.csv"] = _evaluations(path)
     return files
 
 

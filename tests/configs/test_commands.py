@@ -1,5 +1,8 @@
 """Words before a configuration: show, and the help of all commands; sweeps that undo arms."""
 
+import os
+import sys
+
 import pytest
 import yaml
 
@@ -28,6 +31,16 @@ def test_show_lists_the_members_of_a_sweep(capsys):
     assert sum("seed_4 " in line for line in lines) == 3
     assert all("experiment=compare_smoke" in line for line in lines)
     assert any(line.split()[0].endswith("-redo/seed_5") for line in lines)
+
+
+def test_show_ends_quietly_where_its_reader_has_seen_enough(monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        words = ["show", "-m", "experiment=compare_smoke", "seed=4,5"]
+        assert train.main(words) == train.EXIT_DONE
+        print("what the interpreter writes at its end")  # lands nowhere and raises nothing
 
 
 def test_show_takes_the_run_directory_that_is_named(capsys):
