@@ -27,6 +27,7 @@ from agents.update import NumericalFailure
 from analysis.adoption import adopt, fitting, require_finite
 from analysis.checkpoint import CheckpointError, CheckpointStore, load_checkpoint
 from analysis.commands import COMMANDS, help_text
+from analysis.crash import end_failed_run
 from analysis.ending import earlier, end_run, run_costs
 from analysis.interruption import Interruption
 from analysis.multitask.training import TrainingEvaluation
@@ -35,6 +36,7 @@ from analysis.progress import Progress
 from analysis.recorder import Recorder
 from analysis.run_directory import ConfigurationChanged, RunDirectory, RunLocked
 from analysis.storage import StorageError, StorageLostError
+from analysis.world_changes import WorldChanges
 from configs.build import build_agent, build_environment, build_probe, rehearse, resolve_threads
 from configs.compose import Composed, compose_run
 from configs.run import EXECUTION_KEYS
@@ -87,7 +89,7 @@ class Training:
         if loaded is None and self.config.init_from is not None:
             self._transplant(load_checkpoint(Path(self.config.init_from)).state)
         self.probe = build_probe(self.config, self.envs)
-        self.evaluation = TrainingEvaluation(self.config, directory.path, num_threads)
+        self.evaluation = TrainingEvaluation(self.config, directory.path, num_threads, self.envs)
         self.recorder = Recorder(
             directory.path,
             self.agent,
@@ -99,8 +101,8 @@ class Training:
             evaluation_columns=self.evaluation.columns,
         )
         self.memory = PeakMemory(earlier(loaded, "peak_memory_mib"))
-        self._switched = self._unannounced = False
         self.observation, self.context = self.envs.reset()[0], self.envs.context
+        self.changes = WorldChanges(self.envs.regime)
         if loaded is not None:
             with fitting(loaded.path):
                 self._restore(loaded.state)
@@ -142,8 +144,7 @@ class Training:
             )
             recorder.step(envs.env_steps, reward, terminated, truncated, info)
             self.observation, self.context = observation, info["context"]
-            if any(event["event"] == "switch" for event in info["events"]):
-                self._switched = self._unannounced = True
+            self.changes.notice(info["events"], envs.regime)
             if not getattr(envs, "announces_after_update", False):
                 self._announce()
             if agent.update_is_due:
@@ -151,7 +152,7 @@ class Training:
             progress.step(envs.env_steps)
             if interruption.requested is not None:
                 break
-            if agent.is_at_quiet_point and (self._switched or self._checkpoint_is_due()):
+            if agent.is_at_quiet_point and (self.changes.switched or self._checkpoint_is_due()):
                 self._try_checkpoint()
         if interruption.requested is not None:
             self.checkpoint(pinned=False)
@@ -159,11 +160,11 @@ class Training:
         return True
 
     def _announce(self) -> None:
-        """Tell the agent of a switch that it has not heard of, where the run announces switches."""
-        if self._unannounced and self.config.boundary == "oracle":
+        """Tell the agent of a world that it has not heard of, where the run announces worlds."""
+        if self.changes.unannounced and self.config.boundary == "oracle":
             self.agent.on_task_change(int(self.envs.regime.max()))
             self.recorder.write_events(self.envs.env_steps)  # before a signal saves a checkpoint
-        self._unannounced = False
+        self.changes.unannounced = False
 
     def _evaluated(self, interruption: Interruption) -> bool:
         """Evaluate if the clock says so; False if a signal cut it short, so that it stays due."""
@@ -209,8 +210,7 @@ class Training:
             "loop": {
                 "observation": self.observation,
                 "context": self.context,
-                "switched": self._switched,
-                **({"unannounced": True} if self._unannounced else {}),
+                **self.changes.state_dict(),
                 **self.evaluation.state_dict(),
             },
             "recorder": self.recorder.state_dict(),
@@ -235,11 +235,12 @@ class Training:
         So is the first where the directory is gone or read-only. The first checkpoint after a
         switch is pinned.
         """
-        pinned, self._switched = self._switched and self.config.log.pin_switches, False
+        pinned = self.changes.switched and self.config.log.pin_switches
+        self.changes.switched = False
         try:
             self.checkpoint(pinned)
         except StorageError as error:
-            self._switched = pinned
+            self.changes.switched = pinned
             if self.store.failed_saves >= MAX_FAILED_SAVES or isinstance(error, StorageLostError):
                 raise
             self._last_checkpoint = time.monotonic()
@@ -252,8 +253,7 @@ class Training:
         self.context = np.asarray(state["loop"]["context"])
         if getattr(self.envs, "resume", "exact") != "exact":  # these began new episodes
             self.observation, self.context = self.envs.last_observation, self.envs.context
-        self._switched = bool(state["loop"]["switched"])
-        self._unannounced = "unannounced" in state["loop"]
+        self.changes.load_state_dict(state["loop"], self.envs.regime)
         self.evaluation.load_state_dict(state["loop"])
         self.recorder.load_state_dict(state["recorder"])
 
@@ -368,11 +368,8 @@ def _fail(
     """Record a numerical failure: it is a result, and final."""
     steps = training.envs.env_steps
     training.recorder.note({"event": "failure", "env_steps": steps, "reason": str(error)})
-    store = CheckpointStore(directory.path / "crash", keep=1)  # beside the intact checkpoints
-    path = store.save(steps, {"agent": training.agent.state_dict(), "dump": dump})
-    summary = {"env_steps": steps, "reason": str(error), "crash": path.name}
-    directory.finish("failed", {**summary, **run_costs(training.agent, training.memory)})
-    print(f"numerical failure at step {steps:,}: {error}; see {path}", file=sys.stderr)
+    costs = run_costs(training.agent, training.memory)
+    end_failed_run(directory, training.agent, steps, str(error), dump, costs)
     return EXIT_NUMERICAL
 
 

@@ -59,11 +59,14 @@ class Agent(ABC):
         updates: Optimizer and methods of every trained network, by name; empty for agents whose
             learning happens elsewhere.
         switch_rule: What the agent itself begins anew at announced task changes.
+        changes_objective: Whether the loss becomes another one from time to time, as with every
+            rollout, of which `Update.new_objective` tells optimizers.
     """
 
     iteration: int = 0
     updates: Mapping[str, Update] = types.MappingProxyType({})
     switch_rule: SwitchRule | None = None
+    changes_objective: bool = True
 
     @abstractmethod
     def act(self, observation: np.ndarray, context: np.ndarray, explore: bool) -> np.ndarray:

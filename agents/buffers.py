@@ -23,6 +23,9 @@ class Rollout:
         action_dim: Size of an action.
         context_dim: Size of the context, 0 for none.
         with_log_std: Keep the log standard deviation of every action too, as `log_std`.
+
+    Attributes:
+        log_std: That of every action; None while all actions share the one of the policy.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Rollout:
         self.next_context = zeros(context_dim)
         self.action = zeros(action_dim)
         self.noise = zeros(action_dim)
+        self._always_log_std = with_log_std
         self.log_std = zeros(action_dim) if with_log_std else None
         self.reward = zeros()
         self.terminated = np.zeros((length, num_envs), dtype=bool)
@@ -60,6 +64,21 @@ class Rollout:
     def num_transitions(self) -> int:
         """Capacity in transitions."""
         return self.length * self.num_envs
+
+    def clear(self) -> None:
+        """Begin anew; what only this rollout has kept is dropped."""
+        self.position = 0
+        if not self._always_log_std:
+            self.log_std = None
+
+    def keep_log_std(self, log_std: np.ndarray) -> None:
+        """From now on keep the log standard deviation of every action of this rollout.
+
+        Args:
+            log_std: (act,) of all actions so far.
+        """
+        if self.position and self.log_std is None:
+            self.log_std = np.broadcast_to(log_std, self.action.shape).copy()
 
     def tasks(self, num_tasks: int) -> np.ndarray:
         """Index of every transition's task, (length, num_envs).
@@ -107,9 +126,12 @@ class Rollout:
         position = int(state["position"])
         if not 0 <= position <= self.length:
             raise ValueError(f"the saved rollout has {position} rows, this one holds {self.length}")
+        self.clear()
         self.position = position
         if not position:
             return
+        if self.log_std is None and "log_std" in state:
+            self.log_std = np.zeros_like(self.action)
         for name, array in self._arrays().items():
             # Rollouts of earlier versions kept no contexts of successors.
             rows = state["context"] if name not in state else state[name]

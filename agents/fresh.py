@@ -65,6 +65,11 @@ class FreshAtTaskChange(Agent):
         """Optimizers and methods of this life."""
         return self.inner.updates
 
+    @property
+    def changes_objective(self) -> bool:  # type: ignore[override]
+        """Whether optimizers of this life hear of new objectives."""
+        return self.inner.changes_objective
+
     # The agent of this life ------------------------------------------------------------------
 
     def act(self, observation: np.ndarray, context: np.ndarray, explore: bool) -> np.ndarray:

@@ -158,7 +158,7 @@ class PPO(Agent):
             action = torch.from_numpy(row.action[t])
             torch.addcmul(mean, noise, log_std.exp(), out=action)
             if row.log_std is not None:
-                row.log_std[t] = log_std.numpy()
+                row.log_std[t] = log_std.detach().numpy()
         return row.action[t].copy()
 
     @torch.inference_mode()
@@ -185,6 +185,14 @@ class PPO(Agent):
         )
         row.next_context[t] = transition.next_context
         row.position = t + 1
+
+    def on_task_change(self, task: int) -> None:
+        """Announce the change; actions so far stay those of the spread they were drawn with."""
+        is_free = self.rollout.log_std is None
+        acted_with = self._free_log_std.detach().clone() if is_free else None
+        super().on_task_change(task)
+        if acted_with is not None and not torch.equal(acted_with, self._free_log_std):
+            self.rollout.keep_log_std(acted_with.numpy())
 
     @property
     def _free_log_std(self) -> Tensor:
@@ -213,7 +221,7 @@ class PPO(Agent):
         for update in self.updates.values():
             update.check_finite()
             update.network.torso.record_statistics(batch.observation, batch.context)
-        self.rollout.position = 0
+        self.rollout.clear()
         self.iteration += 1
         return {**statistics, **policy_statistics, **value_statistics}
 

@@ -49,6 +49,8 @@ class SAC(Agent):
         clock: Environment steps, gradient steps (of every network) and iterations.
     """
 
+    changes_objective = False
+
     def __init__(self, config: Config, parts: Parts) -> None:
         asked, config = config, resolved(config, parts)
         check_together(config, parts)
@@ -108,7 +110,7 @@ class SAC(Agent):
             config.temperature_epsilon,
         )
         joint = config.critic_clipping == "joint"
-        learning = replace(parts, total_steps=max(0, parts.total_steps - config.warmup_steps))
+        learning = replace(parts, total_steps=max(0, parts.total_steps - config.learns_after))
         updates: dict[str, Update] = {
             name: learning.update(
                 name,

@@ -24,7 +24,8 @@ class Config:
         tau: Weight of the new in the Polyak average of the target critics, in (0, 1].
         batch_size: Transitions per gradient step.
         replay_size: Transitions kept; also rounded where `batch_size` is.
-        warmup_steps: Environment steps of uniform random actions before the first gradient step.
+        warmup_steps: Environment steps of uniform random actions, as a rule before the first
+            gradient step; see `learning_starts`.
         updates_per_env_step: Gradient steps per environment step after the warm-up; fractions
             add up over vector steps.
         target_entropy: Entropy that the policy is to keep, in nats; `auto` is -(action size).
@@ -149,6 +150,11 @@ class Config:
                 "a value above 0"
             )
 
+    @property
+    def learns_after(self) -> int:
+        """Environment steps before the first gradient step, and again after a new warm-up."""
+        return self.warmup_steps if self.learning_starts is None else self.learning_starts
+
 
 def resolved(config: Config, parts: Parts) -> Config:
     """Replace `task_balanced_batches=auto` by what it means in this run, and round the sizes.
@@ -214,8 +220,9 @@ def check_together(config: Config, parts: Parts) -> None:
                     f"environments, which "
                     f"agent.task_balanced_batches={config.task_balanced_batches} needs"
                 )
-    if 0 < parts.total_steps <= config.warmup_steps:
+    if 0 < parts.total_steps <= config.learns_after:
+        name = "warmup_steps" if config.learning_starts is None else "learning_starts"
         raise ValueError(
-            f"agent.warmup_steps={config.warmup_steps:,} leaves nothing of "
+            f"agent.{name}={config.learns_after:,} leaves nothing of "
             f"total_steps={parts.total_steps:,} to learn from; lower it, or train longer"
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -24,7 +24,7 @@ from agents.sb3_shape import Shape
 from agents.update_clock import UpdateClock
 from analysis.adoption import adopt
 from analysis.checkpoint import CheckpointStore, inspect_checkpoint
-from configs.build import build_agent
+from configs.build import build_agent, refuse_idle_optimizer
 from configs.run import RunConfig, load_run
 from configs.schema import load, to_plain
 
@@ -36,6 +36,9 @@ class SB3Model:
 
     As in stable-baselines3, actions are clipped to the bounds of the action space before the
     environment sees them; the agent learns from what it sampled.
+
+    With boundary=oracle the agent is told of a new world when the first transition in it has been
+    observed: when the `regime` in the infos rises above all before.
 
     Args:
         config: Settings of the run; `env` in it is not used, the environments are given.
@@ -51,7 +54,8 @@ class SB3Model:
         ep_info_buffer: The last 100 `episode` entries.
 
     Raises:
-        ValueError: Neither environments nor a shape, or the two differ.
+        ValueError: Neither environments nor a shape, or the two differ; or a new agent would have
+            an optimizer that never acts.
     """
 
     def __init__(
@@ -67,7 +71,10 @@ class SB3Model:
                 raise ValueError("give the environments, or the shape that the agent is built for")
             shape = Shape.of(env)
         self.config, self.shape = config, shape
-        self.agent = build_agent(config, shape) if agent is None else agent
+        if agent is None:
+            agent = build_agent(config, shape)
+            refuse_idle_optimizer(agent)
+        self.agent = agent
         self.num_timesteps = 0
         self.ep_info_buffer: deque[dict[str, Any]] = deque(maxlen=100)
         self.env: VecEnv | None = None
@@ -75,6 +82,7 @@ class SB3Model:
         self._high = np.array(shape.action_high, dtype=np.float32)
         self._logger = Logger(folder=None, output_formats=[])
         self._observation: np.ndarray | None = None
+        self._newest_world: int | None = None
         if env is not None:
             self.set_env(env)
 
@@ -104,7 +112,7 @@ class SB3Model:
             raise ValueError(f"the agent was built for {self.shape}, the environments are {given}")
         if _is_mid_rollout(self.agent):
             raise ValueError("the agent holds half a rollout; learn until it is complete first")
-        self.env, self._observation = env, None
+        self.env, self._observation, self._newest_world = env, None, None
 
     def get_vec_normalize_env(self) -> VecNormalize | None:
         """The normalising wrapper of the environments, if there is one."""
@@ -175,7 +183,8 @@ class SB3Model:
             This model.
 
         Raises:
-            ValueError: The model has no environments.
+            ValueError: The model has no environments, or the agent acts at world changes and the
+                environments do not say which world they are in.
         """
         env, agent = self.env, self.agent
         if env is None:
@@ -234,6 +243,7 @@ class SB3Model:
             )
         )
         self._observation = new_obs
+        self._announce(infos)
         self.num_timesteps += env.num_envs
         self.ep_info_buffer.extend(info["episode"] for info in infos if "episode" in info)
         return {
@@ -243,6 +253,23 @@ class SB3Model:
             "dones": dones,
             "infos": infos,
         }
+
+    def _announce(self, infos: Sequence[Mapping[str, Any]]) -> None:
+        """Tell the agent of a new world, where the run announces worlds."""
+        if self.config.boundary != "oracle":
+            return
+        if not all("regime" in info for info in infos):
+            if needy := self.agent.methods_that_need_boundaries():
+                raise ValueError(
+                    f"{', '.join(needy)} acts at world changes, which boundary=oracle announces, "
+                    "but the infos of these environments have no regime, the number of the world; "
+                    "use envs.sb3.SB3VecEnv, or choose another method and boundary=none"
+                )
+            return
+        newest = max(int(info["regime"]) for info in infos)
+        if self._newest_world is not None and newest > self._newest_world:
+            self.agent.on_task_change(newest)
+        self._newest_world = max(newest, self._newest_world or 0)
 
     def _record(self, statistics: Mapping[str, Tensor]) -> None:
         for name, value in statistics.items():
@@ -306,7 +333,8 @@ class SB3Model:
         if loaded is None or "shape" not in loaded.manifest["metadata"]:
             raise ValueError(f"{_folder(path)} holds no saved model")
         metadata = loaded.manifest["metadata"]
-        model = cls(load_run(metadata["config"]), shape=load(Shape, metadata["shape"]))
+        config, shape = load_run(metadata["config"]), load(Shape, metadata["shape"])
+        model = cls(config, agent=build_agent(config, shape), shape=shape)
         adopt(model.agent, loaded.state["agent"])
         if _is_mid_rollout(model.agent):
             model.agent = build_agent(model.config, model.shape)

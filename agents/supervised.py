@@ -105,6 +105,8 @@ class Supervised(Agent):
         network: What predicts.
     """
 
+    changes_objective = False
+
     def __init__(self, config: Config, parts: Parts) -> None:
         if parts.num_envs % config.batch_size:
             raise ValueError(

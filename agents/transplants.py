@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from agents.update import Update, clone, load_optimizer_state
+from plasticity.parameters import whole
 
 
 def check_parts(fresh_parts: Collection[str], organs: Sequence[str]) -> None:
@@ -27,7 +28,8 @@ def transplant_updates(
     """Load networks, optimizer and method state of a donor, except for the fresh parts.
 
     A fresh network also gets fresh optimizer and method state; `optimizer` keeps the optimizer
-    state of every network fresh. Methods that the donor did not have start fresh.
+    state of every network fresh. Methods that the donor did not have start fresh, from the weights
+    of the donor.
 
     Args:
         updates: The new agent's updates by network name.
@@ -48,6 +50,9 @@ def transplant_updates(
                     f"uses {ours}, whose state is another; add optimizer to fresh_parts"
                 )
             load_optimizer_state(update.optimizer, donor["optimizer"])
+        entries = [whole(parameter) for parameter in update.network.parameters()]
         for identifier, method in update.methods.items():
-            if identifier in donor["methods"]:
-                method.load_state_dict(donor["methods"][identifier])
+            if saved := donor["methods"].get(identifier):  # {} of one that was switched off
+                method.load_state_dict(saved)
+            elif method.active:
+                method.notice_start(entries)

@@ -18,7 +18,7 @@ class UpdateClock:
     all log periods, as a rollout with its epochs is for PPO.
 
     Args:
-        warmup_steps: Environment steps before anything is owed.
+        warmup_steps: Environment steps of random actions, and before anything is owed.
         updates_per_env_step: Gradient steps per environment step, > 0.
         steps_per_iteration: Environment steps of an iteration.
         learning_starts: Environment steps before anything is owed, where that is sooner than the

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.canonical_json import canonical_json
+from analysis.multitask.training import rehearsed_goals
 from analysis.throughput.processes import WorkerFailed, measure
 from analysis.throughput.summary import floor_seconds, share_of_floor
 from configs.compose import Composed, check_overrides, compose_run
@@ -195,15 +196,15 @@ def estimate(
 
 
 def _evaluations(config: RunConfig) -> float:
-    """Cost of all evaluations of a run, in units of one quick evaluation."""
-    log = config.log
-    if log.quick_evaluation_steps is None:
-        return 0.0
-    quick = config.total_steps // log.quick_evaluation_steps + 1
+    """Cost of all evaluations of a run, in units of the one that was rehearsed."""
+    log, every = config.log, config.log.quick_evaluation_steps
+    quick = 0 if every is None else config.total_steps // every + 1
     full = int(log.final_evaluation)
     if log.stage_evaluation:
         full += config.total_steps // config.env.steps_per_task
-    return quick + full * config.env.num_goals / len(log.quick_evaluation_goals)
+    if not full:
+        return quick
+    return quick + full * config.env.num_goals / len(rehearsed_goals(config))
 
 
 def _floor(config: RunConfig, cores: Sequence[int]) -> float | None:

@@ -16,6 +16,7 @@ from configs.build import build_agent, build_environment, resolve_threads, with_
 from configs.run import ENVIRONMENTS, RunConfig, can_visit_goals, load_run
 from envs.contexts.layer import ContextLayer
 from envs.schedules import fixed_settings
+from envs.snapshots import Snapshot
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class RestoredOnTasks:
     Attributes:
         config: Of its run.
         agent: The agent.
-        evaluator: The environments.
+        evaluator: The environments, with contexts as they were learnt by then.
+        trained_in: State of the environments of training.
         env_steps: Environment steps that the agent has learned from.
         checkpoint: Name of the checkpoint.
         problems: One sentence per damaged checkpoint that was passed over.
@@ -65,6 +67,7 @@ class RestoredOnTasks:
     config: RunConfig
     agent: Agent
     evaluator: Evaluator
+    trained_in: Snapshot
     env_steps: int
     checkpoint: str
     problems: tuple[str, ...]
@@ -182,6 +185,7 @@ def restore_on_tasks(
     evaluator = Evaluator(config, rows, resolve_threads(config))
     try:
         _refuse_other_worlds(run_dir, loaded, evaluator.identity)
+        evaluator.adopt(loaded.state["env"])
         rows_in_training = len(config.env.task_names) * config.env.copies
         rows_in_training = getattr(config.env, "num_rows", rows_in_training)  # of sequences
         info = replace(evaluator.info, num_envs=rows_in_training)
@@ -189,7 +193,8 @@ def restore_on_tasks(
     except (CheckpointError, ValueError):
         evaluator.close()
         raise
-    return RestoredOnTasks(config, agent, evaluator, loaded.env_steps, loaded.path.name, problems)
+    worlds, steps = loaded.state["env"], loaded.env_steps
+    return RestoredOnTasks(config, agent, evaluator, worlds, steps, loaded.path.name, problems)
 
 
 def _load(

@@ -14,9 +14,11 @@ import yaml
 from analysis.canonical_json import parse_json
 from analysis.checkpoint_files import parse_step_name
 from analysis.continual import Episodes
+from analysis.run_clock import num_envs
 
 _MAX_CONFIG_BYTES = 2**20
-_EVENT_WORDS = ('"switch"', '"drift"')
+WORLD_EVENTS = ("switch", "hidden_switch", "drift")
+_EVENT_WORDS = tuple(f'"{name}"' for name in WORLD_EVENTS)
 _CELLS = {"": math.nan, "True": 1.0, "False": 0.0}
 
 
@@ -144,8 +146,8 @@ def read_episodes(run_dir: Path) -> Episodes:
     names = ("episode_return", "episode_length", "env_steps", "regime", "switch_truncated")
     try:
         columns = [table[name] for name in names] if table else [np.zeros(0)] * len(names)
-        num_envs = int(read_config(run_dir)["env"].get("num_envs", 1))
-        return Episodes.from_rows(*columns, num_envs=num_envs)
+        rows = num_envs(read_config(run_dir)["env"])
+        return Episodes.from_rows(*columns, num_envs=rows)
     except (KeyError, ValueError) as error:
         raise NotARun(f"{Path(run_dir) / 'episodes.csv'} is damaged: {error}") from error
 
@@ -226,7 +228,7 @@ def world_events(path: Path) -> list[tuple[int, int, list[float]]]:
             continue
         try:
             event = parse_json(line.encode())
-            if event.get("event") not in ("switch", "drift"):
+            if event.get("event") not in WORLD_EVENTS:
                 continue
             value = event.get("value", event.get("friction"))
             values = [] if value is None else [float(value)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,10 +21,13 @@ class TrainabilityMeasures:
 
     Where the period divides the length of a world, that is just before the world changes.
 
+    Inputs are those of the moment: where a running normaliser of observations has moved since the
+    last probe, fresh networks are trained on the new inputs again.
+
     Args:
         period: Environment steps between two probes.
         rows_every: Iterations between two rows.
-        inputs: Inputs of one network on the fixed sample set.
+        inputs: Present inputs of one network on the fixed sample set.
         settings: Protocol of the probe.
     """
 
@@ -33,6 +37,7 @@ class TrainabilityMeasures:
         self._rows_every = rows_every
         self._period, self._inputs, self._settings = period, inputs, settings or Settings()
         self._references: dict[str, Any] = {}
+        self._digests: dict[str, str] = {}  # of the inputs that references were scored on
         self._probes: dict[str, TrainabilityProbe] = {}
         self._last_row = (0, 0)  # environment steps and iteration
 
@@ -68,14 +73,23 @@ class TrainabilityMeasures:
         return row
 
     def _probe(self, name: str, network: Network) -> TrainabilityProbe:
+        inputs = self._inputs(name)
+        digest = _digest(*inputs)
+        if digest != self._digests.get(name):
+            self._digests[name] = digest
+            self._references.pop(name, None)
+            self._probes.pop(name, None)
         if name not in self._probes:
-            probe = TrainabilityProbe(network, *self._inputs(name), self._settings)
+            probe = TrainabilityProbe(network, *inputs, self._settings)
             probe.reference = self._references.get(name)
             self._probes[name] = probe
         return self._probes[name]
 
     def state_dict(self) -> dict[str, Any]:
-        """Scores of the fresh networks, so that a continued run need not train them again."""
+        """Scores of the fresh networks, so that a continued run need not train them again.
+
+        They hold for the inputs whose SHA-256 stands beside them.
+        """
         known = {name: p.reference for name, p in self._probes.items() if p.reference is not None}
         references = {**self._references, **known}
         return {
@@ -84,14 +98,26 @@ class TrainabilityMeasures:
                 name: torch.tensor(scores, dtype=torch.float64)
                 for name, scores in references.items()
             },
+            "inputs": {name: self._digests[name] for name in references},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore what `state_dict` returned.
+
+        States of earlier versions do not say which inputs their scores are of; fresh networks are
+        trained again then.
+        """
         self._last_row = (int(state["last_row"][0]), int(state["last_row"][1]))
+        self._digests, self._probes = dict(state.get("inputs", {})), {}
         self._references = {
             name: [[tuple(pair) for pair in fresh] for fresh in scores.tolist()]
             for name, scores in state["references"].items()
+            if name in self._digests
         }
-        for name, probe in self._probes.items():
-            probe.reference = self._references.get(name)
+
+
+def _digest(inputs: Tensor, context: Tensor | None) -> str:
+    """SHA-256 of the values."""
+    parts = [part for part in (inputs, context) if part is not None]
+    arrays = [part.detach().cpu().contiguous().numpy() for part in parts]
+    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()

@@ -178,14 +178,57 @@ def build_agent(config: RunConfig, info: Any, num_threads: int = 1) -> Agent:
     return agent
 
 
-def rehearse(config: RunConfig) -> None:
-    """Build everything once, to see whether it can be built.
+def refuse_idle_optimizer(agent: Agent) -> None:
+    """Refuse an optimizer that waits for new objectives in an agent that has only one.
 
     Raises:
-        ConfigurationError: The parts do not fit together.
+        ConfigurationError: It would be the plain optimizer under another name.
+    """
+    if agent.changes_objective:
+        return
+    for update in agent.updates.values():
+        if hasattr(update.optimizer, "new_objective"):
+            raise ConfigurationError(
+                "optimizer=adam_rel restarts its step count where the objective changes, with "
+                "every rollout, which this agent has not (agent=ppo has), so that it would be "
+                "plain Adam; choose optimizer=adam"
+            )
+
+
+def _refuse_idle_oracle(config: RunConfig, agent: Agent) -> None:
+    """Refuse what acts at world changes in a world that never changes.
+
+    Raises:
+        ConfigurationError: Nothing would ever be announced.
+    """
+    fixed = getattr(config.env, "schedule", "") == "fixed"
+    if not fixed and not hasattr(ENVIRONMENTS.get(config.env.kind), "NEVER_CHANGES"):
+        return
+    if needy := agent.methods_that_need_boundaries():
+        world = "env.schedule=fixed" if fixed else f"env.kind={config.env.kind}"
+        raise ConfigurationError(
+            f"{', '.join(needy)} acts at task changes, but {world} never changes, so that "
+            "boundary=oracle announces nothing; choose a world that changes, such as "
+            "env=slippery_ant or env=mt10_sequence, or leave it out (where a method has a period: "
+            "at_task_change=false)"
+        )
+
+
+def rehearse(config: RunConfig) -> None:
+    """Build everything once, to see whether it can be built, and would act.
+
+    Only for new runs: what began under earlier rules may go on.
+
+    Raises:
+        ConfigurationError: The parts do not fit together, or one of them would never act.
     """
     envs, info = build_environment(config)
     try:
-        build_agent(config, info).close()
+        agent = build_agent(config, info)
+        try:
+            refuse_idle_optimizer(agent)
+            _refuse_idle_oracle(config, agent)
+        finally:
+            agent.close()
     finally:
         envs.close()

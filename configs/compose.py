@@ -59,7 +59,7 @@ def compose_run(overrides: Sequence[str]) -> Composed:
     check_overrides(overrides)
     overrides = [word for word in overrides if not _chooses_nothing(word)]
     values, choices = _compose(overrides)
-    _check_arm(choices, overrides)
+    _check_arm(values, choices, overrides)
     config = load_run(values)
     plain = to_plain(config)
     directory = _relative_directory(config, plain, choices, overrides)
@@ -147,29 +147,64 @@ def _compose(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     return {str(key): value for key, value in values.items()}, choices
 
 
-def _check_arm(choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
+def _check_arm(
+    values: Mapping[str, Any], choices: Mapping[str, Any], overrides: Sequence[str]
+) -> None:
     """Refuse an arm of which an experiment has silently undone a part.
 
     Raises:
-        ConfigurationError: A group is not what the arm makes it, and no word says so.
+        ConfigurationError: A group or a setting is not what the arm makes it, and no word says so.
     """
     arm, experiment = choices.get("arm"), choices.get("experiment")
     if not arm or not experiment:
         return
-    lines = OmegaConf.to_container(OmegaConf.load(CONFIG_FOLDER / "arm" / f"{arm}.yaml"))
-    assert isinstance(lines, dict)
+    groups, settings = declared("arm", str(arm))
     given = {word.lstrip("+~").partition("=")[0] for word in overrides}
-    for entry in lines.get("defaults", []):
-        for key, value in entry.items() if isinstance(entry, dict) else ():
-            group = str(key).removeprefix("override /")
-            chosen = choices.get(group)
-            if group in given or isinstance(value, list) or str(chosen) == str(value):
-                continue
-            raise ConfigurationError(
-                f"arm={arm} is {group}={value}, but experiment={experiment} sets "
-                f"{group}={chosen}; add {group}={value} to the command line to have the arm, or "
-                f"{group}={chosen} to have the experiment"
-            )
+    theirs, known = declared("experiment", str(experiment))[0], flat(values)
+    for key, wanted in {**groups, **settings}.items():
+        found = choices.get(key) if key in groups else known.get(key)
+        if key == "method":  # Hydra does not say which presets a list of them has become
+            wanted, found = _listed(wanted), _listed(theirs.get(key, wanted))
+        if key in given or found == wanted or "${" in str(wanted):
+            continue
+        raise ConfigurationError(
+            f"arm={arm} is {_word(key, wanted)}, but experiment={experiment} sets "
+            f"{_word(key, found)}; add {_word(key, wanted)} to the command line to have the arm, "
+            f"or {_word(key, found)} to have the experiment"
+        )
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _word(key: str, value: Any) -> str:
+    """A setting as it would stand on a command line."""
+    if isinstance(value, list):
+        return f"{key}=[{','.join(map(str, value))}]"
+    return f"{key}={json.dumps(value) if value is None or isinstance(value, bool) else value}"
+
+
+def declared(group: str, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a preset of `arm` or `experiment` decides, those included that it builds on.
+
+    Returns:
+        Presets that it chooses, by group, and its own settings, by dotted name.
+    """
+    content = OmegaConf.to_container(OmegaConf.load(CONFIG_FOLDER / group / f"{name}.yaml"))
+    assert isinstance(content, dict)
+    groups: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
+    entries = content.pop("defaults", [])
+    content.pop("hydra", None)
+    for base in entries:
+        if isinstance(base, str) and base != "_self_":
+            more = declared(group, base.removeprefix(f"/{group}/"))
+            groups, settings = groups | more[0], settings | more[1]
+    for entry in entries:
+        if isinstance(entry, dict):
+            groups |= {str(key).removeprefix("override /"): v for key, v in entry.items()}
+    return groups, settings | flat({str(key): value for key, value in content.items()})
 
 
 def _explain(error: Exception, overrides: Sequence[str]) -> str:

@@ -305,11 +305,47 @@ def _check_answers(config: RunConfig) -> None:
             f"env.kind={config.env.kind} is a supervised problem, in which no action has "
             f"consequences; choose agent=supervised instead of agent={config.agent.kind}"
         )
+    if hasattr(ENVIRONMENTS.get(config.env.kind), "GIVES_VALIDATION"):
+        return
+    for name in ("step_size_epochs", "keep_best"):
+        if value := getattr(config.agent, name, None):
+            shown = str(value).lower()
+            raise ConfigurationError(
+                f"agent.{name}={shown} reads the validations that end the epochs of a task, but "
+                f"env.kind={config.env.kind} has no validation split; leave it out, or choose a "
+                "world that has one, such as env=class_increments"
+            )
+
+
+def _check_warmups(config: RunConfig) -> None:
+    """Refuse worlds that end before a warm-up that begins again in each of them."""
+    agent, env = config.agent, config.env
+    warmup = getattr(agent, "warmup_steps", None)
+    repeats = config.fresh_at_switch or getattr(agent, "warmup_on_switch", False)
+    if warmup is None or not repeats:
+        return
+    starts = getattr(agent, "learning_starts", None)
+    name, starts = ("warmup_steps", warmup) if starts is None else ("learning_starts", starts)
+    lengths = ["steps_per_task"]
+    is_abrupt = getattr(env, "schedule", "") in ("abrupt", "list", "cyclic")
+    # Other worlds may last longer than the interval.
+    if is_abrupt and env.switch_rule == "exact" and env.intervals == "fixed":
+        lengths.append("switch_interval")
+    for length in lengths:
+        steps = getattr(env, length, None)
+        if steps is not None and steps <= starts and steps < config.total_steps:
+            cause = "fresh_at_switch" if config.fresh_at_switch else "agent.warmup_on_switch"
+            raise ConfigurationError(
+                f"{cause}=true waits for agent.{name}={starts} steps in every world, but "
+                f"env.{length}={steps} ends it before anything is learnt; lower agent.{name}, or "
+                f"raise env.{length}"
+            )
 
 
 def _check_together(config: RunConfig) -> None:
     _check_answers(config)
     _check_evaluations(config)
+    _check_warmups(config)
     interval = getattr(config.env, "switch_interval", None)
     length = getattr(config.agent, "rollout_length", None)
     if interval is None or length is None or getattr(config.env, "schedule", "") == "fixed":

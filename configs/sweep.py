@@ -34,6 +34,8 @@ from configs.compose import (
     Composed,
     check_overrides,
     compose_run,
+    declared,
+    presets,
     spelled_for_hydra,
     without_none,
 )
@@ -121,7 +123,10 @@ def _check_arms(words: Sequence[str]) -> None:
     """
     given = {word.partition("=")[0]: word.partition("=")[2] for word in words}
     experiment = given.get("experiment", "")
-    undone = [key for key in swept_by_experiment(experiment) if key in ARM_GROUPS - given.keys()]
+    decided = set(ARM_GROUPS)
+    for arm in {name.strip() for name in given.get("arm", "").split(",")} & set(presets("arm")):
+        decided |= declared("arm", arm)[1].keys()
+    undone = [key for key in swept_by_experiment(experiment) if key in decided - given.keys()]
     if "arm" in given and undone:
         raise ConfigurationError(
             f"experiment={experiment} sweeps over {undone[0]}, which would undo a part of "

@@ -24,6 +24,7 @@ from envs.problems import ProblemEnv
 from envs.schedules import at_least
 
 GIVES_ANSWERS = True
+GIVES_VALIDATION = True
 
 PHASES = ("train", "validation", "test")
 CIFAR100_MOMENTS = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)

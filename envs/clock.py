@@ -31,6 +31,10 @@ class WorldClock:
     Source: Dohare et al., Nature 632:768-774 (2024), public code: the ``episode_end`` rule.
     Deviation: that code counts from a 0-based step index, so its first change needs one
     transition more; here every change needs the same number.
+    Deviation: a run that ended where a world would begin, and is made longer afterwards, enters it
+    one vector step late (``episode_end``: at the next episode end): at its old T nothing changed,
+    and the agent has seen its last transition as one that was not cut. Later changes of the other
+    rules keep their times.
 
     Args:
         config: What changes and when.
@@ -75,6 +79,7 @@ class WorldClock:
         self._num_envs = num_envs
         self._refuse_short_lists(config)
         self.env_steps = 0
+        self._ended_at = 0  # T of a restored run that had ended and has not gone on yet
         self.regime = np.zeros(num_envs, dtype=np.int64)
         self.last_change = np.zeros(num_envs, dtype=np.int64)
         self.values = {
@@ -109,6 +114,7 @@ class WorldClock:
             True if every environment must be cut now because a new world begins (``exact``).
         """
         self.env_steps += self._num_envs
+        self._ended_at = 0
         if self._per_env or self._fixed or self.schedule.drifting or self._over():
             return False
         return self.schedule.regime_at(self.env_steps) > int(self.regime[0])
@@ -121,10 +127,11 @@ class WorldClock:
 
         Returns:
             One event per change: ``switch`` where a new world begins (``env_index`` None = all
-            environments), ``drift`` where drifting values are written.
+            environments), ``drift`` where drifting values are written or a new world begins.
         """
         if self._fixed or self._over():
             return []
+        self._ended_at = 0
         if self._per_env:
             return self._switch_ended(ended)
         if self.schedule.drifting:
@@ -153,8 +160,9 @@ class WorldClock:
         return events
 
     def _drift(self) -> list[Event]:
-        self.regime[:] = self.schedule.regime_at(self.env_steps)
-        moved = False
+        regime = self.schedule.regime_at(self.env_steps)
+        moved = regime != int(self.regime[0])  # values may rest at the border of two worlds
+        self.regime[:] = regime
         for name, schedule in self.schedules.items():
             value = schedule.value_at(self.env_steps)
             moved |= value != self.values[name][0]
@@ -187,7 +195,7 @@ class WorldClock:
         return {
             "schedule_hash": self.schedule_hash,
             "env_steps": self.env_steps,
-            "total_steps": self.total_steps or 0,
+            "total_steps": self._ended_at or self.total_steps or 0,
             **self._arrays(),
         }
 
@@ -209,7 +217,9 @@ class WorldClock:
         env_steps = int(require(state, "env_steps"))
         arrays = load_arrays(state, like=self._arrays())
         if not self._fixed:
-            self._check_derived(env_steps, int(require(state, "total_steps")), arrays)
+            total_steps = int(require(state, "total_steps"))
+            self._check_derived(env_steps, total_steps, arrays)
+            self._ended_at = total_steps if env_steps >= total_steps else 0
         self.env_steps = env_steps
         self.regime[:], self.last_change[:] = arrays["regime"], arrays["last_change"]
         for name, values in self.values.items():

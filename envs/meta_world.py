@@ -24,6 +24,8 @@ from envs.schedules import at_least
 
 __all__ = ["Config", "MetaWorldVec", "make", "make_evaluation", "probe"]
 
+NEVER_CHANGES = True  # nothing can be announced
+
 
 @dataclass(frozen=True)
 class Config(TrainingConfig):

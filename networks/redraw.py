@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import nn
 
+from networks.injected import InjectedHead
 from networks.units import HiddenLayer, Touched, parameter_roles, reset_norm_units
 
 _NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d)
@@ -58,6 +59,9 @@ def redraw(network: nn.Module, generator: torch.Generator) -> list[Touched]:
                 )
             continue
         drawn |= {id(parameter): parameter for parameter in own.values()}
+    for module in network.modules():
+        if isinstance(module, InjectedHead):  # drawn apart its parts add up to a wider law
+            module.freeze_copy()
     return [
         Touched(parameter, 0, torch.arange(len(parameter), device=parameter.device))
         for parameter in drawn.values()

@@ -150,6 +150,16 @@ class Method:
             renewed: Whether they were freshly drawn; see `renews_entries`.
         """
 
+    def notice_start(self, touched: Sequence[Touched]) -> None:
+        """Hear that the run starts from loaded weights, where the method itself starts fresh.
+
+        What was copied when the method was built belongs to weights that are gone.
+
+        Args:
+            touched: All parameters of the network; the loaded values are in place.
+        """
+        self.notice_edits(touched, True)
+
     def announcement(self) -> str:
         """Return what the method will do in this run, one line printed at the start, or ``."""
         return ""

@@ -233,6 +233,9 @@ class Recycler(Method):
             if units is not None:
                 self.restart_units(group.name, units)
 
+    def notice_start(self, touched: Sequence[Touched]) -> None:
+        """Nothing is known of any unit yet."""
+
     def restart_units(self, name: str, units: Tensor) -> None:
         """Forget what is known of some units of a group, int64 (k,)."""
         raise NotImplementedError

@@ -62,6 +62,11 @@ def learning_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
+def begins_trained(config: Mapping[str, Any]) -> bool:
+    """Whether a run goes on from a checkpoint, so that its first episodes are not untrained."""
+    return config.get("init_from") is not None
+
+
 def refuse_unlike(members: Sequence[Member], partial: bool = False) -> None:
     """Refuse runs of different worlds, schedules, horizons, rewards or budgets.
 

@@ -12,6 +12,7 @@ import numpy as np
 from analysis.compare.arms import (
     Arm,
     CannotCompare,
+    begins_trained,
     find_baseline,
     group_arms,
     learning_settings,
@@ -36,10 +37,11 @@ from analysis.compare.oracle_matching import match_tables
 from analysis.compare.oracle_table import OracleTable
 from analysis.compare.overheads import OVERHEADS, Overheads, overhead_facts
 from analysis.compare.presets import TUNING, tuning_facts
-from analysis.compare.study import FORMAT, ArmFacts, Run, Study
+from analysis.compare.study import BEGUN_TRAINED, FORMAT, ArmFacts, Run, Study
 from analysis.compare.sweep_plans import refuse_unbegun
-from analysis.compare.yardsticks import TABLES, oracle_grid
+from analysis.compare.yardsticks import TABLES, oracle_table
 from analysis.continual.episodes import Array
+from analysis.run_clock import drifts, may_change
 from analysis.run_columns import regime_label
 
 
@@ -169,7 +171,7 @@ def measured(gathered: Gathered, command: str = "", extras: Extras = NO_EXTRAS) 
         gathered.arms,
         clock,
         gathered.baseline,
-        oracle_grid(tables, gathered.baseline),
+        oracle_table(tables, gathered.baseline),
     )
     about = {
         "format": FORMAT,
@@ -186,11 +188,12 @@ def measured(gathered: Gathered, command: str = "", extras: Extras = NO_EXTRAS) 
         "windows": clock.windows,
         "stationary": clock.stationary,
         "rank_in_percent": in_percent,
-        **_world_facts(members, gathered.lines),
+        **_world_facts(members, clock),
         # Tasks are evaluated at the ends of whole runs, which a cut comparison does not look at.
         **(add_tasks(values, members) if clock.end == _planned(members) else NO_TASKS),
         "training_commands": training_commands(members),
         **_provenance(members),
+        **_begun_trained(gathered.arms),
     }
     facts = _facts(gathered.arms, gathered.baseline)
     return Study(about, facts, _runs(gathered.arms, facts, members, values, clock))
@@ -296,19 +299,30 @@ def _runs(
     return runs
 
 
-def _world_facts(
-    members: Sequence[Member], lines: Mapping[int, tuple[Array, Array]]
-) -> dict[str, Any]:
+def _world_facts(members: Sequence[Member], clock: Clock) -> dict[str, Any]:
     config = members[0].config["env"]
-    physical = [lines[place][1] for place in range(len(members))]
-    changes = any(len(np.unique(row[np.isfinite(row)])) > 1 for row in physical)
+    changes = drifts(config) or any(_has_changed(member, clock.end) for member in members)
+    unchanged = {"may_change": True} if clock.stationary and may_change(config) else {}
     return {
         "env": str(members[0].identity["env"]),
         "env_kind": str(config.get("kind")),
         "world": {key: str(value) for key, value in config.items() if key != "world_seed"},
         "regime_label": regime_label(config),
         "values_change": changes,
+        **unchanged,  # data of other comparisons stay as they were
     }
+
+
+def _begun_trained(arms: Sequence[Arm]) -> dict[str, list[str]]:
+    """Arms whose runs go on from a checkpoint; data without any stay as they were."""
+    names = [arm.name for arm in arms if begins_trained(arm.members[0].config)]
+    return {BEGUN_TRAINED: names} if names else {}
+
+
+def _has_changed(member: Member, end: int) -> bool:
+    """Whether a run has met worlds of different values, also where windows stand for them."""
+    pairs = zip(member.starts, member.values, strict=True)
+    return len({value for start, value in pairs if start < end and np.isfinite(value)}) > 1
 
 
 def _provenance(members: Sequence[Member]) -> dict[str, list[str]]:

@@ -27,9 +27,7 @@ from analysis.compare.study import csv_bytes
 from analysis.multitask.records import FILE as EVALUATION_FILE
 from analysis.run_columns import Columns
 from analysis.run_copies import PLACE_PARTS, copy_places, files_as_they_are
-from analysis.run_files import read_cells
-
-WORLD_EVENTS = ("switch", "drift")
+from analysis.run_files import WORLD_EVENTS, read_cells
 
 
 def copy_files(member: Member, condensed: Condensed, place: str) -> dict[str, bytes]:

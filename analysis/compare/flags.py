@@ -8,6 +8,7 @@ from typing import Any
 
 from agents.base import Agent
 from agents.parts import METHODS, NETWORKS, OPTIMIZERS, Parts
+from analysis.run_clock import num_envs
 from configs.run import AGENTS, ANNOUNCED, CONTEXTS
 from configs.schema import load
 from networks.registry import Registry
@@ -158,7 +159,7 @@ def _built(config: Mapping[str, Any], context: ContextSpec) -> Agent:
     parts = Parts(
         observation_dim=_OBSERVATION_DIM,
         action_dim=_ACTION_DIM,
-        num_envs=int(config["env"].get("num_envs", 1)),
+        num_envs=num_envs(config["env"]),
         network=_typed(NETWORKS, config["network"], "network"),
         value_network=_value_network(config),
         optimizer=_typed(OPTIMIZERS, config["optimizer"], "optimizer"),

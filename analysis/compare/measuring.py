@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from analysis.compare.arms import DEFAULT_BASELINE, Arm, CannotCompare
+from analysis.compare.arms import DEFAULT_BASELINE, Arm, CannotCompare, begins_trained
 from analysis.compare.condensed import BASE_BINS, Condensed, condense
 from analysis.compare.members import QUICK_SUCCESS, Member, Series
+from analysis.compare.oracle_table import OracleTable
 from analysis.compare.recovery import records_between, recovery_shares
 from analysis.compare.study import CURVES, RECORDS, UNKNOWN_RECOVERY
 from analysis.continual import Episodes, OracleGrid, recovery_threshold, seed_thresholds
 from analysis.continual.episodes import PHASE_SHARE, Array
+from analysis.run_clock import learning_steps, num_envs
+from analysis.statistics import mean_of_present
 
 EPISODES_PER_BIN = 5
 DIVISORS = tuple(d for d in range(1, BASE_BINS + 1) if BASE_BINS % d == 0)
@@ -31,7 +34,7 @@ class Clock:
         end: Environment steps compared.
         windows: Whether equal windows stand for regimes: there are none, too many, or not equally
             many in all runs.
-        stationary: Whether nothing ever changes.
+        stationary: Whether nothing changes in these steps.
         return_bins: Bins of the return curves, a divisor of 100.
         diagnostic_bins: Bins of all other curves.
     """
@@ -218,14 +221,16 @@ def add_recovery(
     arms: Sequence[Arm],
     clock: Clock,
     baseline: str,
-    grid: OracleGrid | None = None,
+    table: OracleTable | None = None,
 ) -> str:
     """Add recovery times to the values of all runs, and where too few episodes leave them unknown.
 
     The threshold of a regime lies 90 % of the way from the untrained policy's return to the end
     of the phase of the run's partner: fresh networks interpolated from a grid if there is one,
     the fresh oracle if it was run on every seed, otherwise the baseline arm. Thresholds from a
-    grid are estimates: the records that decide about all that its seeds could give are kept.
+    grid are estimates: the records that decide about all that its seeds could give are kept. Its
+    networks learned for whole regimes, so that one that is cut short has no threshold. Runs that go
+    on from a checkpoint do not say what an untrained policy returns.
 
     Args:
         values: Place of a run in `members` -> its quantities, extended here.
@@ -234,7 +239,7 @@ def add_recovery(
         arms: Their arms.
         clock: Shared by all.
         baseline: Name of the baseline arm.
-        grid: Fresh networks of the baseline.
+        table: Fresh networks of the baseline.
 
     Returns:
         Name of what sets the thresholds.
@@ -246,6 +251,9 @@ def add_recovery(
     by_name = {arm.name: {m.key: places[id(m)] for m in arm.members} for arm in arms}
     oracle = oracle_of(arms, baseline)
     reference = baseline if oracle is None else oracle
+    grid = None if table is None else table.grid
+    fresh = [place for place, member in enumerate(members) if not begins_trained(member.config)]
+    usual = mean_of_present([values[place]["regime/first_episodes"][0] for place in fresh]).mean
     for place, member in enumerate(members):
         boundaries = np.append(values[place]["regime/start"], clock.end)
         thresholds = np.full(len(boundaries) - 1, math.nan)
@@ -255,11 +263,14 @@ def add_recovery(
                 thresholds = grid.thresholds(values[place]["regime/value"])
             except ValueError as error:
                 raise CannotCompare(f"{member.path} has no interpolated oracle: {error}") from error
+            assert table is not None
+            thresholds[np.diff(boundaries) < table.settings.interval] = math.nan
         elif partner is not None:
             theirs = values[partner]
             untrained = theirs["regime/first_episodes"]
             if oracle is None:  # only its first regime began with an untrained policy
-                untrained = np.full(len(untrained), untrained[0])
+                first = untrained[0] if partner in fresh else usual
+                untrained = np.full(len(untrained), first)
             for k, final in enumerate(theirs["regime/end_of_phase"][: len(thresholds)]):
                 if final > untrained[k]:
                     thresholds[k] = recovery_threshold(float(untrained[k]), float(final))
@@ -301,12 +312,12 @@ def oracle_of(arms: Sequence[Arm], baseline: str) -> str | None:
 
 def gradient_steps(config: Mapping[str, Any], env_steps: int) -> float:
     """Gradient steps of the policy after some environment steps; NaN for an unknown agent."""
-    agent, num_envs = config["agent"], int(config["env"].get("num_envs", 1))
+    agent = config["agent"]
     if "rollout_length" in agent:
-        rollout = int(agent["rollout_length"]) * num_envs
+        rollout = int(agent["rollout_length"]) * num_envs(config["env"])
         batches = math.ceil(rollout / int(agent["minibatch_size"]))
         return float(env_steps // rollout * int(agent["num_epochs"]) * batches)
     if "updates_per_env_step" in agent:
-        learning = max(0, env_steps - int(agent.get("warmup_steps", 0)))
-        return float(math.floor(learning * float(agent["updates_per_env_step"])))
+        owed = learning_steps(config, env_steps) * float(agent["updates_per_env_step"])
+        return float(math.floor(owed))
     return math.nan

@@ -204,6 +204,15 @@ def compose(
 
 def _plasticity(study: Study, scores: Scores) -> list[Block]:
     """The sentence of the validity gate, and what it rests on."""
+    if study.about.get("may_change"):
+        return [
+            Text(
+                "In the steps compared no run has reached a second world, so no loss of plasticity "
+                "can be measured yet and the validity gate has not been run: methods are compared "
+                "by their return alone. Compare again after the first switch, or where values "
+                "drift, after the first interval or period."
+            )
+        ]
     if study.about["stationary"]:
         return [
             Text(

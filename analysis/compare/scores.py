@@ -11,9 +11,17 @@ import numpy as np
 
 from analysis.compare.correlations import Correlation, correlations
 from analysis.compare.ends import END_METRICS, EndValue
-from analysis.compare.study import UNKNOWN_RECOVERY, ArmFacts, Key, Study
+from analysis.compare.study import BEGUN_TRAINED, UNKNOWN_RECOVERY, ArmFacts, Key, Study
 from analysis.compare.tasks import TaskScores, task_scores
-from analysis.compare.yardsticks import FreshGrid, FreshRuns, Yardstick, oracle_table, tables_of
+from analysis.compare.yardsticks import (
+    UNKNOWN_UNTRAINED,
+    FreshGrid,
+    FreshRuns,
+    Yardstick,
+    oracle_table,
+    tables_of,
+    untrained_return,
+)
 from analysis.continual import (
     FailureReport,
     Verdict,
@@ -131,8 +139,9 @@ class _Scorer:
         self.study, self.notes = study, []
         self.is_stationary = bool(study.about.get("stationary"))
         names = [arm.name for arm in study.arms]
-        first = np.concatenate([study.matrix(n, "regime/first_episodes")[:, 0] for n in names])
-        self.untrained = mean_of_present(first).mean
+        self.untrained = untrained_return(study)
+        if math.isnan(self.untrained) and study.about.get(BEGUN_TRAINED):
+            self.notes.append(UNKNOWN_UNTRAINED)
         self.lifetimes = {name: self._filled(name, "lifetime", "completed")[:, 0] for name in names}
         self.areas = {name: self._filled(name, "regime/area", "regime/completed") for name in names}
         self.phases = {
@@ -180,7 +189,7 @@ class _Scorer:
             scores.area_slope = self.attempt(f"{name}, slope", interval, trend, "mean")
         self._recovery(scores)
         self._indices(scores)
-        if self.is_stationary:
+        if self.is_stationary and not self.study.about.get("may_change"):
             self._retention(scores)
         for metric in END_METRICS:
             scores.ends[metric] = EndValue.of(_last(self.study, name, f"end/{metric}"))
@@ -216,6 +225,8 @@ class _Scorer:
             return
         name, oracle = scores.facts.name, self.oracle
         times = self.study.matrix(name, "regime/recovery")[:, 1:]
+        if isinstance(oracle, FreshGrid):  # older data have times of regimes cut short
+            times = np.where(oracle.is_whole(name)[1:], times, math.nan)
         num_unknown = int(np.nansum(self.study.matrix(name, UNKNOWN_RECOVERY)[:, 1:]))
         if num_unknown:
             self.notes.append(
@@ -276,6 +287,8 @@ class _Scorer:
 
     def _retention(self, scores: ArmScores) -> None:
         """How much of its best return an arm keeps where nothing ever changes."""
+        if math.isnan(self.untrained):  # nothing to measure from; a note says so
+            return
         name = scores.facts.name
         index = retention_index(self.areas[name], self.untrained)
         for summary, function in (("late_mean", late_means), ("slope", slopes)):

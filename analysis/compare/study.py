@@ -26,6 +26,8 @@ CURVES = ("return", "dormant_fraction", "stable_rank", "weight_magnitude", "acti
 RECORDS = ("recovery/regime", "recovery/share", "recovery/return")
 # 1 for regimes with too few episodes to say whether the run recovered; absent where none has.
 UNKNOWN_RECOVERY = "regime/recovery_unknown"
+# Arms whose runs go on from a checkpoint; absent where none does, and in older data.
+BEGUN_TRAINED = "begun_trained"
 Key = tuple[int, int]
 FORMAT = 3  # 2 had no records around the thresholds of recovery
 

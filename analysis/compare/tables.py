@@ -59,7 +59,7 @@ def score_table(study: Study, scores: Scores) -> Table:
     )
     failed = (
         "Failed runs count; from their failure on they earn the untrained policy's return "
-        f"({number_text(scores.untrained)}). "
+        f"({'unknown' if math.isnan(scores.untrained) else number_text(scores.untrained)}). "
     )
     ranked = (
         "Differences are paired by world seed and agent seed (interquartile mean); p is "

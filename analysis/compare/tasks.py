@@ -38,7 +38,7 @@ class TaskScores:
             by themselves.
         final_success: Success at the last step, mean.
         comparison: Mean success against the baseline, paired by seeds.
-        p_adjusted: Holm-adjusted sign-flip p-value.
+        p_adjusted: Holm-adjusted sign-flip p-value; NaN for fresh copies, which are no methods.
         area: Mean success of the quick evaluations over the whole run; None without any.
         gain: Success gained over the last fifth of training; None without enough evaluations.
     """
@@ -181,7 +181,9 @@ def _compare(
     tested = [s for s in found if s.arm != study.baseline and set(means[s.arm]) == set(base)]
     for scores in tested:
         scores.comparison = compare(means[scores.arm], base, "mean")
-    if tested:
-        p_values = adjust([s.comparison for s in tested if s.comparison is not None])
-        for scores, p_value in zip(tested, p_values, strict=True):
+    copies = {facts.name for facts in study.arms if facts.fresh_of is not None}
+    methods = [s for s in tested if s.arm not in copies]
+    if methods:
+        p_values = adjust([s.comparison for s in methods if s.comparison is not None])
+        for scores, p_value in zip(methods, p_values, strict=True):
             scores.p_adjusted = float(p_value)

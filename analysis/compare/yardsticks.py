@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from analysis.compare.arms import DEFAULT_BASELINE
 from analysis.compare.oracle_table import OracleTable
-from analysis.compare.study import RECORDS, UNKNOWN_RECOVERY, Study
+from analysis.compare.study import BEGUN_TRAINED, RECORDS, UNKNOWN_RECOVERY, Study
 from analysis.continual import (
     OracleGrid,
     RecoveryRecords,
@@ -27,9 +27,14 @@ from analysis.continual import (
 )
 from analysis.continual.episodes import Array
 from analysis.continual.plasticity_index import Summary
-from analysis.statistics import Interval
+from analysis.statistics import Interval, mean_of_present
 
 TABLES = "oracle_tables"
+UNKNOWN_UNTRAINED = (
+    "the untrained policy's return is unknown, because runs go on from checkpoints (init_from); so "
+    "are scores of failed runs, retention, and recovery without a fresh oracle; add runs of an arm "
+    "that begins with new networks"
+)
 
 
 class Yardstick(Protocol):
@@ -128,9 +133,18 @@ class FreshGrid:
         """Scores of the networks."""
         return self._table.grid
 
-    def _whole(self, arm: str) -> tuple[Array, Array]:
+    def is_whole(self, arm: str) -> NDArray[np.bool_]:
+        """Which regimes of an arm last as long as the networks learned, (regimes,) bool."""
         starts = self._study.matrix(arm, "regime/start")
-        complete = whole_regimes(starts, self._study.about["end"], self._table.settings.interval)
+        return whole_regimes(starts, self._study.about["end"], self._table.settings.interval)
+
+    def _whole(self, arm: str) -> tuple[Array, Array]:
+        complete = self.is_whole(arm)
+        if not complete.any():
+            interval = self._table.settings.interval
+            raise ValueError(
+                f"no regime lasts the {interval:,.0f} steps that the fresh networks had"
+            )
         values = self._study.matrix(arm, "regime/value")[:, complete]
         return self._areas[arm][:, complete], values
 
@@ -156,10 +170,11 @@ class FreshGrid:
         columns = [self._study.matrix(arm, quantity) for quantity in RECORDS]
         records = []
         unknown = self._study.matrix(arm, UNKNOWN_RECOVERY)[:, 1:]
+        cut = np.flatnonzero(~self.is_whole(arm)[1:])
         for lacking, *rows in zip(unknown, *columns, strict=True):
             regimes, shares, returns = (row[~np.isnan(row)] for row in rows)
-            too_few = np.flatnonzero(lacking == 1.0)
-            records.append(RecoveryRecords(regimes - 1.0, shares, returns, too_few))
+            left_out = np.union1d(np.flatnonzero(lacking == 1.0), cut)
+            records.append(RecoveryRecords(regimes - 1.0, shares, returns, left_out))
         values = self._study.matrix(arm, "regime/value")[:, 1:]
         return restricted_recovery(records, values, self.grid)
 
@@ -171,15 +186,17 @@ def whole_regimes(starts: Array, end: float, interval: float) -> NDArray[np.bool
         starts: (runs, regimes) environment steps at which they begin.
         end: Environment steps compared.
         interval: Environment steps of a whole regime.
-
-    Raises:
-        ValueError: No regime does.
     """
     edges = np.concatenate([starts, np.full((len(starts), 1), float(end))], axis=1)
-    complete = np.asarray((np.diff(edges, axis=1) >= interval).all(axis=0))
-    if not complete.any():
-        raise ValueError(f"no regime lasts the {interval:,.0f} steps that the fresh networks had")
-    return complete
+    return np.asarray((np.diff(edges, axis=1) >= interval).all(axis=0))
+
+
+def untrained_return(study: Study) -> float:
+    """Mean of the first episodes of all runs that began with new networks; NaN without any."""
+    trained = study.about.get(BEGUN_TRAINED) or ()
+    names = [arm.name for arm in study.arms if arm.name not in trained]
+    first = [study.matrix(name, "regime/first_episodes")[:, :1] for name in names]
+    return mean_of_present(np.concatenate([np.zeros((0, 1)), *first])).mean
 
 
 def tables_of(study: Study) -> dict[str, OracleTable]:
@@ -194,12 +211,6 @@ def oracle_table(tables: Mapping[str, OracleTable], baseline: str) -> OracleTabl
         if name in tables and tables[name].grid.is_accepted:
             return tables[name]
     return None
-
-
-def oracle_grid(tables: Mapping[str, OracleTable], baseline: str) -> OracleGrid | None:
-    """Scores of that table."""
-    table = oracle_table(tables, baseline)
-    return None if table is None else table.grid
 
 
 def refused_tables(study: Study) -> list[str]:

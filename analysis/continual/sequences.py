@@ -129,6 +129,9 @@ def forward_transfer_interval(
 ) -> Interval:
     """Interval of the mean forward transfer; both sides' seeds are resampled independently.
 
+    A task whose baseline seeds are all perfect in a draw leaves no room to transfer and is left out
+    of that draw, as it is left out of the estimate; a draw without any task is left out whole.
+
     Args:
         areas: (seeds, tasks).
         baseline_areas: (baseline seeds, tasks).
@@ -148,8 +151,11 @@ def forward_transfer_interval(
     rng = np.random.default_rng(seed)
     left = mine[bootstrap_indices(len(mine), num_resamples, rng)].mean(axis=1)
     right = theirs[bootstrap_indices(len(theirs), num_resamples, rng)].mean(axis=1)
-    # A draw of perfect baseline seeds only leaves no room to transfer; it is kept finite.
-    draws = ((left - right) / np.maximum(1.0 - right, 1.0 - PERFECT)).mean(axis=1)
+    room = right <= PERFECT
+    ratios = np.where(room, left - right, 0.0) / np.where(room, 1.0 - right, 1.0)
+    counts = room.sum(axis=1)
+    draws = ratios.sum(axis=1)[counts > 0] / counts[counts > 0]
+    draws = draws if len(draws) else np.array([math.nan])
     return percentile_interval(found.mean, draws, min(len(mine), len(theirs)), confidence)
 
 

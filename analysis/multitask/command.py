@@ -74,7 +74,8 @@ def _film(restored: RestoredOnTasks, labels: tuple[str, ...], path: Path) -> Non
     from analysis.multitask.film import film_tasks
 
     try:
-        film_tasks(deterministic_policy(restored.agent), restored.config, labels, path)
+        policy = deterministic_policy(restored.agent)
+        film_tasks(policy, restored.config, restored.trained_in, labels, path)
     except RenderingUnavailable as error:
         print(f"no video: {error}", file=sys.stderr)
     else:

@@ -23,6 +23,7 @@ from analysis.multitask.measuring import Evaluator
 from analysis.storage import StorageError, temporary_name
 from analysis.video import INSTALL_LINE, RenderingUnavailable
 from configs.run import RunConfig
+from envs.snapshots import Snapshot
 
 STEPS_PER_FRAME = 4  # 20 frames per second in real time
 MAX_WIDTH = 1200
@@ -47,13 +48,19 @@ class Episode:
 
 
 def film_tasks(
-    policy: Policy, config: RunConfig, labels: tuple[str, ...], path: Path, goal: int = 0
+    policy: Policy,
+    config: RunConfig,
+    trained_in: Snapshot,
+    labels: tuple[str, ...],
+    path: Path,
+    goal: int = 0,
 ) -> list[Episode]:
     """Film one whole deterministic episode per task.
 
     Args:
         policy: Chooses actions.
         config: Of the run.
+        trained_in: State of the environments of training, which contexts may be learnt in.
         labels: Names of the tasks.
         path: The .mp4 file; an older one is replaced.
         goal: Index of the goal, the same for all tasks.
@@ -68,6 +75,7 @@ def film_tasks(
     evaluator = Evaluator(replace(config, env=replace(config.env, num_workers=0)))
     temporary = path.parent / f"{temporary_name(path.stem)}.mp4"
     try:
+        evaluator.adopt(trained_in)
         episodes = play(policy, evaluator.envs, labels, goal)
         tiles = draw(evaluator.envs, episodes, tile_size(len(episodes)))
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,8 @@ from analysis.multitask.records import RUN_SEED, Evaluation, kind_of
 from analysis.provenance import describe_environment
 from configs.build import with_context
 from configs.run import ENVIRONMENTS, RunConfig
-from envs.contexts.layer import ContextLayer
+from envs.contexts.layer import ContextLayer, LearningProvider
+from envs.snapshots import Snapshot
 
 
 class Evaluator:
@@ -23,7 +24,8 @@ class Evaluator:
 
     Args:
         config: Of the run, whose environments are of a kind that can be evaluated. Contexts come
-            from the same layer as in training, begun anew for every evaluation.
+            from the same layer as in training, begun anew for every evaluation; those that are
+            learnt have to be adopted first.
         rows_per_task: Episodes of a task at a time. It fixes the batch of the policy, so results
             may depend on it in their last bits, and from there grow apart.
         num_threads: As for training; results do not depend on it, nor on `env.num_workers`.
@@ -39,10 +41,25 @@ class Evaluator:
         self.envs, self.info = with_context(config, envs, envs.info)
         is_layered = isinstance(self.envs, ContextLayer)
         self._first_contexts = self.envs.provider.snapshot() if is_layered else None
+        self._untrained = self._first_contexts
         self._rows_per_task = rows_per_task
         self.tasks: tuple[str, ...] = tuple(env.task_names)
         self.num_goals: int = env.num_goals
         self._goal_policy = goal_policy(env)
+
+    def adopt(self, snapshot: Snapshot) -> None:
+        """Show contexts as they have been learnt by now; nothing to do where none are learnt.
+
+        Args:
+            snapshot: Of the environments of training, or of their contexts alone.
+
+        Raises:
+            ValueError: It is of another kind of context.
+        """
+        if self._untrained is not None and isinstance(self.envs.provider, LearningProvider):
+            self.envs.provider.restore(self._untrained, self.envs.env)
+            self.envs.adopt(snapshot)
+            self._first_contexts = self.envs.provider.snapshot()
 
     def measure(
         self,
@@ -67,10 +84,12 @@ class Evaluator:
 
         Raises:
             ValueError: A goal does not exist.
+            RuntimeError: Contexts are learnt, and those of the run have not been adopted.
             SimulatorError: An action is not finite.
         """
         chosen = checked_goals(range(self.num_goals) if goals is None else goals, self.num_goals)
         if self._first_contexts is not None:  # no evaluation depends on the one before
+            self._refuse_untrained()
             self.envs.provider.restore(self._first_contexts, self.envs.env)
         outcomes = run_goals(
             deterministic_policy(model),
@@ -92,6 +111,15 @@ class Evaluator:
             "cut_at_success": cut_at_success,
         }
         return Evaluation(self.tasks, outcomes, kind_of(outcomes, self.num_goals), manifest, about)
+
+    def _refuse_untrained(self) -> None:
+        if self._first_contexts is self._untrained and isinstance(
+            self.envs.provider, LearningProvider
+        ):
+            raise RuntimeError(
+                "the contexts of this run are learnt, and the evaluation would show untrained "
+                "ones; give the state of its environments to Evaluator.adopt first"
+            )
 
     @property
     def identity(self) -> dict[str, Any]:

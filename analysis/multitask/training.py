@@ -14,6 +14,7 @@ from analysis.multitask.measuring import Evaluator, describe_measured
 from analysis.multitask.records import Evaluation, task_labels, write_evaluation
 from analysis.multitask.scores import Scores, score
 from configs.run import RunConfig
+from envs.contexts.layer import ContextLayer
 
 QUICK, FULL, STAGE = "eval_quick", "eval", "eval_stage"
 
@@ -40,9 +41,13 @@ class TrainingEvaluation:
         config: Of the run.
         run_dir: Where the files of the full evaluation go.
         num_threads: Results do not depend on it.
+        envs: Of the run: contexts that are learnt there are shown as they are by then.
     """
 
-    def __init__(self, config: RunConfig, run_dir: Path, num_threads: int = 1) -> None:
+    def __init__(
+        self, config: RunConfig, run_dir: Path, num_threads: int = 1, envs: Any = None
+    ) -> None:
+        self._envs = envs
         self._config, self._run_dir, self._num_threads = config, run_dir, num_threads
         self._every = config.log.quick_evaluation_steps
         self._is_final = config.log.final_evaluation
@@ -81,7 +86,7 @@ class TrainingEvaluation:
         if self._stage_steps is None or env_steps // self._stage_steps <= self._done_stages:
             return True
         about = describe_measured(self._config, self._run_dir, env_steps, "")
-        evaluation = self._built().measure(agent, about, is_stopped=is_stopped)
+        evaluation = self._informed().measure(agent, about, is_stopped=is_stopped)
         if evaluation is None:
             return False
         self._done_stages = env_steps // self._stage_steps
@@ -112,7 +117,7 @@ class TrainingEvaluation:
         """
         if self._every is None or env_steps // self._every < self._done_periods:
             return True
-        evaluation = self._built().measure(
+        evaluation = self._informed().measure(
             agent,
             {},
             self._config.log.quick_evaluation_goals,
@@ -151,13 +156,34 @@ class TrainingEvaluation:
         if not self._is_final:
             return {}
         about = describe_measured(self._config, self._run_dir, env_steps, checkpoint)
-        evaluation = self._built().measure(agent, about, is_stopped=is_stopped)
+        evaluation = self._informed().measure(agent, about, is_stopped=is_stopped)
         if evaluation is None:
             return None
         scores = score(evaluation)
         rows.evaluated(env_steps, _final_values(scores))
         write_evaluation(self._run_dir, evaluation, scores.plain())
         return {"success": scores.mean.estimate, "success_iqm": scores.iqm.estimate}
+
+    def prepare(self) -> None:
+        """Build the environments now if they will be needed, so that clocks can leave that out."""
+        if self._labels:
+            self._built()
+
+    def rehearse(self, agent: Any) -> None:
+        """Visit `rehearsed_goals` where the run has no quick evaluations, and log nothing.
+
+        Args:
+            agent: Stays as it is.
+        """
+        if self._labels and self._every is None:
+            self._informed().measure(agent, {}, rehearsed_goals(self._config))
+
+    def _informed(self) -> Evaluator:
+        """The environments, with contexts as they have been learnt by now."""
+        evaluator = self._built()
+        if isinstance(self._envs, ContextLayer):
+            evaluator.adopt(self._envs.context_snapshot())
+        return evaluator
 
     def _built(self) -> Evaluator:
         """Environments are built when first needed, and kept."""
@@ -186,6 +212,17 @@ class TrainingEvaluation:
         if self._evaluator is not None:
             self._evaluator.close()
             self._evaluator = None
+
+
+def rehearsed_goals(config: RunConfig) -> tuple[int, ...]:
+    """Goals per task of the evaluation that costs are extrapolated from.
+
+    Those of a quick one, or where a run has none, one for every row.
+    """
+    log = config.log
+    if log.quick_evaluation_steps is not None:
+        return log.quick_evaluation_goals
+    return tuple(range(min(log.evaluation_rows_per_task, config.env.num_goals)))
 
 
 def _final_values(scores: Scores) -> dict[str, float]:

@@ -24,7 +24,8 @@ def measure_rehearsal(settings: Mapping[str, Any], wait: Callable[[], None]) -> 
 
     Returns:
         `env_steps` and `seconds` of the window; `evaluation`: seconds of evaluations in it;
-        `first_evaluation`: seconds of the one at step 0, nothing where there is none;
+        `first_evaluation`: seconds of the quick one at step 0, or where there are only full ones,
+        of one on `analysis.multitask.training.rehearsed_goals`; nothing without evaluations;
         `warmup_steps` and `warmup_seconds`: what came before the window, evaluations left out. A
         run that ends before its window is all warm-up.
     """
@@ -47,8 +48,11 @@ def _measure(
     with RunDirectory.open(folder, "run", composed.plain) as directory:
         training = Training(composed, directory)
         agent, envs, budget = training.agent, training.envs, Budget()
-        budget.watch("evaluation", training.evaluation, "if_due")
+        training.evaluation.prepare()
+        for name in ("if_due", "rehearse"):
+            budget.watch("evaluation", training.evaluation, name)
         training.evaluation.if_due(agent, 0, training.recorder, lambda: False)
+        training.evaluation.rehearse(agent)
         first_evaluation = budget.seconds["evaluation"]
 
         def counters() -> dict[str, float]:

@@ -214,8 +214,11 @@ class ContextLayer(VectorWrapper):
     def snapshot(self) -> Snapshot:
         """Everything that the next steps depend on, the provider's state included."""
         state: Snapshot = self._inner.snapshot()
-        state |= {f"{PREFIX}{key}": value for key, value in self.provider.snapshot().items()}
-        return state
+        return state | self.context_snapshot()
+
+    def context_snapshot(self) -> Snapshot:
+        """The provider's state alone, under the names of `snapshot`; enough for `adopt`."""
+        return {f"{PREFIX}{key}": value for key, value in self.provider.snapshot().items()}
 
     def adopt(self, snapshot: Snapshot) -> None:
         """Take over what the contexts of a snapshot's environments were learnt to be.

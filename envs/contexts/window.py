@@ -118,6 +118,7 @@ class Window(Shown):
             "scale": np.ones(self._width),
         }
         self._steps = self._since = 0
+        self._has_adopted = False
         self._reservoir = self._new_reservoir()
         self._known = self._told()
 
@@ -127,7 +128,7 @@ class Window(Shown):
         return self._steps >= self._config.freeze_after
 
     def _new_reservoir(self) -> Reservoir:
-        places = 1 if self.is_frozen else self._config.reservoir
+        places = 1 if self.is_frozen or self._has_adopted else self._config.reservoir
         row = self._config.length * (self._width + 1) + self._width
         return Reservoir(places, row, self._generator)
 
@@ -136,7 +137,7 @@ class Window(Shown):
         action = np.clip(step.action, self._low, self._high)
         change = step.info["next_observation"] - step.observation
         rows = np.concatenate((step.observation, action, change, step.reward[:, None]), axis=1)
-        if not self.is_frozen:
+        if not (self.is_frozen or self._has_adopted):
             self._study(rows)
         state = self._arrays
         state["window"] = np.concatenate(
@@ -203,11 +204,14 @@ class Window(Shown):
         return told
 
     def adopt(self, snapshot: Snapshot) -> None:
-        """Take over what was learnt, not what was felt last: to be measured.
+        """Take over what was learnt, not what was felt last, and learn no more: to be measured.
+
+        An encoder that was not frozen yet stays so, and everybody is shown the neutral context.
 
         Raises:
             ValueError: It is of other settings.
         """
+        self._has_adopted = True
         self._load(snapshot)
         self.forget()
 
@@ -229,6 +233,8 @@ class Window(Shown):
             **nested("reservoir", self._reservoir.snapshot()),
             **nested("moments", self._moments.snapshot()),
         }
+        if self._has_adopted:
+            state["has_adopted"] = 1
         save_generators([self._generator], state)
         return state
 
@@ -239,6 +245,7 @@ class Window(Shown):
             ValueError: It is of other settings.
         """
         require_equal(snapshot, "label", self._label)
+        self._has_adopted = bool(snapshot.get("has_adopted", 0))
         self._load(snapshot)
         self._control.restore(part_of(snapshot, "control"))
         felt = part_of(snapshot, "felt")
@@ -252,7 +259,8 @@ class Window(Shown):
         self._decoder.restore(part_of(snapshot, "decoder"))
         self._moments.restore(part_of(snapshot, "moments"))
         self._reservoir = self._new_reservoir()
-        self._reservoir.restore(part_of(snapshot, "reservoir"), self._generator)
+        if not self._has_adopted:
+            self._reservoir.restore(part_of(snapshot, "reservoir"), self._generator)
         felt = part_of(snapshot, "felt")
         scales = load_arrays(felt, {key: self._arrays[key] for key in ("mean", "scale")})
         self._arrays |= scales

@@ -106,6 +106,10 @@ class L2Init(Method):
         if renewed and self.config.theta0 == "renewed":
             self._references.copy_entries(self._initial, touched)
 
+    def notice_start(self, touched: Sequence[Touched]) -> None:
+        """Loaded weights are the first ones, whatever `theta0` says of later edits."""
+        self._references.copy_entries(self._initial, touched)
+
     def state_dict(self) -> dict[str, Any]:
         """Initial values, cloned; {} when switched off."""
         return {"initial": self._references.state(self._initial)} if self.active else {}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from networks.heads import Network
-from networks.units import UnitGroup
+from networks.units import Touched, UnitGroup
 from plasticity.method import Method, Target
 from plasticity.parameters import learning_rates, matrices
 from plasticity.settings import acts_on, check_networks, check_number
@@ -114,6 +114,11 @@ class NaP(Method):
         ]
         with torch.no_grad():
             self._initial_norms = torch.stack(torch._foreach_norm(self._weights))
+
+    @torch.no_grad()
+    def notice_start(self, touched: Sequence[Touched]) -> None:
+        """Loaded weights are to keep the size that they have now."""
+        self._initial_norms = torch.stack(torch._foreach_norm(self._weights))
 
     @torch.no_grad()
     def after_step(

@@ -463,6 +463,7 @@ def test_a_bad_weight_is_found_within_the_check_period():
         ({"temperature_per_task": True}, "needs a one-hot context"),
         ({"task_balanced_batches": "shared", "batch_size": 30}, "no multiple of the 4"),
         ({"warmup_steps": 100, "total_steps": 100}, "leaves nothing of total_steps=100"),
+        ({"learning_starts": 50, "total_steps": 50}, "agent.learning_starts=50 leaves nothing"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings, message):

@@ -150,6 +150,13 @@ def test_best_weights_need_announced_tasks():
         build_agent(config, info)
 
 
+@pytest.mark.parametrize("world", ["image_pairs_smoke", "permuted_digits", "bit_flipping_smoke"])
+@pytest.mark.parametrize("word", ["agent.keep_best=true", "agent.step_size_epochs=[1,2]"])
+def test_worlds_without_validation_refuse_what_reads_it(world, word):
+    with pytest.raises(ConfigurationError, match=r"env.kind=\w+ has no validation split; leave it"):
+        compose_run([f"experiment={world}", "boundary=oracle", word])
+
+
 def test_a_run_of_three_increments(tmp_path):
     assert train.main([*SMOKE, f"run_dir={tmp_path / 'run'}"]) == 0
     lines = (tmp_path / "run" / "events.jsonl").read_text().splitlines()

@@ -15,7 +15,7 @@ from agents.replay import Columns
 from agents.reservoir import Reservoir
 from agents.update_clock import UpdateClock
 from networks import mlp
-from plasticity.methods import ewc
+from plasticity.methods import continual_backprop, ewc
 from plasticity.optimizers import adam
 
 
@@ -150,6 +150,25 @@ def test_learning_may_start_within_the_warm_up():
     del state["warmup_begins"]  # a checkpoint from before
     again.load_state_dict(state)
     assert not again.is_warming_up
+
+
+@pytest.mark.parametrize(("starts", "steps"), [(None, 200 - 64), (40, 160), (0, 200)])
+def test_the_plan_counts_from_where_learning_begins(starts, steps):
+    settings = {"learning_starts": starts, "updates_per_env_step": 1.0, "batch_size": 4}
+    barely = {"c": continual_backprop.Config(maturity_threshold=steps - 1)}
+    agent, rng = make(total_steps=200, methods=barely, **settings), np.random.default_rng(0)
+    assert all(f" of {steps:,}; expect" in line for line in agent.announcements())
+    for _ in range(200 // agent.num_envs):
+        step(agent, rng)
+        agent.update()
+    assert agent.clock.gradient_steps == steps
+    never = {"c": continual_backprop.Config(maturity_threshold=steps)}
+    with pytest.raises(ValueError, match=f"the run plans {steps} gradient steps"):
+        make(total_steps=200, methods=never, **settings)
+
+
+def test_a_run_may_end_within_the_warm_up_that_it_learns_from():
+    make(total_steps=64, learning_starts=40)
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,56 @@ def test_a_failed_run_stays_and_earns_the_untrained_return_from_then_on(tmp_path
     assert any("redo seed 2 at step 2,000" in line for line in warnings(study))
 
 
+def test_networks_that_go_on_from_a_checkpoint_are_not_the_untrained_policy(tmp_path):
+    add_group(tmp_path, {"standard": 100.0}, seeds=range(3))
+    donor = "runs/x/seed_{}/checkpoints/step-1"
+    for seed in range(3):
+        ended = {"until": 2_000, "status": "failed"} if seed == 2 else {}
+        add_run(tmp_path, "redo", seed, level=900.0, init_from=donor.format(seed), **ended)
+    study, _, scores = scores_of(tmp_path)
+    first = study.matrix("standard", "regime/first_episodes")[:, 0]
+    assert scores.untrained == pytest.approx(first.mean())
+    np.testing.assert_allclose(scores.areas["redo"][2, 2:], first.mean())
+    # As the baseline, they take the untrained policy of the others for their thresholds.
+    other = collect([tmp_path], baseline="redo")
+    phases = other.matrix("redo", "regime/end_of_phase")[:2, 1]
+    thresholds = 0.1 * first.mean() + 0.9 * phases
+    for seed, threshold in enumerate(thresholds):
+        shares = np.arange(10, 26) / 25
+        trailing = [np.mean([returns_of(900.0, seed, 1, s - k / 25) for k in range(10)])
+                    for s in shares]  # fmt: skip
+        reached = shares[np.array(trailing) >= threshold]
+        found = other.matrix("redo", "regime/recovery")[seed, 1]
+        assert found == pytest.approx(reached[0] if len(reached) else math.inf)
+
+
+def test_without_new_networks_the_untrained_return_is_unknown(tmp_path):
+    for arm in ("standard", "redo"):
+        for seed in range(3):
+            ended = {"until": 2_000, "status": "failed"} if (arm, seed) == ("redo", 2) else {}
+            add_run(tmp_path, arm, seed, init_from=f"runs/x/seed_{seed}/checkpoints/a", **ended)
+    study, arms, scores = scores_of(tmp_path)
+    assert math.isnan(scores.untrained)
+    assert np.isnan(study.matrix("standard", "regime/recovery")).all()
+    assert arms["redo"].lifetime is None
+    assert arms["standard"].lifetime is not None
+    assert any("go on from checkpoints (init_from)" in note for note in scores.notes)
+    assert "untrained policy's return (unknown)" in score_table(study, scores).caption
+
+
+def test_without_new_networks_nothing_is_retained(tmp_path):
+    still = {"num_regimes": 1, "episodes_per_regime": 100, "env": {"schedule": "fixed"}}
+    for seed in range(3):
+        add_run(tmp_path, "standard", seed, **still, init_from="x")
+        add_run(tmp_path, "new", seed, **still, group="other")
+    _, known, _ = scores_of(tmp_path / "runs" / "other", baseline="new")
+    assert known["new"].retention["late_mean"] is not None
+    study, arms, _ = scores_of(tmp_path / "runs" / "study")
+    assert study.about["stationary"]
+    assert not arms["standard"].retention
+    assert arms["standard"].lifetime is not None
+
+
 def test_without_an_oracle_the_report_says_so(table):
     study, arms, scores = table
     assert scores.verdict is None

@@ -32,7 +32,7 @@ from analysis.runs import find_runs
 from analysis.statistics import Interval
 
 RATES = {"standard": (0.2, 0.4, 1.0, 0.0), "redo": (0.6, 0.4, 1.0, 0.2)}
-JOINT = {"kind": "meta_world", "switch_interval": 4_000}
+JOINT = {"kind": "meta_world", "schedule": "fixed", "switch_interval": 4_000}
 
 
 def scores_by_arm(found) -> dict[str, Any]:
@@ -80,6 +80,18 @@ def test_success_by_task_equals_that_of_the_study(tmp_path):
         # Tasks of a run rise and fall together, which whole seeds know and tasks apart do not.
         assert mine.iqm.high - mine.iqm.low > mine.iqm_by_task.high - mine.iqm_by_task.low
     assert scores["redo"].comparison.difference.estimate == pytest.approx(0.15)
+
+
+def test_fresh_copies_are_no_methods_that_tests_are_adjusted_for(tmp_path):
+    with_tasks(tmp_path, range(6))
+    for seed in range(6):
+        path = add_run(tmp_path, "fresh_oracle", seed, num_regimes=1, interval=4_000, env=JOINT)
+        write_evaluation(path, evaluation_of(rates_to_success([0.5] * 4), seed, 4_000), {})
+        add_quick(path, 0.0)
+    scores = scores_by_arm(collect([tmp_path]))
+    assert scores["fresh_oracle"].comparison is not None
+    assert math.isnan(scores["fresh_oracle"].p_adjusted)
+    assert scores["redo"].p_adjusted == scores["redo"].comparison.p_value < 0.05
 
 
 def test_the_report_has_bars_and_says_who_is_still_learning(tmp_path, monkeypatch):
@@ -201,6 +213,7 @@ def test_a_world_that_never_changes_has_a_retention_index(tmp_path):
             score=score_of,
             episodes_per_regime=500,
             interval=20_000,
+            env={"schedule": "fixed"},
         )
     found = collect([tmp_path])
     scores = score(found)

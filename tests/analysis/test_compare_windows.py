@@ -1,6 +1,7 @@
 """Windows stand for regimes where there are none, or not equally many in all runs."""
 
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -87,3 +88,46 @@ def test_a_fresh_copy_where_nothing_changes_is_no_oracle(tmp_path):
     assert all(arm.comparison for arm in scores.arms if arm.facts.name == "l2")
     named = replace(found, about={**found.about, "out": "x"})
     assert "compared by their return alone" in str(compose(named, scores, "x", []))
+
+
+def test_worlds_of_random_lengths_are_known_to_change(tmp_path):
+    for arm in ("standard", "fresh_oracle"):
+        add_random_lengths(tmp_path, arm)
+    found = collect([tmp_path])
+    assert found.about["windows"]
+    verdict = score(found).verdict
+    assert verdict is not None
+    assert not any("nobody verified" in reason for reason in verdict.reasons)
+
+
+def test_drifting_values_change_though_every_period_begins_at_the_same(tmp_path):
+    env = {"schedule": "sinusoidal"}
+    add_group(tmp_path, {"standard": 50.0, "fresh_oracle": 60.0}, env=env)
+    for path in tmp_path.rglob("events.jsonl"):
+        path.write_text(re.sub(r'("friction": *)[0-9.]+', r"\g<1>0.2", path.read_text()))
+    found = collect([tmp_path])
+    verdict = score(found).verdict
+    assert verdict is not None
+    assert not any("nobody verified" in reason for reason in verdict.reasons)
+
+
+def test_one_world_of_several_is_no_standstill(tmp_path):
+    """Before the first switch nobody can say what is lost, nor that nothing changes."""
+    add_group(tmp_path, {"standard": 50.0, "l2": 60.0}, num_regimes=1, interval=4_000,
+              episodes_per_regime=200)  # fmt: skip
+    found = collect([tmp_path])
+    scores = score(found)
+    assert not any(arm.retention for arm in scores.arms)
+    text = str(compose(replace(found, about={**found.about, "out": "x"}), scores, "x", []))
+    assert "no run has reached a second world" in text
+    assert "Nothing changes in this world" not in text
+
+
+def test_the_same_in_a_fixed_world_is_one(tmp_path):
+    add_group(tmp_path, {"standard": 50.0, "l2": 60.0}, num_regimes=1, interval=4_000,
+              episodes_per_regime=200, env={"schedule": "fixed"})  # fmt: skip
+    found = collect([tmp_path])
+    scores = score(found)
+    assert all(arm.retention for arm in scores.arms)
+    text = str(compose(replace(found, about={**found.about, "out": "x"}), scores, "x", []))
+    assert "Nothing changes in this world" in text

@@ -180,6 +180,31 @@ def test_a_regime_that_is_cut_short_has_no_index(template, tables):
     assert one.index["slope"] != other.index["slope"]
 
 
+def test_a_regime_that_is_cut_short_has_no_recovery(tables, tmp_path):
+    def rises_soon(a, seed, regime, share):
+        return level(FRICTIONS[regime % 10]) * min(1.0, 2.0 * share)
+
+    extras = Extras(tuple(read_tables([tables])))
+    studies = []
+    for name, ended in (("whole", {}), ("cut", {"until": 3_480, "status": "unfinished"})):
+        for seed in range(3):
+            add_run(tmp_path / name, "standard", seed, score=rises_soon, **ended)
+        studies.append(collect([tmp_path / name], partial=True, extras=extras))
+    whole, cut = studies
+    expected = np.minimum(whole.matrix("standard", "regime/recovery")[:, 1:3], 1.0)
+    assert (expected < 1.0).any()
+    assert np.isnan(cut.matrix("standard", "regime/recovery")[:, 3]).all()
+    assert not (cut.matrix("standard", RECORDS[0]) == 3.0).any()
+    older = replace(whole, about={**whole.about, "end": 3_480})  # has times of the cut regime
+    for study in (cut, older):
+        scores = score(study)
+        (arm,) = scores.arms
+        assert arm.recovery is not None
+        assert arm.recovery.estimate == pytest.approx(expected.mean())
+        assert arm.share_recovered == (expected < 1.0).mean()
+        assert math.isnan(scores.recovery_regimes["standard"][2].estimate)
+
+
 def change(path, **settings):
     config = yaml.safe_load((path / "config.yaml").read_text())
     for name, value in settings.items():

@@ -10,6 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import train
 from analysis import planning
+from analysis.multitask.measuring import Evaluator
 from analysis.throughput.rehearsal import measure_rehearsal
 from configs.compose import compose_run
 from configs.members import member_words
@@ -83,6 +84,44 @@ def test_extrapolation_by_hand():
     assert found.seconds == pytest.approx(training + evaluating)
     assert found.evaluation_share == pytest.approx(evaluating / (training + evaluating))
     assert found.floor_share == pytest.approx(100e-6 * 3_000 / 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "rounds"),
+    [
+        (["log.final_evaluation=true"], 50),
+        (["log.final_evaluation=true", "log.evaluation_rows_per_task=5"], 10),
+        (["log.stage_evaluation=true"], 10 * 50),
+        ([], 0),
+    ],
+)
+def test_runs_without_quick_evaluations_pay_for_full_ones(words, rounds):
+    off = ["log.quick_evaluation_steps=null", "log.final_evaluation=false"]
+    words = [*off, "log.stage_evaluation=false", *words]
+    given = {word.partition("=")[0]: word for word in words}
+    config = compose_run(["experiment=mt10_sequence_ppo", *given.values()]).config
+    window = {"env_steps": 1_000, "seconds": 1.0, "evaluation": 0.0, "first_evaluation": 2.0}
+    window |= {"warmup_steps": 0, "warmup_seconds": 0.0}
+    found = planning.estimate(config, window, floor=None, num_cores=1)
+    assert found.seconds == pytest.approx(config.total_steps / 1_000 + 2.0 * rounds)
+
+
+@pytest.mark.metaworld
+def test_rehearsals_of_runs_without_quick_evaluations_visit_one_goal_per_row(monkeypatch):
+    original, visited = Evaluator.measure, []
+
+    def noted(self, model, about, goals=None, **options):
+        visited.append((tuple(goals), options.get("cut_at_success", False)))
+        return original(self, model, about, goals, **options)
+
+    monkeypatch.setattr(Evaluator, "measure", noted)
+    words = ["env=mt1", "env.task=reach-v3", "env.horizon=20", "env.num_goals=3"]
+    words += ["env.num_workers=0", "agent=sac", "agent.warmup_steps=10", "agent.batch_size=8"]
+    words += ["agent.replay_size=50", "network=small", "log.diagnostics=false", "num_threads=1"]
+    words += ["log.tensorboard=false", "log.final_evaluation=true", "total_steps=40"]
+    window = measure_rehearsal({"words": words, "seconds": 60.0, "extra_lap": False}, nothing)
+    assert visited == [((0,), False)]
+    assert window["first_evaluation"] > 0.0
 
 
 @pytest.mark.parametrize(

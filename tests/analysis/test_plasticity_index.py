@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -191,6 +192,21 @@ def test_interval_of_forward_transfer() -> None:
     assert (found.low, found.high) == pytest.approx(np.percentile(draws, [5, 95]), abs=0.01)
     with pytest.raises(ValueError, match="perfect on every task"):
         forward_transfer_interval(mine[:, :1], np.ones((3, 1)))
+
+
+def test_interval_of_forward_transfer_where_single_references_are_perfect() -> None:
+    mine = np.array([[0.7, 0.97], [0.72, 0.98], [0.71, 0.96]])
+    theirs = np.array([[0.8, 1.0], [0.82, 1.0], [0.79, 0.98]])
+    found = forward_transfer_interval(mine, theirs)
+    # All 27 x 27 draws by hand: the second task is undefined in those of its perfect seeds only.
+    rows = list(itertools.product(range(3), repeat=3))
+    draws = [forward_transfer(mine[list(a)], theirs[list(b)]).mean for a in rows for b in rows]
+    assert (found.low, found.high) == pytest.approx(np.percentile(draws, [5, 95]), abs=0.05)
+    # Where no task is left in a draw, the draw is.
+    alone = forward_transfer_interval(mine[:, 1:], theirs[:, 1:])
+    pairs = [(mine[list(a), 1:], theirs[list(b), 1:]) for a in rows for b in rows]
+    draws = [forward_transfer(*pair).mean for pair in pairs]
+    assert (alone.low, alone.high) == pytest.approx(np.nanpercentile(draws, [5, 95]), abs=0.05)
 
 
 def test_sequence_of_two_tasks_by_hand() -> None:

@@ -1,6 +1,7 @@
 """Reading what a run has written, while it runs and when it is damaged."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from synthetic_runs import (
     make_run,
 )
 
+from analysis.compare import copies
 from analysis.run_files import (
     NotARun,
     last_step,
@@ -20,6 +22,7 @@ from analysis.run_files import (
     read_regimes,
     read_table,
 )
+from analysis.summary import final_return
 
 
 def test_the_configuration_is_read_back(tmp_path):
@@ -109,6 +112,16 @@ def test_regimes_begin_at_switches_and_the_last_ends_now(tmp_path):
     assert [r.label for r in regimes] == ["0.5", "0.1", "1.5"]
     add_checkpoint(run, 300)  # rows lag behind
     assert read_regimes(run)[-1].end == last_step(run) == 300
+
+
+def test_a_switch_that_no_agent_hears_of_begins_a_regime_too(tmp_path):
+    run = make_run(tmp_path / "run")
+    add_episodes(run, (95, 1.0, 5, 0, False), (190, 2.0, 5, 1, False), (200, 4.0, 5, 1, False))
+    add_switches(run, (100, 1, 0.1), event="hidden_switch")
+    assert [(r.start, r.end) for r in read_regimes(run)] == [(0, 100), (100, 200)]
+    assert final_return(run) == 3.0
+    line = (run / "events.jsonl").read_bytes().splitlines(keepends=True)[1]
+    assert copies._events(SimpleNamespace(path=run)) == line
 
 
 def test_environments_that_switch_one_by_one_share_a_regime(tmp_path):

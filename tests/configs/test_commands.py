@@ -94,6 +94,15 @@ def test_a_sweep_that_would_undo_an_arm_is_refused(monkeypatch, capsys):
     sweeping._check([word for word in words if not word.startswith("arm=")])
 
 
+def test_a_sweep_over_a_setting_of_an_arm_is_refused(monkeypatch):
+    swept = {"seed": "0,1", "optimizer.weight_decay": "0,1e-4"}
+    monkeypatch.setattr(sweeping, "swept_by_experiment", lambda name: swept)
+    words = ["-m", "experiment=compare_smoke", "arm=standard,fresh_l2"]
+    with pytest.raises(ConfigurationError, match=r"over optimizer\.weight_decay, which would undo"):
+        sweeping._check(words)
+    sweeping._check([*words[:-1], "arm=standard"])  # says nothing about decay
+
+
 def test_arms_of_dendrites_train_their_own_networks_in_the_mt10_preset():
     chosen = {arm: compose_run(["experiment=mt10_cpu", f"arm={arm}"]).config.network
               for arm in ("dendritic", "mlp_matched", "mlp")}  # fmt: skip

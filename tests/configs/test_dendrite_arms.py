@@ -201,6 +201,39 @@ def test_an_experiment_cannot_undo_an_arm_in_silence():
     assert other.config.network.kind == "mlp"
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["arm=pairs_backprop", "experiment=image_pairs_smoke"],
+            r"method=\[\], but .* method=\[continual_backprop_smoke\]; add method=\[\]",
+        ),
+        (
+            ["arm=pairs_continual_backprop", "experiment=class_increments_smoke"],
+            r"add method=\[continual_backprop_pairs\]",
+        ),
+        (
+            ["arm=pairs_backprop", "experiment=image_pairs_smoke", "method=[]"],
+            r"optimizer\.learning_rate=0\.01, but .* optimizer\.learning_rate=0\.03",
+        ),
+        (["arm=fresh_l2", "experiment=bit_flipping_smoke"], "add optimizer=ns_adam"),
+        (["arm=fresh_oracle", "experiment=mt10_sequence_agnostic"], "add boundary=oracle"),
+    ],
+)
+def test_an_experiment_cannot_undo_methods_settings_or_what_an_arm_builds_on(words, said):
+    with pytest.raises(ConfigurationError, match=said):
+        compose_run(words)
+
+
+def test_words_that_say_what_an_experiment_undoes_are_obeyed():
+    words = ["arm=pairs_backprop", "experiment=image_pairs_smoke", "method=[]"]
+    for rate in (1e-2, 3e-2):
+        config = compose_run([*words, f"optimizer.learning_rate={rate}"]).config
+        assert (config.optimizer.learning_rate, config.method) == (rate, {})
+    kept = compose_run(["arm=pairs_l2", "experiment=image_pairs"]).config.optimizer
+    assert kept.weight_decay == 3e-6
+
+
 # Documentation -----------------------------------------------------------------------------
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from configs.compose import CONFIG_FOLDER, compose_run, presets
-from configs.schema import to_plain
+from configs.schema import ConfigurationError, to_plain
 
 NAMES = [f"{env}_{size}" for env in ("cw10", "cw20") for size in ("smoke", "cpu", "paper")]
 NAMES += [f"mt10_sequence_{kind}" for kind in ("smoke", "cpu", "paper", "agnostic", "ppo")]
@@ -50,6 +50,42 @@ def test_the_paper_preset_has_the_published_settings():
     assert list(config.network.hidden_sizes) == [256] * 4
     assert config.log.stage_evaluation
     assert config.log.final_evaluation
+
+
+WARM_UP = "agent.warmup_steps=2000"  # as long as a stage, or longer than a world of 1,000 steps
+STAGES = ["experiment=mt10_sequence_smoke", WARM_UP]
+WORLDS = ["env=slippery_ant", "agent=sac", "env.switch_interval=1000", "total_steps=4000", WARM_UP]
+AGAIN = ["boundary=oracle", "agent.warmup_on_switch=true"]
+ANEW = ["boundary=oracle", "fresh_at_switch=true"]
+
+
+@pytest.mark.parametrize(
+    ("words", "place"),
+    [
+        ([*STAGES, *AGAIN], r"agent.warmup_on_switch=true .*env.steps_per_task=2000 ends it"),
+        ([*WORLDS, *AGAIN], r"agent.warmup_on_switch=true .*env.switch_interval=1000 ends it"),
+        ([*WORLDS, *ANEW], r"fresh_at_switch=true waits for agent.warmup_steps=2000 steps"),
+        ([*WORLDS, *ANEW, "agent.learning_starts=1000"], r"agent.learning_starts=1000 steps"),
+        ([*WORLDS, *ANEW, "agent=sb3_sac"], r"fresh_at_switch=true waits"),
+    ],
+)
+def test_worlds_in_which_nothing_would_ever_be_learnt_are_refused(words, place):
+    with pytest.raises(ConfigurationError, match=place):
+        compose_run(words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [*WORLDS],  # one warm-up only
+        [*WORLDS, *AGAIN, "agent.learning_starts=999"],
+        [*WORLDS, *AGAIN, "total_steps=1000"],  # one world only; the agent checks the rest
+        [*WORLDS, *AGAIN, "env.switch_rule=episode_end"],
+        [*WORLDS, *AGAIN, "env.schedule=fixed"],
+    ],
+)
+def test_other_warm_ups_are_left_alone(words):
+    assert compose_run(words).config.agent.warmup_steps == 2000
 
 
 def test_new_settings_are_recorded_only_where_they_are_used():

@@ -398,6 +398,26 @@ def test_what_was_learnt_can_be_measured_elsewhere_and_learns_no_more(kind):
     assert (other.context != neutral).any()
 
 
+def test_a_window_that_is_measured_before_it_is_frozen_stays_neutral():
+    envs, other = ant("window"), ant("window")
+    for each in (envs, other):
+        each.reset()
+    rng = np.random.default_rng(0)
+    for _ in range(30):  # 90 of 120 transitions
+        envs.step(rng.normal(size=(3, 8)))
+    other.adopt(envs.snapshot())
+    before, neutral = other.snapshot(), other.context
+    again = ant("window")
+    again.restore(before)
+    for each in (other, again):
+        for _ in range(30):
+            assert (each.step(rng.normal(size=(3, 8)))[4]["context"] == neutral).all()
+        after = each.snapshot()
+        for key in ("steps", "since", "moments_count", "encoder_steps", "decoder_steps"):
+            np.testing.assert_array_equal(after[f"context_{key}"], before[f"context_{key}"])
+            assert before[f"context_{key}"] == envs.snapshot()[f"context_{key}"]
+
+
 def test_a_window_is_neutral_until_frozen_and_then_a_fixed_function_of_it():
     envs = ant("window")
     envs.reset()

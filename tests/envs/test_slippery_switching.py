@@ -47,6 +47,23 @@ def test_no_world_begins_at_the_end():
     assert len(switches_of(4, 404, interval=100)[1]) == 4
 
 
+def test_a_run_made_longer_at_a_switch_enters_the_next_world_a_step_late():
+    ended, _ = switches_of(16, 3_200, interval=1_600)
+    nobody, events = np.zeros(16, dtype=bool), []
+    config = ScheduleConfig(switch_interval=1_600)
+    longer, again = (WorldClock(config, 16, 6_400) for _ in range(2))
+    longer.restore(ended.snapshot())
+    again.restore(longer.snapshot())  # saved once more before its first step
+    assert longer.switch(nobody)[0]["regime"] == 2  # a reset begins the new world itself
+    WorldClock(config, 16, 6_400).restore(longer.snapshot())
+    while again.env_steps < 6_400:
+        cut, new = again.tick(), again.switch(nobody)
+        assert cut == bool(new)
+        events += new
+    assert [(event["env_steps"], event["regime"]) for event in events] == [(3_216, 2), (4_800, 3)]
+    longer.restore(again.snapshot())
+
+
 @pytest.mark.parametrize(
     ("length", "expected"), [(300, [2_100, 4_200, 6_300]), (400, [2_400, 4_800, 7_200])]
 )

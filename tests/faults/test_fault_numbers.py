@@ -35,6 +35,7 @@ def crash(root):
     loaded = CheckpointStore(run_dir(root) / "crash").load_latest()
     assert loaded is not None
     assert loaded.state["agent"]  # weights, optimizer and random streams
+    assert "replay" not in loaded.state["agent"]
     return done["summary"]["reason"], loaded.state["dump"], loaded.env_steps
 
 
@@ -120,6 +121,19 @@ def test_f16_an_action_that_is_no_number(tmp_path, monkeypatch):
     assert "action is not finite" in reason
     assert np.isnan(dump["action"][5])
     assert all(data.warning.number.sum() == 0 for data in seen)  # the physics never saw it
+
+
+def test_f17_a_failure_on_a_full_disk_is_a_failure_all_the_same(tmp_path, monkeypatch, capsys):
+    def poison(before_step, arguments):
+        monkeypatch.setattr(CheckpointStore, "reserved_bytes", 2**60)
+        arguments[1].actions[0, 5] = np.nan
+        return before_step(*arguments)
+
+    spoil(monkeypatch, Guard, "before_step", 100, poison)
+    assert run(tmp_path, WORDS) == train.EXIT_NUMERICAL
+    assert "action is not finite" in capsys.readouterr().err
+    done = json.loads((run_dir(tmp_path) / "done.json").read_text())
+    assert (done["status"], "crash" in done["summary"]) == ("failed", False)
 
 
 @pytest.mark.parametrize("words", [WORDS, SAC], ids=["ppo", "sac"])

@@ -315,6 +315,56 @@ def test_agents_with_a_replay_stop_and_load_at_any_step(tmp_path):
     assert state_hash(loaded.agent.state_dict()) == state_hash(model.agent.state_dict())
 
 
+def changing(**settings):
+    settings = {"num_envs": NUM_ENVS, "max_episode_steps": 12, "switch_interval": 44, **settings}
+    return SB3VecEnv(locomotion.make(locomotion.Config(**settings), 100_000)[0])
+
+
+@pytest.mark.parametrize("rule", ["exact", "episode_end"])
+def test_announced_worlds_reach_the_agent_once(rule):
+    words = [*OVERRIDES, "boundary=oracle", "method=[reset]", "method.reset.period=0"]
+    words = [*words, "method.reset.at_task_change=true"]
+    model, seen = SB3Model(compose_run(words).config, changing(switch_rule=rule)), []
+    announce = model.agent.on_task_change
+    model.agent.on_task_change = lambda task: (
+        seen.append((model.num_timesteps, task)),
+        announce(task),
+    )
+    newest = []
+
+    def look(local, _):
+        newest.append(max(info["regime"] for info in local["infos"]))
+        return True
+
+    model.learn(96, look)
+    model.learn(64, look, reset_num_timesteps=False)
+    if rule == "exact":
+        assert seen == [(44, 1), (88, 2), (132, 3)]
+    assert [task for _, task in seen] == list(range(1, len(seen) + 1))
+    assert len(seen) >= 2
+    for steps, task in seen:  # with the first transition in the new world
+        assert newest.index(task) == steps // NUM_ENVS
+    resets = [e for e in model.agent.pop_events() if e["event"] == "intervention"]
+    assert len(resets) == len(seen) * len(model.agent.networks())
+
+
+def test_nothing_is_announced_without_the_oracle():
+    model = SB3Model(compose_run(OVERRIDES).config, changing())
+    model.agent.on_task_change = lambda task: pytest.fail("announced")
+    model.learn(96)
+
+
+def test_worlds_without_numbers_are_refused_where_the_agent_needs_them():
+    def make():
+        return gymnasium.make("Pendulum-v1", max_episode_steps=5)
+
+    words = [*OVERRIDES, "boundary=oracle"]
+    SB3Model(compose_run(words).config, DummyVecEnv([make] * NUM_ENVS)).learn(1)
+    needy = compose_run([*words, "method=[ewc]"]).config
+    with pytest.raises(ValueError, match=r"ewc acts at world changes.*no regime"):
+        SB3Model(needy, DummyVecEnv([make] * NUM_ENVS)).learn(1)
+
+
 @pytest.mark.parametrize("agent", ["sb3_ppo", "sb3_sac"])
 def test_sb3s_own_agents_in_our_shell(agent):
     settings = {

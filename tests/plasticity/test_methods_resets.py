@@ -85,6 +85,21 @@ def test_layers_that_cannot_be_drawn_are_named():
         redraw(nn.Sequential(nn.Linear(2, 2)), generator())
 
 
+def test_heads_with_room_for_injection_are_drawn_from_their_own_law():
+    """Three independent draws would add up to sqrt(3) times its width."""
+    plain, roomy = policy(), policy()
+    injection.prepare(injection.Config(), roomy)
+    head = roomy.mean
+    with torch.no_grad():
+        head.fresh.weight.add_(1.0)  # what an injection has learnt
+    redraw(plain, generator(5))
+    redraw(roomy, generator(5))
+    assert torch.equal(head.weight, plain.mean.weight)
+    assert torch.equal(head.bias, plain.mean.bias)
+    assert torch.equal(head.fresh.weight, head.frozen.weight)
+    assert not torch.equal(head.fresh.weight, head.base.weight)
+
+
 # Resets ----------------------------------------------------------------------------------------
 
 

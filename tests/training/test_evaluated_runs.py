@@ -21,6 +21,7 @@ from analysis.checkpoint import CheckpointStore
 from analysis.multitask import deterministic_policy, load_evaluations, study
 from analysis.multitask.film import composed, grid, labelled, tile_size
 from analysis.multitask.measuring import Evaluator, describe_measured, goal_policy
+from analysis.multitask.training import TrainingEvaluation
 from analysis.restored import restore_on_tasks
 from analysis.video import RenderingUnavailable, find_backend
 from configs.compose import compose_run
@@ -453,6 +454,82 @@ def test_scripted_experts_succeed_where_they_are_known_to(monkeypatch):
     assert found.outcomes.success.sum(axis=1).tolist() == [6, 6, 6, 6, 6, 6, 6, 5, 6, 6]
     assert found.outcomes.final_success.sum(axis=1).tolist() == [6, 4, 6, 0, 6, 6, 6, 2, 6, 6]
     assert found.outcomes.first_success_step[0].tolist() == [42, 40, 38, 73, 46, 36]
+
+
+# Contexts that are learnt in training -------------------------------------------------------
+
+
+def learnt(state):
+    """Encoder and decoder of a snapshot of environments, and how much they have seen."""
+    names = ("context_steps", "context_encoder", "context_decoder", "context_moments")
+    return {key: value for key, value in state.items() if key.startswith(names)}
+
+
+class Watching:
+    """Pushes forward, and notes what it is shown."""
+
+    def __init__(self):
+        self.shown = []
+
+    def act(self, observation, context, explore):
+        self.shown.append(context.copy())
+        return np.repeat(PRESS, len(observation), axis=0)
+
+
+WINDOW = [
+    "context=window",
+    "context.train_every=8",
+    "context.reservoir=50",
+    "context.minibatch_size=16",
+    "log.final_evaluation=true",
+]
+FREEZING = pytest.mark.parametrize(("freeze_after", "is_frozen"), [(60, True), (10_000, False)])
+
+
+@FREEZING
+def test_a_learnt_context_is_shown_as_it_was_learnt(freeze_after, is_frozen, tmp_path, monkeypatch):
+    """Neutral until the encoder is frozen; an evaluation teaches it nothing."""
+    monkeypatch.setattr("analysis.multitask.measuring.deterministic_policy", deterministic_policy)
+    config = compose_run([*WORDS, *WINDOW, f"context.freeze_after={freeze_after}"]).config
+    envs, _ = train.build_environment(config, 1)
+    evaluation, watching = TrainingEvaluation(config, tmp_path, 1, envs), [Watching(), Watching()]
+    envs.reset()
+    for _ in range(40):
+        envs.step(np.repeat(PRESS, envs.num_envs, axis=0))
+    before = envs.snapshot()
+    for each in watching:  # no evaluation depends on the one before
+        evaluation.rehearse(each)
+    assert_same_state(envs.snapshot(), before)
+    shown, again = (np.array(each.shown) for each in watching)
+    np.testing.assert_array_equal(shown, again)
+    assert (shown[..., :-1] != 0.0).any() == is_frozen
+    assert_same_state(learnt(evaluation._built().envs.context_snapshot()), learnt(before))
+    envs.close()
+    evaluation.close()
+
+
+@FREEZING
+def test_a_run_and_its_checkpoint_are_measured_with_the_same_contexts(
+    freeze_after, is_frozen, tmp_path
+):
+    place = tmp_path / "run"
+    words = [*WINDOW, f"context.freeze_after={freeze_after}", "total_steps=120"]
+    assert run(place, *words) == train.EXIT_DONE
+    (stored,) = load_evaluations([place / "evaluation.json"])
+    restored = restore_on_tasks(place)
+    found = restored.evaluator.measure(restored.agent, {})
+    assert_same_state(vars(found.outcomes), vars(stored.outcomes))
+    contexts = restored.evaluator.envs.context_snapshot()
+    assert_same_state(learnt(contexts), learnt(last_state(place)["env"]))
+    assert restored.evaluator.envs.provider.is_frozen == is_frozen
+    restored.close()
+
+
+def test_contexts_that_nobody_has_learnt_are_not_measured():
+    evaluator = Evaluator(compose_run([*WORDS, "context=window"]).config)
+    with pytest.raises(RuntimeError, match=r"Evaluator\.adopt"):
+        evaluator.measure(Watching(), {})
+    evaluator.close()
 
 
 # Film -----------------------------------------------------------------------------------------

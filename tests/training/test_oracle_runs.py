@@ -140,6 +140,30 @@ def test_the_oracle_is_the_baseline_until_the_first_switch_and_then_begins_anew(
     assert [int(r["iteration"]) for r in ours] == sorted(int(r["iteration"]) for r in ours)
 
 
+def test_a_world_that_environments_enter_one_by_one_is_announced_once(tmp_path, monkeypatch):
+    words = [*TINY["ppo"], "arm=fresh_oracle", "env.switch_rule=episode_end"]
+    assert run(tmp_path / "whole", *words) == train.EXIT_DONE
+    whole = directory(tmp_path / "whole")
+    first = {}
+    for event in events(whole, "switch"):
+        first.setdefault(event["regime"], event["env_steps"])
+    assert len(events(whole, "switch")) > len(first) > 1
+    found = {e["task"]: e["env_steps"] for e in events(whole, "begin_anew")}
+    assert found == first
+    assert len(events(whole, "begin_anew")) == len(found)
+    # Between the first environment and the last.
+    stop_and_go_on(tmp_path / "cut", monkeypatch, first[1] + 8, *words)
+    assert files(directory(tmp_path / "cut")) == files(whole)
+
+
+def test_the_oracle_begins_anew_where_friction_drifts(tmp_path):
+    words = ["env.schedule=gradual", "env.update_every=128", "env.switch_interval=512"]
+    resting = "env.ramp=256"  # values rest at the borders, which are told all the same
+    assert run(tmp_path, *TINY["ppo"], "arm=fresh_oracle", *words, resting) == train.EXIT_DONE
+    found = [(e["task"], e["env_steps"]) for e in events(directory(tmp_path), "begin_anew")]
+    assert found == [(1, 512), (2, 1024)]
+
+
 @pytest.mark.parametrize(
     ("agent", "at"),
     [

@@ -1,0 +1,81 @@
+"""Choices that could never act: refused in new runs, kept in runs that have begun."""
+
+import pytest
+
+import train
+from agents.sb3 import SB3Model
+from analysis.checkpoint import CheckpointStore
+from configs.build import build_environment, rehearse
+from configs.compose import compose_run
+from configs.schema import ConfigurationError
+from envs.sb3 import SB3VecEnv
+
+TINY = ["network.hidden_sizes=[8]", "total_steps=100_000", "num_threads=1"]
+ANT = ["env.num_envs=2", "env.max_episode_steps=12"]
+REL = "restarts its step count where the objective changes"
+NEVER = "never changes, so that boundary=oracle announces nothing"
+ORACLE = ["env=ant", *ANT, "boundary=oracle"]
+MT = ["env=mt1", "env.num_workers=0", "agent=sac", "boundary=oracle"]
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (["env=ant", *ANT, "agent=sac", "optimizer=adam_rel"], f"adam_rel {REL}"),
+        (["env=slippery_ant", *ANT, "agent=sac", "optimizer=adam_rel", "boundary=oracle",
+          "fresh_at_switch=true"], REL),
+        (["env=bit_flipping", "agent=supervised", "optimizer=adam_rel"], REL),
+        ([*ORACLE, "method=[ewc]"], f"ewc acts at task changes, but env.schedule=fixed {NEVER}"),
+        (["env=ant", *ANT, "arm=fresh_oracle"], f"fresh_at_switch acts .* {NEVER}"),
+        (["env=slippery_ant", *ANT, "env.schedule=fixed", "arm=fresh_oracle"], NEVER),
+        ([*MT, "method=[si]"], f"si acts at task changes, but env.kind=meta_world {NEVER}"),
+        ([*MT, "agent.buffer_on_switch=clear"], f"agent.buffer_on_switch=clear .* {NEVER}"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else " ".join(value)[-40:],
+)  # fmt: skip
+def test_new_runs_are_refused(words, match):
+    with pytest.raises(ConfigurationError, match=match):
+        rehearse(compose_run([*TINY, *words]).config)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["env=slippery_ant", *ANT, "optimizer=adam_rel"],
+        ["env=slippery_ant", *ANT, "arm=fresh_oracle"],
+        ["env=slippery_ant", *ANT, "env.schedule=gradual", "boundary=oracle", "method=[ewc]"],
+        ORACLE,  # nobody who would listen
+        [*ORACLE, "method=[si]", "method.si.at_task_change=false", "method.si.period=10"],
+    ],
+    ids=lambda words: " ".join(words)[-40:],
+)
+def test_what_acts_is_accepted(words):
+    rehearse(compose_run([*TINY, *words]).config)
+
+
+def test_a_run_that_has_begun_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(CheckpointStore, "reserved_bytes", 0)
+    monkeypatch.setattr(train, "build_probe", lambda *_: None)
+    sac = ["agent=sac", "agent.batch_size=8", "agent.replay_size=256", "agent.warmup_steps=16"]
+    words = [*TINY, "env=ant", *ANT, *sac, "agent.steps_per_iteration=32", "log.diagnostics=false"]
+    words += ["optimizer=adam_rel", "arm=null", "boundary=oracle", "method=[ewc]"]
+    words += [f"run_dir={tmp_path / 'run'}", "log.figures=false", "progress=false"]
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "rehearse", lambda config: None)  # as it was
+        assert train.main([*words, "total_steps=64"]) == train.EXIT_DONE
+    longer = [*words, "total_steps=128", "accept_change=true"]
+    assert train.main(longer) == train.EXIT_DONE
+    assert train.main([*longer, "fresh=true"]) == train.EXIT_CONFIGURATION
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_models_of_sb3_are_refused_too_and_saved_ones_load(tmp_path, monkeypatch):
+    words = ["agent=sac", "agent.replay_size=100", "agent.batch_size=8", "agent.warmup_steps=8"]
+    config = compose_run([*TINY, *words, "env=ant", *ANT, "optimizer=adam_rel"]).config
+    envs = SB3VecEnv(build_environment(config)[0])
+    with pytest.raises(ConfigurationError, match=REL):
+        SB3Model(config, envs)
+    with monkeypatch.context() as patch:
+        patch.setattr("agents.sb3.refuse_idle_optimizer", lambda agent: None)  # as it was
+        SB3Model(config, envs).save(tmp_path / "model")
+    assert SB3Model.load(tmp_path / "model", envs).learn(16).num_timesteps == 16
