@@ -194,6 +194,7 @@ FAULTS: tuple[Fault, ...] = (
         "exit 3 within one update phase, with a dump",
         (
             _NUMBERS + "test_f17_a_gradient_or_weight_that_is_no_number",
+            _NUMBERS + "test_f17_a_failure_on_a_full_disk_is_a_failure_all_the_same",
             _RUNS + "test_a_nan_in_a_weight_fails_the_run_loudly",
         ),
     ),

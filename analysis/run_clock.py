@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from envs.meta_world_tasks import benchmark_tasks
-
 DRIFTING = ("gradual", "sinusoidal")
 
 
@@ -21,6 +19,9 @@ def num_envs(env: Mapping[str, Any]) -> int:
     copies = int(env.get("copies", 1))
     if env.get("kind") != "meta_world":  # a sequence trains on one task at a time
         return copies
+    # Reading files must not import MuJoCo: films choose its OpenGL before it is imported.
+    from envs.meta_world_tasks import benchmark_tasks
+
     named = str(env.get("task", "")), tuple(env.get("tasks") or ())
     tasks = benchmark_tasks(str(env["benchmark"]), *named)
     return copies * len(tasks)

@@ -1,16 +1,22 @@
 """Counts that reports derive from the settings of a run, against the environments themselves."""
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from synthetic_runs import add_episodes, make_run
 
+import evaluate
 from agents.update_clock import UpdateClock
 from analysis.compare.flags import method_flags
 from analysis.compare.measuring import gradient_steps
 from analysis.run_clock import learning_steps, num_envs
 from analysis.run_files import read_episodes
 from configs.compose import compose_run
+
+REPOSITORY = Path(evaluate.__file__).parent
 
 
 @pytest.mark.parametrize(
@@ -65,3 +71,9 @@ def test_episodes_of_several_copies_begin_where_they_began(tmp_path):
     path = make_run(tmp_path / "seed_0", env=env)
     add_episodes(path, (200, 1.0, 100, 0, False), (200, 2.0, 100, 0, False))
     assert read_episodes(path).start_steps.tolist() == [0, 0]
+
+
+def test_reading_runs_does_not_import_mujoco():
+    """Films choose its OpenGL, which cannot be changed after the first import."""
+    code = "import sys, evaluate, analysis.run_files; sys.exit('mujoco' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 0
