@@ -12,6 +12,7 @@ import evaluate
 RESULTS = Path(evaluate.__file__).parent / "results"
 REPORTS = {
     "stationary_ant": [],
+    "stationary_ant/parity": [],
     "sac_against_sb3": ["--baseline", "sb3_sac-adam"],
     "inferred_context": [],
     "bfloat16": ["--partial", "--baseline", "ppo-mlp-standard"],
