@@ -13,6 +13,7 @@ RESULTS = Path(evaluate.__file__).parent / "results"
 REPORTS = {
     "stationary_ant": [],
     "stationary_ant/parity": [],
+    "stationary_ant/terminal_timeouts": [],
     "sac_against_sb3": ["--baseline", "sb3_sac-adam"],
     "inferred_context": [],
     "bfloat16": ["--partial", "--baseline", "ppo-mlp-standard"],
