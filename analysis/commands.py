@@ -46,14 +46,14 @@ def show(arguments: Sequence[str]) -> int:
     """
     words = [word for word in arguments if word not in ("-m", "--multirun")]
     try:
-        if not is_multirun(arguments):
+        if is_multirun(arguments):
+            for member in member_words(words):
+                composed = compose_run(member)
+                print(_place(composed.plain, composed.relative_directory), *member)
+        else:
             composed = compose_run(words)
             print(f"# {_place(composed.plain, composed.relative_directory)}")
             print(yaml.safe_dump(composed.plain, sort_keys=False, allow_unicode=True), end="")
-            return EXIT_DONE
-        for member in member_words(words):
-            composed = compose_run(member)
-            print(_place(composed.plain, composed.relative_directory), *member)
         sys.stdout.flush()
     except BrokenPipeError:  # `| head` has seen enough; nothing may be written at the end either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
