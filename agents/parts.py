@@ -155,6 +155,9 @@ class Parts:
                 planned or None,
                 gradient_steps_per_env_step,
                 inputs,
+                network.torso.context.of_gates.dim
+                if network.torso.context.of_gates.discrete
+                else 0,
             )
             methods[identifier] = METHODS.get(config.kind).build(config, target)
         check_combination(name, methods, self.optimizer)

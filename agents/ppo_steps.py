@@ -123,8 +123,7 @@ class FusedSteps:
     def supports(updates: dict[str, Update]) -> bool:
         """Whether all networks are plain perceptrons and no method needs autograd."""
         return all(
-            FusedPerceptron.supports(update.network)
-            and not (update.has_penalties or update.needs_output_gradients)
+            FusedPerceptron.supports(update.network) and not update.needs_autograd
             for update in updates.values()
         )
 

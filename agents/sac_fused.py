@@ -41,7 +41,7 @@ class FusedSACSteps(SACSteps):
         self._fused_targets = tuple(FusedPerceptron(one, batch_size) for one in self._targets)
         actor = self._updates["actor"]
         self._policy: tuple[FusedTorso, FusedTorso] | None = None
-        if FusedTorso.supports(self._actor) and not needs_autograd(actor):
+        if FusedTorso.supports(self._actor) and not actor.needs_autograd:
             now, then = (FusedTorso(self._actor, batch_size) for _ in range(2))
             self._policy = now, then
         self._passed: Batch | None = None  # of which the policy's pass has been made already
@@ -52,7 +52,7 @@ class FusedSACSteps(SACSteps):
         critics = [updates[name] for name in CRITICS]
         return all(
             FusedPerceptron.supports(update.network, with_context=True)
-            and not needs_autograd(update)
+            and not update.needs_autograd
             and next(update.network.parameters()).device.type == "cpu"
             for update in critics
         )
@@ -126,11 +126,6 @@ class FusedSACSteps(SACSteps):
 
     def _with_context(self, inputs: Tensor, context: Tensor | None) -> Tensor:
         return _joined(inputs, context, self._reads_context)
-
-
-def needs_autograd(update: Update) -> bool:
-    """Whether a method needs a loss to add to, or derivatives by hidden units."""
-    return update.has_penalties or update.needs_output_gradients
 
 
 def _joined(inputs: Tensor, context: Tensor | None, reads_context: bool) -> Tensor:

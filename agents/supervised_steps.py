@@ -123,9 +123,7 @@ class FusedSteps:
     @staticmethod
     def supports(update: Update) -> bool:
         """Whether the network is a plain perceptron and no method needs autograd."""
-        return FusedPerceptron.supports(update.network) and not (
-            update.has_penalties or update.needs_output_gradients
-        )
+        return FusedPerceptron.supports(update.network) and not update.needs_autograd
 
     @torch.no_grad()
     def step(self, batch: Batch) -> tuple[float, int]:

@@ -80,9 +80,14 @@ class Update:
         self._active = {key: method for key, method in methods.items() if method.active}
         wanted = any("activations" in method.needs for method in self._active.values())
         self._see_gradients = [m for m in self._active.values() if "gradients" in m.needs]
+        self._see_contexts = [m for m in self._active.values() if "contexts" in m.needs]
         self._recording = (
-            Recording(network.unit_groups(), gradients=self.needs_output_gradients)
-            if wanted or self.needs_output_gradients
+            Recording(
+                network.unit_groups(),
+                gradients=self.needs_output_gradients,
+                torso=network.torso if self._see_contexts else None,
+            )
+            if wanted or self._see_gradients or self._see_contexts
             else None
         )
         # Frozen ones, too: methods may change which parameters are trained.
@@ -107,6 +112,14 @@ class Update:
     def has_penalties(self) -> bool:
         """Whether a method may add a penalty, which needs a loss to be added to."""
         return bool(self._penalties)
+
+    @property
+    def needs_autograd(self) -> bool:
+        """Whether hand-written passes, which call `apply` alone, would leave a method without.
+
+        Penalties, derivatives by hidden units and contexts are handed on in `backward`.
+        """
+        return self.has_penalties or self.needs_output_gradients or bool(self._see_contexts)
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
@@ -154,6 +167,9 @@ class Update:
         if self._recording is not None:
             for method in self._see_gradients:
                 method.see_output_gradients(self._recording.gradients)
+            for method in self._see_contexts:
+                assert self._recording.contexts is not None
+                method.see_contexts(self._recording.contexts)
 
     def activations(self) -> Mapping[str, Tensor]:
         """What `recording()` has recorded last, by unit-group name."""

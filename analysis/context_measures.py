@@ -14,8 +14,7 @@ from torch import Tensor
 
 from networks.dendritic_layer import DendriticLayer
 from networks.heads import Network
-from networks.stack import index_of_one_hot
-from networks.torso import ContextSpec
+from networks.torso import ContextSpec, index_of_one_hot
 from networks.units import UnitGroup
 from networks.winners import Winners
 from plasticity import diagnostics

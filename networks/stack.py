@@ -12,7 +12,13 @@ from torch.nn import functional
 from networks.activations import ACTIVATIONS, activation
 from networks.gated_layer import K_WINNERS, GatedLayer
 from networks.masks import live_parameters
-from networks.torso import ContextSpec, Torso, linear_readers, refuse_gate_context
+from networks.torso import (
+    ContextSpec,
+    Torso,
+    index_of_one_hot,
+    linear_readers,
+    refuse_gate_context,
+)
 from networks.units import UnitGroup
 from networks.winners import num_winners
 
@@ -172,12 +178,6 @@ class ContextTorso(Torso):
         """Return the number of stored parameters and of those that no mask switches off."""
         stored = sum(parameter.numel() for parameter in self.parameters())
         return {"parameters": stored, "live_parameters": live_parameters(self)}
-
-
-def index_of_one_hot(context: Tensor) -> Tensor:
-    """Turn one-hot rows (B, C) into indices (B,); a row of zeros becomes C."""
-    value, index = context.max(-1)
-    return index.masked_fill(value <= 0, context.shape[-1])
 
 
 def unit_group(name: str, layer: GatedLayer, readers: tuple[nn.Linear, ...]) -> UnitGroup:

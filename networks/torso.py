@@ -81,10 +81,35 @@ class Torso(nn.Module):
         The only call that changes them: the learner makes it once per update.
         """
 
+    def context_indices(self, context: Tensor | None) -> Tensor:
+        """Which of a finite number of contexts hidden layers are shown, (B,) int64.
+
+        Args:
+            context: What `forward` takes.
+
+        Returns:
+            Indices; the number of contexts for a sample that shows none.
+
+        Raises:
+            ValueError: There is no context, or a continuous one.
+        """
+        spec = self.context
+        if context is None or not spec.of_gates.discrete:
+            raise ValueError("this network is not shown one of a finite number of contexts")
+        if not context.is_floating_point():
+            return context
+        return index_of_one_hot(context if spec.gate is None else context[:, spec.dim :])
+
     def describe(self) -> dict[str, int]:
         """Return the number of stored parameters and of those that no mask switches off."""
         stored = sum(parameter.numel() for parameter in self.parameters())
         return {"parameters": stored, "live_parameters": stored}
+
+
+def index_of_one_hot(context: Tensor) -> Tensor:
+    """Turn one-hot rows (B, C) into indices (B,); a row of zeros becomes C."""
+    value, index = context.max(-1)
+    return index.masked_fill(value <= 0, context.shape[-1])
 
 
 def linear_readers(layers: Iterable[nn.Linear]) -> tuple[Reader, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,14 @@ class Producer(Protocol):
     def incoming_magnitude(self) -> Tensor: ...
 
     def incoming_gradient(self) -> Tensor | None: ...
+
+
+class ShowsContexts(Protocol):
+    """Hidden part of a network that is shown one of a finite number of contexts."""
+
+    def context_indices(self, context: Tensor | None) -> Tensor: ...
+
+    def register_forward_pre_hook(self, hook: Any) -> Any: ...
 
 
 class HiddenLayer(nn.Module):
@@ -267,20 +275,30 @@ class Recording:
     Args:
         groups: Whose activations.
         gradients: Keep the derivative of the loss by these activations too.
+        torso: Keep which context it was shown, too (`Torso.context_indices`), or None.
 
     Attributes:
         activations: Unit-group name -> what the tap gave in the last block.
         gradients: The same shapes, filled by the backward pass; empty unless asked for.
+        contexts: (B,) int64 of the last pass; None unless asked for.
     """
 
-    def __init__(self, groups: Sequence[UnitGroup], gradients: bool = False) -> None:
+    def __init__(
+        self,
+        groups: Sequence[UnitGroup],
+        gradients: bool = False,
+        torso: ShowsContexts | None = None,
+    ) -> None:
         self.activations: dict[str, Tensor] = {}
         self.gradients: dict[str, Tensor] = {}
+        self.contexts: Tensor | None = None
         self._keeps_gradients = gradients
         self._enabled = False
         self._handles = [
             group.tap.register_forward_hook(self._hook(group.name)) for group in groups
         ]
+        if torso is not None:
+            self._handles.append(torso.register_forward_pre_hook(self._keep_contexts))
 
     def _hook(self, name: str):
         def keep(module: nn.Module, inputs: object, output: Tensor) -> None:
@@ -292,8 +310,13 @@ class Recording:
 
         return keep
 
+    def _keep_contexts(self, torso: nn.Module, inputs: tuple[Tensor | None, ...]) -> None:
+        if self._enabled:
+            context = inputs[1] if len(inputs) > 1 else None
+            self.contexts = cast(ShowsContexts, torso).context_indices(context)
+
     def __enter__(self) -> dict[str, Tensor]:
-        self.activations, self.gradients = {}, {}
+        self.activations, self.gradients, self.contexts = {}, {}, None
         self._enabled = True
         return self.activations
 

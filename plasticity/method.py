@@ -50,6 +50,8 @@ class Target:
             unknown. Lets a method that could never act refuse to start.
         gradient_steps_per_env_step: Ratio of the two clocks, 0.078125 for the reference PPO.
         inputs: Stored inputs, None where nobody provides them.
+        num_contexts: Contexts that hidden layers are shown one of; 0 where there is none, or a
+            continuous one.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Target:
     planned_gradient_steps: int | None = None
     gradient_steps_per_env_step: float | None = None
     inputs: InputSource | None = None
+    num_contexts: int = 0
 
 
 class Method:
@@ -67,8 +70,8 @@ class Method:
     Attributes:
         active: False when its settings switch it off; then no hook is ever called.
         needs: What the method consumes: any of `activations`, `gradients` (derivatives of the
-            loss by those activations; the ones by parameters always are in `.grad`),
-            `reference_params`, `batch`, `task_boundary`.
+            loss by those activations; the ones by parameters always are in `.grad`), `contexts`
+            (of the samples), `reference_params`, `batch`, `task_boundary`.
         uses_task_boundary: True when it acts on announced task changes (printed in tables).
         resets_optimizer: `no`, `entries` or `all` (printed in tables).
         touches: Roles of the parameters it may edit or pull at.
@@ -107,6 +110,14 @@ class Method:
         Args:
             gradients: Unit-group name -> tensor of the shape of the activation, of the training
                 pass of this step. Only called if `needs` names `gradients`.
+        """
+
+    def see_contexts(self, contexts: Tensor) -> None:
+        """See which context every sample of this step was shown, before `after_backward`.
+
+        Args:
+            contexts: (B,) int64; `num_contexts` for a sample that shows none. Only called if
+                `needs` names `contexts`.
         """
 
     def after_backward(self) -> None:

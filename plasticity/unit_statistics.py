@@ -73,6 +73,14 @@ class UnitStatistics:
         correction = correction.view(-1, *(1,) * (running.dim() - 1))
         return running / correction.clamp_min(SMALLEST_DENOMINATOR).to(running.dtype)
 
+    def scores(self, call: int) -> Tensor:
+        """How useful every unit is, corrected for the start of its average at 0, (units,)."""
+        return self.corrected(self.utility, call)
+
+    def raw_scores(self) -> Tensor:
+        """The same without the correction, (units,)."""
+        return self.utility
+
     def update(
         self,
         activation: Tensor,
@@ -90,11 +98,7 @@ class UnitStatistics:
             given: Utility on this minibatch, (units,), where its formula is of whole networks.
         """
         several = self.group.values_per_unit > 1
-        if self.mean is not None:
-            summed = activation.sum(0 if several else sample_dims(activation)).to(self.mean.dtype)
-            samples = len(activation) if several else num_samples(activation)
-            weight = (1.0 - self.decay) / samples
-            self.mean.mul_(self.decay).add_(summed, alpha=weight)
+        self.update_mean(activation)
         if self.formula == "contribution" and not several:
             self._update_contribution(activation)
         elif self.formula != "random":
@@ -102,6 +106,15 @@ class UnitStatistics:
             if instantaneous is None:
                 instantaneous = self._instantaneous(activation, call, gradient)
             self.utility.mul_(self.decay).add_(instantaneous, alpha=1.0 - self.decay)
+
+    def update_mean(self, activation: Tensor) -> None:
+        """Fold the mean activation of a minibatch in, where something needs it."""
+        if self.mean is None:
+            return
+        several = self.group.values_per_unit > 1
+        summed = activation.sum(0 if several else sample_dims(activation)).to(self.mean.dtype)
+        samples = len(activation) if several else num_samples(activation)
+        self.mean.mul_(self.decay).add_(summed, alpha=(1.0 - self.decay) / samples)
 
     def _update_contribution(self, activation: Tensor) -> None:
         """The hot path: sums instead of means, their sizes folded into one scalar."""
@@ -149,8 +162,8 @@ class UnitStatistics:
             noise = torch.rand(len(ages), generator=generator, device=generator.device)
             key = scores = noise.to(self.utility)
         else:
-            scores = self.corrected(self.utility, call)
-            key = self.utility if self.rank_key == "raw" else scores
+            scores = self.scores(call)
+            key = self.raw_scores() if self.rank_key == "raw" else scores
         # An overflowing utility ranks last among the eligible, never among the immature.
         largest = torch.finfo(key.dtype).max
         key = key.nan_to_num(nan=largest, posinf=largest)
@@ -174,7 +187,7 @@ class UnitStatistics:
         values: dict[str, float] = {}
         for name, data in (
             ("age", self.ages(call)),
-            ("utility", self.corrected(self.utility, call)),
+            ("utility", self.scores(call)),
         ):
             quantiles = torch.quantile(data.double(), levels).tolist()
             for level, value in zip(QUANTILES, quantiles, strict=True):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from networks.units import UnitGroup
+from plasticity.context_statistics import ContextStatistics
 from plasticity.method import Target
 from plasticity.propagated_utility import PropagatedUtility
 from plasticity.recycling import Recycler, check_shared_settings
@@ -22,6 +23,8 @@ from plasticity.settings import check_choice, check_number
 from plasticity.stacked_contribution import StackedContribution
 from plasticity.unit_statistics import UnitStatistics
 from plasticity.utilities import UTILITIES
+
+OVER_CONTEXTS = ("pooled", "max")
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,11 @@ class Config:
             the gradients at the units' outputs, which the hand-written learning pass of plain
             perceptrons does not keep: PPO then uses autograd and is slower. `propagated` hands
             utility on from the outputs through all layers (`plasticity.propagated_utility`).
+        utility_over_contexts: `pooled` judges units by their mean over a minibatch. `max` keeps one
+            utility per context that hidden layers are shown, and a unit is worth what it is worth
+            in its best one, so that units of contexts that are away at the moment stay
+            (`plasticity.context_statistics`): for contexts that return. Needs a finite number of
+            contexts and `utility=contribution`; PPO uses autograd.
         rank_key: `corrected` divides the running utility by 1 - decay^age; `raw` does not, and so
             penalises units that have just matured.
         count_mode: `accumulate`, `accumulate_strict` or `bernoulli`.
@@ -63,6 +71,7 @@ class Config:
     maturity_threshold: int | Literal["auto"] = 10_000
     utility_decay: float = 0.99
     utility: str = "contribution"
+    utility_over_contexts: str = "pooled"
     rank_key: str = "corrected"
     count_mode: str = "accumulate"
     optimizer_state: str = "keep"
@@ -79,6 +88,13 @@ class Config:
             check_number(f"{where}.maturity_threshold", self.maturity_threshold, 0)
         check_number(f"{where}.utility_decay", self.utility_decay, 0.0, 1.0, open_high=True)
         check_choice(f"{where}.utility", self.utility, tuple(UTILITIES))
+        check_choice(f"{where}.utility_over_contexts", self.utility_over_contexts, OVER_CONTEXTS)
+        if self.utility_over_contexts == "max" and self.utility != "contribution":
+            raise ValueError(
+                f"{where}.utility_over_contexts=max keeps a contribution utility per context, but "
+                f"{where}.utility is {self.utility!r}; choose contribution, or "
+                "utility_over_contexts=pooled"
+            )
         check_choice(f"{where}.rank_key", self.rank_key, ("corrected", "raw"))
         check_choice(f"{where}.count_mode", self.count_mode, COUNT_MODES)
         check_choice(f"{where}.out_aggregate", self.out_aggregate, ("mean", "sum"))
@@ -158,15 +174,12 @@ class ContinualBackprop(Recycler):
         self._gradients: Mapping[str, Tensor] = {}
         if self._uses_gradients:
             self.needs |= {"gradients"}
+        self._by_context = config.utility_over_contexts == "max"
+        self._contexts: Tensor | None = None
+        if self._by_context:
+            self.needs |= {"contexts"}
         for group in target.unit_groups:
-            self.statistics[group.name] = UnitStatistics(
-                group,
-                config.utility,
-                config.utility_decay,
-                config.rank_key,
-                config.out_aggregate,
-                config.mean_transfer,
-            )
+            self.statistics[group.name] = self._statistics_of(group)
             self.counters[group.name] = ReplacementCounter(
                 group.num_units,
                 self.rate,
@@ -176,7 +189,15 @@ class ContinualBackprop(Recycler):
         whole = UTILITIES[config.utility].uses_network
         self._propagated = PropagatedUtility(target.unit_groups) if whole else None
         every = list(self.statistics.values())
-        self._stacked = StackedContribution(every) if StackedContribution.supports(every) else None
+        stacks = not self._by_context and StackedContribution.supports(every)
+        self._stacked = StackedContribution(every) if stacks else None
+
+    def _statistics_of(self, group: UnitGroup) -> UnitStatistics:
+        config = self.config
+        shared = (config.rank_key, config.out_aggregate, config.mean_transfer)
+        if not self._by_context:
+            return UnitStatistics(group, config.utility, config.utility_decay, *shared)
+        return ContextStatistics(group, self.target.num_contexts, config.utility_decay, *shared)
 
     def _check_feasible(self) -> None:
         threshold, planned = self.threshold, self.target.planned_gradient_steps
@@ -186,6 +207,12 @@ class ContinualBackprop(Recycler):
                 f"{planned:,} gradient steps and a unit is eligible after {threshold:,}; train "
                 f"longer, set method.{self.kind}.maturity_threshold below {planned:,}, or switch "
                 "the method off with replacement_rate=0"
+            )
+        if self.config.utility_over_contexts == "max" and not self.target.num_contexts:
+            raise ValueError(
+                f"method.{self.kind}.utility_over_contexts=max needs one of a finite number of "
+                f"contexts, which {self.target.name!r} is not shown; choose an environment with "
+                "tasks, or context=regime on walking robots, or utility_over_contexts=pooled"
             )
         readers = [reader for group in self.target.unit_groups for reader in group.readers]
         if self.config.mean_transfer and any(reader.layer.bias is None for reader in readers):
@@ -197,6 +224,10 @@ class ContinualBackprop(Recycler):
     def see_output_gradients(self, gradients: Mapping[str, Tensor]) -> None:
         """Keep the gradients at the units' outputs until `update_utilities`."""
         self._gradients = gradients
+
+    def see_contexts(self, contexts: Tensor) -> None:
+        """Keep which context every sample was shown until `update_utilities`."""
+        self._contexts = contexts
 
     def after_step(
         self, activations: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
@@ -234,11 +265,25 @@ class ContinualBackprop(Recycler):
     def _update_one_by_one(self, activations: Mapping[str, Tensor]) -> None:
         groups = {name: statistics.group for name, statistics in self.statistics.items()}
         values = {name: self.activation_of(group, activations) for name, group in groups.items()}
+        if self._by_context:
+            self._update_by_context(values)
+            return
         given = {} if self._propagated is None else self._propagated(values)
         for name, statistics in self.statistics.items():
             gradient = self._gradient_of(groups[name]) if self._uses_gradients else None
             statistics.update(values[name], self.calls + 1, gradient, given.get(name))
         self._gradients = {}
+
+    def _update_by_context(self, values: Mapping[str, Tensor]) -> None:
+        if self._contexts is None:
+            raise ValueError(
+                f"{self.kind} with utility_over_contexts=max was not told the contexts of the "
+                "minibatch; pass recording.contexts of a Recording with a torso to see_contexts"
+            )
+        for name, statistics in self.statistics.items():
+            assert isinstance(statistics, ContextStatistics)
+            statistics.update_by_context(values[name], self._contexts)
+        self._contexts = None
 
     def _gradient_of(self, group: UnitGroup) -> Tensor:
         gradient = self._gradients.get(group.name)
