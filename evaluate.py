@@ -193,9 +193,12 @@ def figures(arguments: argparse.Namespace) -> int:
     """Draw the figures of a run again, finished or not."""
     from analysis.context_figures import draw_contexts_if_any
     from analysis.plots import draw_run
-    from analysis.run_files import read_config
+    from analysis.run_files import NotARun, read_config, read_episodes, read_progress
 
     read_config(arguments.run_dir)
+    progress = read_progress(arguments.run_dir).get("env_steps", ())
+    if not len(progress) and not len(read_episodes(arguments.run_dir).returns):
+        raise NotARun(f"{arguments.run_dir} has no row yet; train it first")
     for path in [*draw_run(arguments.run_dir), *draw_contexts_if_any(arguments.run_dir)]:
         print(f"wrote {path}")
     return EXIT_DONE

@@ -12,6 +12,7 @@ import os
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 
+import functools
 import sys
 import time
 from collections.abc import Mapping
@@ -24,8 +25,8 @@ import torch
 from agents.base import Transition
 from agents.baselines import UnequalEpisodes
 from agents.update import NumericalFailure
-from analysis.adoption import adopt, fitting, require_finite
-from analysis.checkpoint import CheckpointError, CheckpointStore, load_checkpoint
+from analysis.adoption import adopt, begin_from, fitting
+from analysis.checkpoint import CheckpointError, CheckpointStore
 from analysis.commands import COMMANDS, help_text
 from analysis.crash import end_failed_run
 from analysis.ending import earlier, end_run, run_costs
@@ -35,11 +36,12 @@ from analysis.process_memory import PeakMemory
 from analysis.progress import Progress
 from analysis.recorder import Recorder
 from analysis.run_directory import ConfigurationChanged, RunDirectory, RunLocked
+from analysis.run_refusals import refuse_moved_donor, refuse_shorter
 from analysis.storage import StorageError, StorageLostError
 from analysis.world_changes import WorldChanges
 from configs.build import build_agent, build_environment, build_probe, rehearse, resolve_threads
 from configs.compose import Composed, compose_run
-from configs.run import EXECUTION_KEYS
+from configs.run import EXECUTION_KEYS, RunConfig
 from configs.schema import ConfigurationError
 from configs.sweep import is_multirun, sweep
 from envs.base import SimulatorError, WorkerError
@@ -86,8 +88,8 @@ class Training:
         loaded = self.store.load_latest()
         for problem in self.store.problems:
             print(f"checkpoint passed over: {problem}", file=sys.stderr)
-        if loaded is None and self.config.init_from is not None:
-            self._transplant(load_checkpoint(Path(self.config.init_from)).state)
+        if loaded is None:
+            begin_from(self.agent, self.config)
         self.probe = build_probe(self.config, self.envs)
         self.evaluation = TrainingEvaluation(self.config, directory.path, num_threads, self.envs)
         self.recorder = Recorder(
@@ -107,16 +109,6 @@ class Training:
             with fitting(loaded.path):
                 self._restore(loaded.state)
         self._last_checkpoint = time.monotonic()
-
-    def _transplant(self, donor: Mapping[str, Any]) -> None:
-        try:
-            self.agent.transplant(donor["agent"], self.config.fresh_parts)
-            require_finite(self.agent)
-        except (ValueError, KeyError, RuntimeError) as error:
-            raise ConfigurationError(
-                f"cannot start from {self.config.init_from}: {error}; the networks of both runs "
-                "must have the same shape"
-            ) from error
 
     # The loop ------------------------------------------------------------------------------
 
@@ -252,6 +244,7 @@ class Training:
         self.observation = np.asarray(state["loop"]["observation"])
         self.context = np.asarray(state["loop"]["context"])
         if getattr(self.envs, "resume", "exact") != "exact":  # these began new episodes
+            self.agent.drop_unfinished()
             self.observation, self.context = self.envs.last_observation, self.envs.context
         self.changes.load_state_dict(state["loop"], self.envs.regime)
         self.evaluation.load_state_dict(state["loop"])
@@ -272,10 +265,9 @@ def run(composed: Composed) -> int:
     if config.run_dir is not None:
         root, relative = Path(config.run_dir).parent, Path(config.run_dir).name
     try:
+        refuse_moved_donor(config, root / relative)
         if config.fresh or not (root / relative / "config.yaml").exists():
-            rehearse(config)  # a refusal leaves no directory behind and moves none aside
-            if config.init_from is not None:
-                load_checkpoint(Path(config.init_from))
+            rehearse(config, begin_from)  # a refusal leaves no directory and moves none aside
         directory = RunDirectory.open(
             root,
             relative,
@@ -284,6 +276,7 @@ def run(composed: Composed) -> int:
             accept_change=config.accept_change,
             released_keys=RELEASED_KEYS,
             ignored_keys=EXECUTION_KEYS,
+            rehearsal=functools.partial(_rehearse_change, config, root / relative),
         )
     except (ConfigurationChanged, RunLocked, CheckpointError, ValueError) as error:
         return _refuse("configuration", error, EXIT_CONFIGURATION)
@@ -302,6 +295,11 @@ def run(composed: Composed) -> int:
         return _refuse("worker", error, EXIT_FAILED)
     finally:
         directory.close()
+
+
+def _rehearse_change(config: RunConfig, path: Path) -> None:
+    refuse_shorter(config, path)
+    rehearse(config, is_new=False)
 
 
 def _refuse(kind: str, error: Exception, code: int) -> int:

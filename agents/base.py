@@ -154,6 +154,16 @@ class Agent(ABC):
         if self.switch_rule is not None:
             self.switch_rule.apply(self.updates, task)
 
+    def waiting(self) -> Any:
+        """What was observed of a world before its announcement and waits; None for nothing.
+
+        An agent that begins anew at the announcement gives it to its successor (`take_over`).
+        """
+        return None
+
+    def take_over(self, waiting: Any) -> None:  # noqa: B027 (optional hook)
+        """Wait to learn from what another agent of the same settings had `waiting`."""
+
     @abstractmethod
     def networks(self) -> dict[str, Network]:
         """Trained networks by name, as diagnostics see them."""
@@ -215,6 +225,12 @@ class Agent(ABC):
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
+
+    def drop_unfinished(self) -> None:  # noqa: B027 (optional hook)
+        """Forget transitions of episodes that will not go on, where an update needs whole ones.
+
+        Due after `load_state_dict` where the environments had to begin new episodes.
+        """
 
     @abstractmethod
     def organs(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from agents.base import Agent, Transition
+from agents.normalization import RunningNormalizer
 from agents.update import Update
 from networks.heads import Network
 
@@ -21,8 +22,9 @@ class FreshAtTaskChange(Agent):
 
     Nothing survives: networks, targets, temperature, optimizers, methods, normaliser, an
     unfinished rollout, the replay and its warm-up, and the random streams are those of a new
-    agent. Only the count of iterations goes on, because log periods are counted in it. In its
-    first life it is the plain agent, bit for bit.
+    agent. Only the count of iterations goes on, because log periods are counted in it, and the
+    first answers of a task, which supervised problems tell before they announce it, go to the agent
+    of that task. In its first life it is the plain agent, bit for bit.
 
     It knows when the task changes, so tables call it an oracle: what a learner could reach in
     every world if it had lost nothing and kept nothing.
@@ -46,7 +48,10 @@ class FreshAtTaskChange(Agent):
         """Begin anew."""
         self._events += self.inner.pop_events()
         self._iterations_before += self.inner.iteration
+        waiting = self.inner.waiting()
         self._begin(self.life + 1)
+        if waiting is not None:
+            self.inner.take_over(waiting)
         self._events.append({"event": "begin_anew", "task": task, "life": self.life})
 
     def _begin(self, life: int) -> None:
@@ -64,6 +69,11 @@ class FreshAtTaskChange(Agent):
     def updates(self) -> Mapping[str, Update]:  # type: ignore[override]
         """Optimizers and methods of this life."""
         return self.inner.updates
+
+    @property
+    def normalizer(self) -> RunningNormalizer | None:
+        """What standardises the observations of this life, None where nothing does."""
+        return getattr(self.inner, "normalizer", None)
 
     @property
     def changes_objective(self) -> bool:  # type: ignore[override]
@@ -117,13 +127,15 @@ class FreshAtTaskChange(Agent):
         return self.inner.statistic_names()
 
     def methods_that_need_boundaries(self) -> list[str]:
-        """The oracle itself, and methods that act at announced task changes."""
-        return ["fresh_at_switch", *self.inner.methods_that_need_boundaries()]
+        """The oracle itself, in whose place nothing else acts at announced task changes."""
+        return ["fresh_at_switch"]
 
     def announcements(self) -> list[str]:
         """What happens at task changes, and what the methods will do."""
         own = "fresh networks, optimizers and memories at every task change (uses task boundary)"
-        return [own, *self.inner.announcements()]
+        idle = self.inner.methods_that_need_boundaries()
+        note = f"{', '.join(idle)}: nothing happens at task changes, where a new agent begins"
+        return [own, *self.inner.announcements(), *([note] if idle else [])]
 
     def log_values(self) -> dict[str, float]:
         """Scalars of methods."""
@@ -153,6 +165,10 @@ class FreshAtTaskChange(Agent):
             self._begin(number)
         self._iterations_before = int(state[LIFE]["iterations_before"])
         self.inner.load_state_dict({key: value for key, value in state.items() if key != LIFE})
+
+    def drop_unfinished(self) -> None:
+        """Forget transitions of episodes that will not go on."""
+        self.inner.drop_unfinished()
 
     def organs(self) -> tuple[str, ...]:
         """Names that `transplant` accepts as fresh parts."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -43,6 +43,8 @@ class Parts:
         life: How often everything has begun anew; every life has random streams of its own.
         num_tasks: Tasks that are stepped side by side, each by equally many environments; 1 where
             all environments have the same task, or a regime that no task names.
+        action_low: What the world clamps actions to, (action_dim,); None for -1.
+        action_high: Upper end of the same interval; None for 1.
         answers: In supervised problems, what the right action is: `numbers` or `classes`.
     """
 
@@ -61,6 +63,8 @@ class Parts:
     num_tasks: int = 1
     answers: str = ""
     value_network: Any = None
+    action_low: Sequence[float] | None = None
+    action_high: Sequence[float] | None = None
 
     @property
     def of_values(self) -> Parts:
@@ -144,14 +148,17 @@ class Parts:
         """
         planned = int(self.total_steps * gradient_steps_per_env_step)
         methods: dict[str, Method] = {}
+        device = next(network.parameters()).device
+        streams = [self.streams.torch(f"optimizer/{name}", device)]
         for identifier, config in self.methods.items():
             if not acts_on(getattr(config, "networks", "all"), name):
                 continue
+            streams.append(self.streams.torch(f"method/{identifier}/{name}"))
             target = Target(
                 name,
                 network,
                 network.unit_groups(),
-                self.streams.torch(f"method/{identifier}/{name}"),
+                streams[-1],
                 planned or None,
                 gradient_steps_per_env_step,
                 inputs,
@@ -162,13 +169,11 @@ class Parts:
             methods[identifier] = METHODS.get(config.kind).build(config, target)
         check_combination(name, methods, self.optimizer)
         per_unit = any(
-            getattr(config, "optimizer_state", "") == "per_unit_step"
-            for config in self.methods.values()
+            method.active
+            and getattr(self.methods[identifier], "optimizer_state", "") == "per_unit_step"
+            for identifier, method in methods.items()
         )
         optimizer = OPTIMIZERS.get(self.optimizer.kind).build(
-            self.optimizer,
-            network,
-            per_unit_step=per_unit,
-            generator=self.streams.torch(f"optimizer/{name}", next(network.parameters()).device),
+            self.optimizer, network, per_unit_step=per_unit, generator=streams[0]
         )
-        return Update(name, network, optimizer, methods, max_grad_norm)
+        return Update(name, network, optimizer, methods, max_grad_norm, streams)

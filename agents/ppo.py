@@ -40,7 +40,7 @@ from agents.returns import (
     normalized_in_minibatches,
     normalized_per_task,
 )
-from agents.transplants import check_parts, transplant_updates
+from agents.transplants import check_parts, transplant_normalizer, transplant_updates
 from agents.update import Update, forget_parameters
 from networks.fused import FusedPerceptron
 from networks.fused_bfloat16 import BFloat16Perceptron
@@ -362,6 +362,10 @@ class PPO(Agent):
         if self.normalizer is not None:
             self.normalizer.load_state_dict(state["normalizer"])
 
+    def drop_unfinished(self) -> None:
+        """Begin the rollout anew: its last row would be joined to the first of a new episode."""
+        self.rollout.clear()
+
     def organs(self) -> tuple[str, ...]:
         """Parts that a transplant can leave new."""
         own = ("log_std",) if isinstance(self.policy, GaussianPolicy) else ()
@@ -374,19 +378,17 @@ class PPO(Agent):
         own and belongs to neither. Random streams and counters stay those of the new run.
         """
         check_parts(fresh_parts, self.organs())
-        is_organ = "log_std" in self.organs()
-        initial = self._free_log_std.detach().clone() if is_organ else None
+        transplant_normalizer(self.normalizer, state, set(self.networks()) <= set(fresh_parts))
+        free = self._free_log_std if "log_std" in self.organs() else None
+        initial = None if free is None else free.detach().clone()
         transplant_updates(self.updates, state["updates"], fresh_parts)
-        if initial is not None:
-            free = self._free_log_std
+        if free is not None and initial is not None:
             with torch.no_grad():
                 if "log_std" in fresh_parts:
                     free.copy_(initial)
                     forget_parameters(self.updates["policy"].optimizer, [free])
                 elif "policy" in fresh_parts:
                     free.copy_(state["updates"]["policy"]["network"]["log_std"])
-        if self.normalizer is not None and "normalizer" in state:
-            self.normalizer.load_state_dict(state["normalizer"])
 
     def close(self) -> None:
         """End the learner thread."""

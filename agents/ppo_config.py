@@ -44,7 +44,8 @@ class Config:
             differ from autograd's by floating-point reordering only.
         baseline: What is subtracted from returns: `network` learns a value function, `linear` fits
             one linear function of observation and time per task to every rollout, which must
-            consist of whole episodes of equal length. There is no value network then.
+            consist of whole episodes of equal length. There is no value network then, and what is
+            set of one is refused.
         state_dependent_std: The standard deviation is an output of the policy network instead of a
             free parameter.
         log_std_min: Lower clip of a state-dependent log standard deviation.
@@ -150,14 +151,32 @@ def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"agent.{name} is {value!r}; choose one of {', '.join(allowed)}")
 
 
+def _check_critic(config: Config, parts: Parts) -> None:
+    if config.baseline != "linear":
+        return
+    chosen = {
+        "agent.critic_on_switch=reset": config.critic_on_switch == "reset",
+        f"agent.value_head_bound={config.value_head_bound}": config.value_head_bound is not None,
+        "value_network": parts.value_network is not None,
+    }
+    idle = [name for name, is_set in chosen.items() if is_set]
+    if idle:
+        raise ValueError(
+            f"{' and '.join(idle)} would do nothing, because agent.baseline=linear has no value "
+            "network; leave it out, or use agent.baseline=network"
+        )
+
+
 def check_together(config: Config, parts: Parts) -> None:
     """Check the settings against the environment.
 
     Raises:
-        ValueError: A rollout cannot be cut into minibatches or into episodes, or tasks are to be
-            told apart that the environment does not announce.
+        ValueError: A rollout cannot be cut into minibatches or into episodes, tasks are to be
+            told apart that the environment does not announce, or there is no value network for
+            what is set of it.
     """
     check_minibatches(config, parts)
+    _check_critic(config, parts)
     if config.advantage_scope == "per_task" and not (parts.context.discrete and parts.context.dim):
         raise ValueError(
             "agent.normalize_advantage=per_task needs a one-hot context that names the task; this "

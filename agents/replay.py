@@ -86,6 +86,8 @@ class Replay:
         capacity: Transitions to keep, >= 1.
         columns: What a row holds.
         device: Where the rows live.
+        layout: Environments of a vector step and tasks that they have side by side, where batches
+            are balanced; None where rows are rows.
 
     Attributes:
         size: Transitions stored.
@@ -95,15 +97,27 @@ class Replay:
         ValueError: The capacity is not positive, or the rows do not fit into memory.
     """
 
-    def __init__(self, capacity: int, columns: Columns, device: torch.device) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        columns: Columns,
+        device: torch.device,
+        layout: tuple[int, int] | None = None,
+    ) -> None:
         if capacity < 1:
             raise ValueError(f"the replay capacity is {capacity}; give at least 1 transition")
+        self._layout = layout
         self.capacity, self.columns, self.device = capacity, columns, device
         check_memory(capacity, columns.width, device)
         self._rows = torch.empty(capacity, columns.width, device=device).fill_(0.0)
         self._size = torch.zeros((), dtype=torch.float64, device=device)
         self.size = 0
         self.position = 0
+
+    @property
+    def streams(self) -> tuple[torch.Generator, ...]:
+        """Random streams that choose places; none where rows go one after the other."""
+        return ()
 
     @property
     def num_bytes(self) -> int:
@@ -231,7 +245,8 @@ class Replay:
         """Restore what `state_dict` returned.
 
         Raises:
-            ValueError: The rows are of another shape, or of another capacity.
+            ValueError: The rows are of another shape, of another capacity, or of other vector steps
+                than balanced batches need.
         """
         size, position = int(state["size"]), int(state["position"])
         rows = state.get("rows")
@@ -246,10 +261,35 @@ class Replay:
                 f"the saved replay of {size:,} transitions, written up to row {position:,}, is not "
                 f"of a capacity of {self.capacity:,}; leave agent.replay_size as it was"
             )
+        if self._layout is not None:
+            self._check_layout(rows, size, position)
         if rows is not None:
             self._rows[:size].copy_(rows)
         self.position = position
         self._resize(size)
+
+    def _check_layout(self, rows: Tensor | None, size: int, position: int) -> None:
+        """Refuse rows that `draw_balanced` would take for those of other environments.
+
+        Raises:
+            ValueError: They are no vector steps of this run, or these do not hold all tasks.
+        """
+        assert self._layout is not None
+        num_envs, num_tasks = self._layout
+        fits = size % num_envs == 0 and position % num_envs == 0
+        if fits and rows is not None and num_tasks > 1:
+            regimes = rows[:, self.columns.slices["regime"]].reshape(-1, num_envs).sort(1).values
+            present = regimes[0].unique()
+            fits = len(present) == num_tasks and bool(
+                (regimes == present.repeat_interleave(num_envs // num_tasks)).all()
+            )
+        if not fits:
+            raise ValueError(
+                f"the saved replay does not consist of vector steps of {num_envs} environments in "
+                f"{num_tasks} tasks, which balanced batches are drawn from; give both runs equally "
+                "many environments, set agent.task_balanced_batches=off, or add replay to "
+                "fresh_parts"
+            )
 
 
 def check_memory(capacity: int, width: int, device: torch.device) -> None:

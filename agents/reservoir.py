@@ -48,6 +48,11 @@ class Reservoir(Replay):
         self._generator = generator
         self.num_seen = 0
 
+    @property
+    def streams(self) -> tuple[torch.Generator, ...]:
+        """The one that chooses places."""
+        return (self._generator,)
+
     def add(self, transition: Transition) -> None:
         """Take in one vector step; each of its transitions is kept with equal chance."""
         self._newest.add(transition)
@@ -100,6 +105,8 @@ def replay_of(config: Config, parts: Parts, device: torch.device) -> Replay:
     """Build the replay of a run: a ring, or a reservoir where `buffer_on_switch` says so."""
     columns = Columns(parts.observation_dim, parts.action_dim, parts.context.width)
     if config.buffer_on_switch != "reservoir":
-        return Replay(config.replay_size, columns, device)
+        balanced = config.task_balanced_batches != "off"
+        layout = (parts.num_envs, parts.num_tasks) if balanced else None
+        return Replay(config.replay_size, columns, device, layout)
     stream, num_newest = parts.streams.torch("reservoir"), max(NUM_NEWEST, config.batch_size)
     return Reservoir(config.replay_size, columns, device, stream, num_newest)

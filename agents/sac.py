@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from agents.acting import actors, refuse_delay
+from agents.action_range import ActionRange
 from agents.base import Agent, Transition
 from agents.learner_threads import LearnerThreads
 from agents.parts import Parts
@@ -29,7 +30,7 @@ from agents.sac_capture import CapturedSACSteps, CudaGraph, obstacle
 from agents.sac_config import Config, check_together, resolved, roundings
 from agents.sac_fused import FusedSACSteps
 from agents.sac_steps import CRITICS, STATISTICS, SACSteps, Settings, Temperature, UncheckedUpdate
-from agents.transplants import check_parts, transplant_updates
+from agents.transplants import check_parts, kept_in_place, transplant_updates
 from agents.update import Update, clone
 from agents.update_clock import UpdateClock
 from networks.heads import Network, QFunction, SquashedGaussianPolicy
@@ -58,6 +59,7 @@ class SAC(Agent):
         self._roundings = roundings(asked, config)
         self.device = torch.device(config.device)
         self.action_dim = parts.action_dim
+        self._range = ActionRange(parts.action_low, parts.action_high)
         self._build_networks(config, parts)
         self.switch_rule = parts.switch_rule(config, CRITICS)
         self.replay = replay_of(config, parts, self.device)
@@ -161,22 +163,24 @@ class SAC(Agent):
     def act(self, observation: np.ndarray, context: np.ndarray, explore: bool) -> np.ndarray:
         """Sample actions, uniformly during the warm-up, or return the mode; see `Agent.act`."""
         if not explore:
-            return self._current.actions(observation, context, None)
+            return self._range.to_world(self._current.actions(observation, context, None))
         shape, generators = (len(observation), self.action_dim), self._generators
         if self.clock.is_warming_up:
             uniform = torch.rand(shape, generator=generators["warmup"], device=self.device)
-            return uniform.mul_(2.0).sub_(1.0).cpu().numpy()
+            return self._range.to_world(uniform.mul_(2.0).sub_(1.0).cpu().numpy())
         noise = torch.randn(shape, generator=generators["action_noise"], device=self._acting.device)
-        return self._acting.actions(observation, context, noise)
+        return self._range.to_world(self._acting.actions(observation, context, noise))
 
     def sample(self, observation: np.ndarray, context: np.ndarray) -> np.ndarray:
         """Sample actions for somebody who only watches; see `Agent.sample`."""
         noise = torch.randn(len(observation), self.action_dim, generator=self._watching_noise)
-        return self._current.actions(observation, context, noise.to(self.device))
+        drawn = self._current.actions(observation, context, noise.to(self.device))
+        return self._range.to_world(drawn)
 
     def observe(self, transition: Transition) -> None:
         """Store the outcome of the last exploring `act`."""
-        self.replay.add(transition)
+        action = self._range.from_world(transition.action)
+        self.replay.add(replace(transition, action=action))
         self.clock.observe(len(transition.reward), self._can_learn)
 
     @property
@@ -279,7 +283,7 @@ class SAC(Agent):
         inputs = self._tensor(observation)
         if name in CRITICS:
             assert action is not None
-            inputs = torch.cat((inputs, self._tensor(action)), dim=1)
+            inputs = torch.cat((inputs, self._tensor(self._range.from_world(action))), dim=1)
         return inputs, self._tensor(context) if context.shape[-1] else None
 
     def _tensor(self, array: np.ndarray) -> Tensor:
@@ -379,7 +383,8 @@ class SAC(Agent):
         if "temperature" not in fresh_parts:
             self.temperature.load_state(state["temperature"], "optimizer" not in fresh_parts)
         if "replay" not in fresh_parts:
-            self.replay.load_state_dict(state["replay"])
+            with kept_in_place(*self.replay.streams):
+                self.replay.load_state_dict(state["replay"])
         self._steps.forget()
         self._acting.catch_up()
 

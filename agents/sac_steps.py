@@ -40,7 +40,12 @@ class UncheckedUpdate(Update):
     def of(cls, update: Update) -> UncheckedUpdate:
         """Take over what another update holds; that one must not be used any more."""
         return cls(
-            update.name, update.network, update.optimizer, update.methods, update.max_grad_norm
+            update.name,
+            update.network,
+            update.optimizer,
+            update.methods,
+            update.max_grad_norm,
+            update.streams,
         )
 
     def check_loss(self, loss: Tensor) -> None:

@@ -33,12 +33,12 @@ def joined_inputs(observation: np.ndarray, context: np.ndarray) -> np.ndarray:
 
 
 def spaces(parts: Parts) -> tuple[Box, Box]:
-    """Observation and action space; all our worlds take controls in [-1, 1]."""
+    """Observation and action space; actions lie in [-1, 1] where nobody says otherwise."""
     input_dim = parts.observation_dim + parts.context.width
-    return (
-        Box(-np.inf, np.inf, (input_dim,), np.float32),
-        Box(-1.0, 1.0, (parts.action_dim,), np.float32),
-    )
+    ones = np.ones(parts.action_dim, dtype=np.float32)
+    low = -ones if parts.action_low is None else np.asarray(parts.action_low, dtype=np.float32)
+    high = ones if parts.action_high is None else np.asarray(parts.action_high, dtype=np.float32)
+    return (Box(-np.inf, np.inf, (input_dim,), np.float32), Box(low, high, dtype=np.float32))
 
 
 def refuse_what_sb3_cannot_take(kind: str, parts: Parts) -> None:

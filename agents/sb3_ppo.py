@@ -4,8 +4,8 @@ Its networks, its sampling, its buffer, its advantages and its update run unchan
 transitions come from our worlds. Settings that the reference PPO names have its values, so that
 the two differ in what the libraries do, not in what they were told.
 
-Deviation from our own PPO, all of them SB3's ways: actions are clipped to [-1, 1] before the
-environment sees them (the unclipped action is what is learnt from), one Adam over policy and
+Deviation from our own PPO, all of them SB3's ways: actions are clipped to their bounds before
+the environment sees them (the unclipped action is what is learnt from), one Adam over policy and
 value, advantages normalised per minibatch, orthogonal initialisation with a small policy head,
 and a truncated episode bootstraps by adding discount * V(last observation) to its last reward.
 
@@ -205,6 +205,11 @@ class SB3PPO(SB3Agent[PPO]):
         self._episode_starts = np.array(state["episode_starts"])
         self._successor = np.array(state["successor"])
         self.iteration = int(state["iteration"])
+
+    def drop_unfinished(self) -> None:
+        """Begin the rollout anew, with the first steps of episodes; see `agents.ppo`."""
+        self._buffer.reset()
+        self._episode_starts = np.ones_like(self._episode_starts)
 
     def organs(self) -> tuple[str, ...]:
         """Parts that a transplant can leave new."""

@@ -23,6 +23,7 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.buffers import ReplayBuffer
 from torch import Tensor, nn
 
+from agents.action_range import ActionRange
 from agents.base import Transition
 from agents.parts import Parts
 from agents.replay import check_memory
@@ -125,6 +126,7 @@ class SB3SAC(SB3Agent[SAC]):
             config.warmup_steps, config.updates_per_env_step, config.steps_per_iteration
         )
         self._warmup = parts.streams.torch("warmup")
+        self._range = ActionRange(parts.action_low, parts.action_high)
         self._networks = _shared_networks(self.model)
         self._sums = dict.fromkeys(_STATISTICS, 0.0)
 
@@ -141,17 +143,19 @@ class SB3SAC(SB3Agent[SAC]):
         inputs = torch.from_numpy(joined_inputs(observation, context))
         with torch.no_grad():
             if not explore:
-                return self.model.actor(inputs, deterministic=True).numpy()
+                return self._range.to_world(self.model.actor(inputs, deterministic=True).numpy())
             if self.clock.is_warming_up:
                 shape = (len(inputs), self._buffer.action_dim)
-                return torch.rand(shape, generator=self._warmup).mul_(2.0).sub_(1.0).numpy()
+                uniform = torch.rand(shape, generator=self._warmup).mul_(2.0).sub_(1.0)
+                return self._range.to_world(uniform.numpy())
             with self._draws.lent():
-                return self.model.actor(inputs).numpy()
+                return self._range.to_world(self.model.actor(inputs).numpy())
 
     def sample(self, observation: np.ndarray, context: np.ndarray) -> np.ndarray:
         """Sample actions without preparing an `observe`; see `Agent.sample`."""
         with torch.no_grad(), self._prediction_draws.lent():
-            return self.model.actor(torch.from_numpy(joined_inputs(observation, context))).numpy()
+            inputs = torch.from_numpy(joined_inputs(observation, context))
+            return self._range.to_world(self.model.actor(inputs).numpy())
 
     def observe(self, transition: Transition) -> None:
         """Store the outcome of the last exploring `act`."""
@@ -160,7 +164,7 @@ class SB3SAC(SB3Agent[SAC]):
         self._buffer.add(
             joined_inputs(transition.observation, transition.context),
             joined_inputs(transition.next_observation, transition.next_context),
-            transition.action,
+            self._range.from_world(transition.action),
             transition.reward,
             ended,
             [{"TimeLimit.truncated": bool(flag)} for flag in cut],
@@ -212,11 +216,18 @@ class SB3SAC(SB3Agent[SAC]):
         context: np.ndarray,
     ) -> tuple[Tensor, Tensor | None]:
         """Observations with the context behind them, and for critics the action after that."""
+        squashed = None if action is None else self._range.from_world(action)
+        return self._squashed_inputs(name, observation, squashed, context), None
+
+    def _squashed_inputs(
+        self, name: str, observation: np.ndarray, action: np.ndarray | None, context: np.ndarray
+    ) -> Tensor:
+        """The same for actions in [-1, 1], which is how networks and replay know them."""
         inputs = torch.from_numpy(joined_inputs(observation, context))
-        if name != "actor":
-            assert action is not None
-            inputs = torch.cat((inputs, torch.from_numpy(np.asarray(action, np.float32))), dim=1)
-        return inputs, None
+        if name == "actor":
+            return inputs
+        assert action is not None
+        return torch.cat((inputs, torch.from_numpy(np.asarray(action, np.float32))), dim=1)
 
     def window_inputs(self, name: str, size: int) -> tuple[Tensor, Tensor | None] | None:
         """Inputs of one network for the last `size` transitions stored."""
@@ -227,7 +238,8 @@ class SB3SAC(SB3Agent[SAC]):
         rows = np.arange(buffer.pos - count, buffer.pos) % buffer.buffer_size
         observations = buffer.observations[rows].reshape(-1, *buffer.obs_shape)[-size:]
         actions = buffer.actions[rows].reshape(-1, buffer.action_dim)[-size:]
-        return self.network_inputs(name, observations, actions, np.zeros((len(actions), 0)))
+        no_context = np.zeros((len(actions), 0))
+        return self._squashed_inputs(name, observations, actions, no_context), None
 
     @property
     def is_at_quiet_point(self) -> bool:
@@ -281,11 +293,32 @@ class SB3SAC(SB3Agent[SAC]):
             self.model.log_ent_coef.copy_(state["log_temperature"])
 
     def _load_replay(self, state: Mapping[str, Any]) -> None:
-        buffer = self._buffer
+        """Restore the stored vector steps.
+
+        Raises:
+            ValueError: They are of another shape, or of another capacity.
+        """
+        buffer, position = self._buffer, int(state["position"])
+        for name in _ROWS:
+            rows, places = state["replay"][name], getattr(buffer, name)
+            if rows.shape[1:] != places.shape[1:]:
+                raise ValueError(
+                    f"the saved replay holds {name} of shape {rows.shape[1:]}, this run needs "
+                    f"{places.shape[1:]}; environments, observations, actions and context must "
+                    "agree, or add replay to fresh_parts"
+                )
+            expected = buffer.buffer_size if state["is_full"] else position
+            if len(rows) != expected or len(rows) > buffer.buffer_size:
+                raise ValueError(
+                    f"the saved replay of {len(rows):,} vector steps, written up to step "
+                    f"{position:,}, is not of a capacity of {buffer.buffer_size:,}; leave "
+                    "agent.replay_size and the number of environments as they were, or add replay "
+                    "to fresh_parts"
+                )
         for name in _ROWS:
             rows = state["replay"][name]
             getattr(buffer, name)[: len(rows)] = rows
-        buffer.pos, buffer.full = int(state["position"]), bool(state["is_full"])
+        buffer.pos, buffer.full = position, bool(state["is_full"])
 
     def organs(self) -> tuple[str, ...]:
         """Parts that a transplant can leave new."""

@@ -184,6 +184,17 @@ class Supervised(Agent):
         self._window.append(inputs, context)
         self._pending = Batch(inputs, context, target, bool(target.isnan().any()))
 
+    def waiting(self) -> Batch | None:
+        """The answers that have not been learnt from."""
+        return self._pending
+
+    def take_over(self, waiting: Batch) -> None:
+        """Take in answers that another agent has heard."""
+        if self._epochs is not None:
+            self._epochs.begin_pass()
+        self._window.append(waiting.inputs, waiting.context)
+        self._pending = waiting
+
     # Learning ------------------------------------------------------------------------------
 
     def update(self) -> dict[str, Tensor]:
@@ -236,12 +247,24 @@ class Supervised(Agent):
     def network_inputs(
         self, name: str, observation: np.ndarray, action: np.ndarray, context: np.ndarray
     ) -> tuple[Tensor, Tensor | None]:
-        """Inputs and contexts as tensors; the action is not read."""
+        """Inputs and contexts as tensors; the action is not read.
+
+        Contexts of width 0 are of somebody who knows none, and become zeros.
+
+        Raises:
+            ValueError: Contexts have another width than those of training.
+        """
         inputs = torch.from_numpy(np.asarray(observation, dtype=np.float32))
         if not self._context_width:
             return inputs, None
-        if np.shape(context)[-1] != self._context_width:  # somebody who knows no contexts
+        width = np.shape(context)[-1]
+        if width == 0:
             context = np.zeros((len(inputs), self._context_width))
+        elif width != self._context_width:
+            raise ValueError(
+                f"contexts have {width} entries, but this agent learned from "
+                f"{self._context_width}; show them as the run's context layer does"
+            )
         return inputs, torch.from_numpy(np.asarray(context, dtype=np.float32))
 
     def window_inputs(self, name: str, size: int) -> tuple[Tensor, Tensor | None] | None:

@@ -50,8 +50,13 @@ class Epochs:
             self._conclude()
         is_train = transition.split == "train"
         if is_train and not self._is_teaching:
-            self.epoch += 1
+            self.begin_pass()
         self._is_teaching = is_train
+
+    def begin_pass(self) -> None:
+        """Count an epoch: training examples come again, or for the first time."""
+        self.epoch += 1
+        self._is_teaching = True
 
     def _examine(self, transition: Transition) -> None:
         assert transition.target is not None

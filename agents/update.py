@@ -57,6 +57,7 @@ class Update:
         optimizer: Its optimizer.
         methods: Methods in the order of the configuration, method id -> instance.
         max_grad_norm: Clip the global gradient norm to this, or None.
+        streams: Random streams that the optimizer and the methods were given.
 
     Attributes:
         observer: Told of every gradient step while somebody measures, else None.
@@ -69,8 +70,9 @@ class Update:
         optimizer: torch.optim.Optimizer,
         methods: Mapping[str, Method],
         max_grad_norm: float | None = None,
+        streams: Sequence[torch.Generator] = (),
     ) -> None:
-        self.name = name
+        self.name, self.streams = name, tuple(streams)
         self.network = network
         self.optimizer = optimizer
         self.methods = dict(methods)

@@ -7,6 +7,7 @@ repeat values instead of failing, and a weight that is no number spoils every ac
 from __future__ import annotations
 
 import contextlib
+import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ import torch
 from torch import Tensor
 
 from agents.base import Agent
-from analysis.checkpoint import CheckpointError
+from analysis.checkpoint import CheckpointError, load_checkpoint
 from analysis.state_files import flatten
+from configs.run import RunConfig
+from configs.schema import ConfigurationError
 from envs.base import WorkerError
 
-__all__ = ["NoFit", "adopt", "fitting", "require_finite"]
+__all__ = ["NoFit", "adopt", "begin_from", "fitting", "require_finite"]
 
 # What loading a state of another form may raise, besides the refusals below.
 LOADING_ERRORS = (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError)
@@ -47,6 +50,42 @@ def adopt(agent: Agent, saved: Mapping[str, Any]) -> None:
     except LOADING_ERRORS as error:
         raise NoFit(_reason(error)) from error
     require_finite(agent)
+
+
+def begin_from(agent: Agent, config: RunConfig) -> None:
+    """Start from the checkpoint that `init_from` names, with `fresh_parts` new.
+
+    Args:
+        agent: Newly built; of no use after a refusal.
+        config: Of its run; without `init_from` nothing happens.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read.
+        ConfigurationError: It does not fit this agent, or a weight is not finite.
+    """
+    if config.init_from is None:
+        return
+    donor = load_checkpoint(Path(config.init_from)).state
+    try:
+        agent.transplant(donor["agent"], config.fresh_parts)
+        require_finite(agent)
+    except torch.OutOfMemoryError:
+        raise
+    except LOADING_ERRORS as error:
+        reason = _misfit(error) or _reason(error)
+        raise ConfigurationError(f"cannot start from {config.init_from}: {reason}") from error
+
+
+def _misfit(error: Exception) -> str | None:
+    """One clause about the first array where torch lists all that do not fit a network."""
+    heading, *lines = str(error).splitlines() or [""]
+    if not lines or "loading state_dict" not in heading:
+        return None
+    first = textwrap.shorten(lines[0].strip().rstrip(".,"), 300)
+    return (
+        f"{first}; give both runs the same networks, or name those that differ in fresh_parts, "
+        "which keeps them new"
+    )
 
 
 @contextlib.contextmanager

@@ -13,10 +13,10 @@ import yaml
 from analysis import planning, tune
 from analysis.sequences import references
 from analysis.tuning_plan import TuneConfig
-from configs.compose import compose_run
+from configs.compose import compose_run, without_none
 from configs.members import member_words
 from configs.schema import ConfigurationError
-from configs.sweep import is_multirun
+from configs.sweep import check_sweep, is_multirun
 
 EXIT_DONE, EXIT_CONFIGURATION = 0, 2
 
@@ -43,10 +43,12 @@ def show(arguments: Sequence[str]) -> int:
 
     Prints the directory of the run and its composed configuration, as config.yaml will hold it.
     With `-m` one line per run of the sweep instead, its directory and the words that make it.
+    What training would refuse before its first step is refused here, too.
     """
     words = [word for word in arguments if word not in ("-m", "--multirun")]
     try:
         if is_multirun(arguments):
+            check_sweep([*map(without_none, arguments)])
             for member in member_words(words):
                 composed = compose_run(member)
                 print(_place(composed.plain, composed.relative_directory), *member)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from agents.base import Agent
 from analysis import measure
-from analysis.context_measures import SILENT
+from analysis.context_measures import SILENT, segment_contexts, wins_by_magnitude
 from analysis.restored import (
     has_tasks,
     learns_from_answers,
@@ -24,6 +24,7 @@ from analysis.restored import (
 from analysis.run_files import read_config
 from configs.build import build_probe
 from configs.run import RunConfig, load_run
+from envs.contexts.layer import ContextLayer
 from envs.permuted_tasks import PermutedLessons
 from envs.probe import probe_values
 from networks.dendritic_layer import DendriticLayer
@@ -98,6 +99,19 @@ class ContextData:
     layers: tuple[LayerData, ...]
 
 
+@dataclass(frozen=True)
+class Examined:
+    """Images of examinations, for providers of contexts.
+
+    Attributes:
+        observations: (N, inputs).
+        contexts: (N, C) as they are without a control.
+    """
+
+    observations: np.ndarray
+    contexts: np.ndarray
+
+
 def context_data(run_dir: Path, checkpoint: Path | None = None) -> ContextData | None:
     """Measure a run at a checkpoint.
 
@@ -107,7 +121,8 @@ def context_data(run_dir: Path, checkpoint: Path | None = None) -> ContextData |
 
     Returns:
         None where there are no several contexts: one task, walking robots of which nothing is
-        told, or a stream that is no row of tasks with images of their own.
+        told but the number of the world, or a stream that is no row of tasks with images of their
+        own.
 
     Raises:
         NotARun: The path is not a run directory.
@@ -117,8 +132,8 @@ def context_data(run_dir: Path, checkpoint: Path | None = None) -> ContextData |
     config = load_run(read_config(run_dir))
     if learns_from_answers(config):
         return _on_stream(run_dir, checkpoint)
-    if not is_multitask and getattr(config.context, "source", "") in ("task", "none"):
-        return None  # walking robots have no task that could be announced
+    if not is_multitask and getattr(config.context, "source", "") in ("task", "none", "regime"):
+        return None  # walking robots announce no task, and no sample is of a numbered world
     if is_multitask:
         if len(config.env.task_names) < 2:
             return None
@@ -133,7 +148,8 @@ def context_data(run_dir: Path, checkpoint: Path | None = None) -> ContextData |
     restored = restore(run_dir, checkpoint)
     try:
         quantity = config.env.modifiers[0]
-        labels = tuple(f"{value:.2g}" for value in probe_values(quantity))
+        values = probe_values(quantity, restored.envs.info.action_dim)
+        labels = tuple(f"{value:.2g}" for value in values)
         layers = _layers(restored.agent, config, restored.envs, len(labels))
         return ContextData(labels, quantity, restored.env_steps, layers)
     finally:
@@ -141,7 +157,10 @@ def context_data(run_dir: Path, checkpoint: Path | None = None) -> ContextData |
 
 
 def _on_stream(run_dir: Path, checkpoint: Path | None) -> ContextData | None:
-    """All test images of every task so far, with the contexts that an examination would show."""
+    """All test images of every task so far, with contexts as examinations show them.
+
+    A control of contexts included, but for a delay, which images in no order do not have.
+    """
     restored = restore_on_stream(run_dir, checkpoint)
     try:
         problem, count = restored.envs.problem, restored.envs.answered_task + 1
@@ -149,6 +168,8 @@ def _on_stream(run_dir: Path, checkpoint: Path | None) -> ContextData | None:
             return None
         shown = [problem.examination(task, count) for task in range(count)]
         inputs, told = (np.concatenate(arrays) for arrays in zip(*shown, strict=True))
+        if isinstance(restored.envs, ContextLayer):
+            told = restored.envs.provider.probe_contexts(Examined(inputs, told))
         ids = torch.arange(count).repeat_interleave(len(shown[0][0]))
         agent = restored.agent
         actions = np.zeros((len(inputs), problem.num_outputs), dtype=np.float32)
@@ -249,9 +270,10 @@ def _segments(
     spec: ContextSpec = network.torso.context
     rows = _some_rows(ids, num_contexts)
     shown = context if spec.gate is None else context[:, spec.dim :]
-    shown = shown[rows.to(shown.device)].to(layer.segments.dtype)
+    shown = segment_contexts(network, shown[rows.to(shown.device)]).to(layer.segments.dtype)
     activations = layer.segment_activations(shown).cpu()
-    wins = contexts.segment_wins_by_context(activations, ids[rows], num_contexts)
+    signed = wins_by_magnitude(layer)
+    wins = contexts.segment_wins_by_context(activations, ids[rows], num_contexts, signed)
     return Segments(
         gates=contexts.context_means(
             layer.modulation(shown).cpu(), ids[rows], num_contexts

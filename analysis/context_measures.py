@@ -188,25 +188,41 @@ def gate_contexts(network: Network, context: Tensor) -> Tensor:
     return distinct[::step][:MAX_GATE_CONTEXTS]
 
 
+def segment_contexts(network: Network, shown: Tensor) -> Tensor:
+    """What the segments see of the contexts (N, C) of gates: zeros in one control arm."""
+    config = getattr(network.torso, "config", None)
+    hidden = getattr(config, "segment_context", "given") == "zero"
+    return torch.zeros_like(shown) if hidden else shown
+
+
+def wins_by_magnitude(layer: DendriticLayer) -> bool:
+    """Whether the largest magnitude among segments decides; otherwise the largest value does."""
+    return layer.gate_mode in ("absmax", "absmax_unsigned")
+
+
 def _gates(
     group: UnitGroup, network: Network, context: Tensor | None
 ) -> dict[str, Callable[[], float]]:
     layer = group.layer
     if not isinstance(layer, DendriticLayer) or context is None:
         return {}
-    shown = gate_contexts(network, context).to(layer.segments.dtype)
+    shown = segment_contexts(network, gate_contexts(network, context)).to(layer.segments.dtype)
     activations = layer.segment_activations(shown)
+    signed = wins_by_magnitude(layer)
 
     def saturation() -> float:
         with torch.no_grad():
             return contexts.gate_saturation(layer.modulation(shown), layer.gate_scale)
 
     values: dict[str, Callable[[], float]] = {
-        OF_SEGMENTS[0]: lambda: float(contexts.segment_use(activations).entropy.mean()),
-        OF_SEGMENTS[1]: lambda: contexts.segment_use(activations).never_winning,
+        OF_SEGMENTS[0]: lambda: float(contexts.segment_use(activations, signed).entropy.mean()),
+        OF_SEGMENTS[1]: lambda: contexts.segment_use(activations, signed).never_winning,
     }
     if num_contexts(network):
-        values[SEGMENT_OVERLAP] = lambda: float(contexts.segment_overlap(activations).mean())
+        overlap = contexts.segment_overlap
+        values[SEGMENT_OVERLAP] = lambda: (  # no directions to compare where all is 0
+            float(overlap(activations).mean()) if bool(activations.any()) else math.nan
+        )
     if layer.gate_mode != "bias":
         values[SATURATION] = saturation
     return values

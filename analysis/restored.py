@@ -92,8 +92,10 @@ def has_tasks(run_dir: Path) -> bool:
 
 
 def can_be_measured(config: RunConfig) -> bool:
-    """Whether `evaluate.py run` knows what to do with runs in such environments."""
-    return hasattr(config.env, "fixed_friction") or can_visit_goals(config.env.kind)
+    """Whether `evaluate.py run` knows what to do with such runs; see `fixed_worlds`."""
+    if hasattr(config.env, "fixed_friction"):
+        return getattr(config.context, "source", None) != "regime"
+    return can_visit_goals(config.env.kind)
 
 
 def restore(run_dir: Path, checkpoint: Path | None = None) -> Restored:

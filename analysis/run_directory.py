@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,7 @@ class RunDirectory:
         accept_change: bool = False,
         released_keys: Collection[str] | None = None,
         ignored_keys: Collection[str] = (),
+        rehearsal: Callable[[], None] | None = None,
     ) -> RunDirectory:
         """Create a run directory or continue in it.
 
@@ -89,6 +90,8 @@ class RunDirectory:
                 run stays failed.
             released_keys: dotted names of the settings that may change that way; None for all.
             ignored_keys: settings that say how to run, not what: they are never compared.
+            rehearsal: called before an accepted change is written. What it raises is raised, and
+                leaves configuration and done.json as they were.
 
         Returns:
             The directory, locked; `changes` says what was accepted.
@@ -117,7 +120,10 @@ class RunDirectory:
             else:
                 changes = compare(_read_config(path), config, ignored_keys)
                 if changes:
-                    run._accept(changes, text, accept_change, released_keys)
+                    run._check(changes, accept_change, released_keys)
+                    if rehearsal is not None:
+                        rehearsal()
+                    run._accept(changes, text)
             run._count_restart()
         except BaseException:
             lock.close()
@@ -227,13 +233,13 @@ class RunDirectory:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _accept(
+    def _check(
         self,
         changes: tuple[Change, ...],
-        text: str,
         accept_change: bool,
         released_keys: Collection[str] | None,
     ) -> None:
+        """Refuse changes that cannot be accepted; writes nothing."""
         if not accept_change:
             raise ConfigurationChanged(
                 f"{self._path} was started with another configuration:\n{describe(changes)}\n"
@@ -256,6 +262,8 @@ class RunDirectory:
                 f"fresh=true to start anew with\n{describe(changes)}",
                 changes,
             )
+
+    def _accept(self, changes: tuple[Change, ...], text: str) -> None:
         old = (self._path / "config.yaml").read_text(encoding="utf-8")
         atomic_write_text(next_free(self._path, "config-", ".yaml"), old)
         if self.is_finished:

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from analysis.context_data import ContextData, LayerData, context_data
 from analysis.context_figures import unit_order
 from analysis.plots import QUIET, STYLE, save_figure
-from analysis.supervised_runs import account, finished_runs
+from analysis.supervised_runs import account, finished_runs, place_once
 from analysis.supervised_tables import (
     mean_text,
     read_number,
@@ -97,7 +97,7 @@ def _measure(root: Path, used: list[Path]) -> dict[str, dict[int, ContextData]]:
     if not runs:
         raise ValueError(f"{root} holds no finished runs with a number of tasks; train some first")
     most = max(config["env"]["num_tasks"] for _, config, _ in runs)
-    measured: dict[str, dict[int, ContextData]] = {}
+    measured: dict[str, dict[int, tuple[ContextData, Path]]] = {}
     for path, config, name in runs:
         if config["env"]["num_tasks"] != most:
             continue
@@ -107,9 +107,9 @@ def _measure(root: Path, used: list[Path]) -> dict[str, dict[int, ContextData]]:
                 f"{path} was not trained on several tasks with images of their own; name a folder "
                 "of runs on env=permuted_digits or env=permuted_mnist"
             )
-        measured.setdefault(name, {})[int(path.name.removeprefix("seed_"))] = data
+        place_once(measured.setdefault(name, {}), path, data)
         used.append(path)
-    return measured
+    return {name: {s: data for s, (data, _) in seeds.items()} for name, seeds in measured.items()}
 
 
 def numbers(layer: LayerData) -> dict[str, float]:

@@ -19,6 +19,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib as mpl
@@ -30,7 +31,7 @@ from analysis.plots import COLOURS, STYLE, save_figure
 from analysis.run_files import read_progress
 from analysis.statistics import holm, sign_flip_p_value
 from analysis.supervised_activity import activity, draw_activity
-from analysis.supervised_runs import FINISHED, account, ending, every_run, finished_runs
+from analysis.supervised_runs import account, finished_runs, place_once
 from analysis.supervised_tables import (
     interval,
     mean_text,
@@ -48,18 +49,16 @@ def run_dirs(root: Path) -> dict[str, dict[int, Path]]:
     """Arm -> seed -> run directory, for all finished runs below a folder.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is none, or two have the same settings and seed.
     """
-    found: dict[str, dict[int, Path]] = {}
-    for path in every_run(root):
-        if ending(path) == FINISHED:
-            arm = path.parent.name.split("-", 2)[-1]
-            found.setdefault(arm, {})[int(path.name.removeprefix("seed_"))] = path
+    found: dict[str, dict[int, tuple[None, Path]]] = {}
+    for path, _, arm in finished_runs(root, by_network=False):
+        place_once(found.setdefault(arm, {}), path, None)
     if not found:
         raise ValueError(
             f"{root} holds no finished runs (<arm>/seed_<n>/done.json); train some first"
         )
-    return found
+    return {arm: {seed: path for seed, (_, path) in seeds.items()} for arm, seeds in found.items()}
 
 
 # Regression --------------------------------------------------------------------------------
@@ -170,7 +169,7 @@ def final_accuracies(root: Path) -> dict[tuple[str, int], dict[int, float]]:
     Runs that failed or whose last examination is not over are left out.
 
     Raises:
-        ValueError: None is left.
+        ValueError: None is left, or two have the same settings and seed.
     """
     return {
         key: {seed: accuracy for seed, (accuracy, _) in seeds.items()}
@@ -182,6 +181,8 @@ def _examined(root: Path) -> dict[tuple[str, int], dict[int, tuple[float, Path]]
     """The same with the directory of every run."""
     found: dict[tuple[str, int], dict[int, tuple[float, Path]]] = {}
     for path, config, name in finished_runs(root):
+        if "num_tasks" not in config["env"]:
+            continue
         scores: dict[int, float] = {}
         for line in (path / "events.jsonl").read_text(encoding="utf-8").splitlines():
             if '"examination"' not in line:
@@ -190,11 +191,13 @@ def _examined(root: Path) -> dict[tuple[str, int], dict[int, tuple[float, Path]]
             if event["regime"] == config["env"]["num_tasks"] - 1 and event["split"] == "test":
                 scores[event["on_task"]] = event["accuracy"]
         if len(scores) == config["env"]["num_tasks"]:
-            key = name, len(scores)
             accuracy = float(np.mean(list(scores.values())))
-            found.setdefault(key, {})[int(path.name[5:])] = accuracy, path
+            place_once(found.setdefault((name, len(scores)), {}), path, accuracy)
     if not found:
-        raise ValueError(f"{root} holds no finished runs with examinations; train some first")
+        raise ValueError(
+            f"{root} holds no finished runs with a number of tasks and all their examinations; "
+            "train some first"
+        )
     return found
 
 
@@ -262,7 +265,7 @@ def _draw(
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         figure = Figure(figsize=(5.0, 3.2), layout="constrained")
         axes = figure.subplots()
-        for (name, (x, rows)), colour in zip(curves.items(), COLOURS, strict=False):
+        for (name, (x, rows)), colour in zip(curves.items(), cycle(COLOURS), strict=False):
             bounds = np.array([interval(column) for column in rows.T])
             axes.plot(x, rows.mean(0), color=colour, label=f"{name} (n={len(rows)})")
             axes.fill_between(x, bounds[:, 0], bounds[:, 1], color=colour, alpha=0.2, linewidth=0)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from analysis.compare.arms import learning_settings
 from analysis.run_files import read_config
 
+T = TypeVar("T")
+Naming = Callable[[Path, dict[str, Any]], str]
 FINISHED, FAILED, UNFINISHED = "finished", "failed", "unfinished"
 
 
@@ -29,18 +33,82 @@ def ending(path: Path) -> str:
     return FAILED if done.get("status") == FAILED else FINISHED
 
 
-def finished_runs(root: Path) -> Iterator[tuple[Path, dict[str, Any], str]]:
-    """Run directory, configuration and name of the network of every finished run below a folder.
+def finished_runs(
+    root: Path, by_network: bool = True
+) -> Iterator[tuple[Path, dict[str, Any], str]]:
+    """Run directory, configuration and name of the arm of every finished run below a folder.
 
-    Synaptic intelligence and clustered contexts are part of the name: folders name the network
-    first, which may be the same.
+    The name is that of the network, with synaptic intelligence and clustered contexts as part of
+    it, or what the folder says of the arm. Where runs with equally many tasks and different
+    settings would share it, it is both, and at last the whole folder.
+
+    Args:
+        root: Folder of run directories.
+        by_network: Which of the two is the name.
+
+    Raises:
+        ValueError: One folder holds runs with different settings.
     """
-    for path in every_run(root):
-        if ending(path) == FINISHED:
-            config = read_config(path)
-            name = path.parent.name.split("-")[1]
-            name += "_clusters" if config["env"].get("context") == "clusters" else ""
-            yield path, config, name + ("_si" if "si" in config["method"] else "")
+    left = [(path, read_config(path)) for path in every_run(root) if ending(path) == FINISHED]
+    for naming in (_network if by_network else _arm, _without_hash, _both, _folder):
+        shared = _shared_names(left, naming)
+        for path, config in left:
+            if (name := naming(path, config)) not in shared:
+                yield path, config, name
+        left = [run for run in left if naming(*run) in shared]
+    if left:
+        raise ValueError(
+            f"{left[0][0].parent} holds runs with different settings; put them into folders apart"
+        )
+
+
+def place_once(found: MutableMapping[int, tuple[T, Path]], path: Path, value: T) -> None:
+    """Note the value of a run under its seed.
+
+    Raises:
+        ValueError: Another run of this arm has the same seed.
+    """
+    seed = int(path.name.removeprefix("seed_"))
+    if seed in found:
+        raise ValueError(
+            f"{found[seed][1]} and {path} have the same settings and seed; name a folder with only "
+            "one of them"
+        )
+    found[seed] = value, path
+
+
+def _shared_names(runs: Iterable[tuple[Path, dict[str, Any]]], naming: Naming) -> set[str]:
+    """Names of several arms; the number of tasks, and what follows from it, makes none."""
+    arms: dict[tuple[str, Any], set[str]] = {}
+    for path, config in runs:
+        settings = learning_settings(config)
+        settings.pop("total_steps", None)
+        key = naming(path, config), settings.get("env.num_tasks")
+        arms.setdefault(key, set()).add(json.dumps(settings, sort_keys=True))
+    return {name for (name, _), settings in arms.items() if len(settings) > 1}
+
+
+def _network(path: Path, config: dict[str, Any]) -> str:
+    """What folders name first, which arms may share."""
+    name = path.parent.name.split("-")[1]
+    name += "_clusters" if config["env"].get("context") == "clusters" else ""
+    return name + ("_si" if "si" in config["method"] else "")
+
+
+def _arm(path: Path, config: dict[str, Any]) -> str:
+    return path.parent.name.split("-", 2)[-1]
+
+
+def _both(path: Path, config: dict[str, Any]) -> str:
+    return path.parent.name.split("-", 1)[-1]
+
+
+def _without_hash(path: Path, config: dict[str, Any]) -> str:
+    return re.sub(r"-[0-9a-f]{8}$", "", _both(path, config))
+
+
+def _folder(path: Path, config: dict[str, Any]) -> str:
+    return str(path.parent)
 
 
 def account(root: Path, used: Collection[Path], otherwise: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -151,6 +153,8 @@ def build_agent(config: RunConfig, info: Any, num_threads: int = 1) -> Agent:
         max_episode_steps=getattr(info, "max_episode_steps", 0),
         num_tasks=info.num_tasks,
         answers=getattr(info, "answers", ""),
+        action_low=getattr(info, "action_low", None),
+        action_high=getattr(info, "action_high", None),
     )
     try:
         build = AGENTS.get(config.agent.kind).build
@@ -214,21 +218,40 @@ def _refuse_idle_oracle(config: RunConfig, agent: Agent) -> None:
         )
 
 
-def rehearse(config: RunConfig) -> None:
+def rehearse(
+    config: RunConfig,
+    begin: Callable[[Agent, RunConfig], None] | None = None,
+    is_new: bool = True,
+) -> None:
     """Build everything once, to see whether it can be built, and would act.
 
-    Only for new runs: what began under earlier rules may go on.
+    Args:
+        config: Of the run.
+        begin: How the agent of a new run starts, where that can be refused too.
+        is_new: False leaves out what is for new runs only: what began under earlier rules may go
+            on.
 
     Raises:
         ConfigurationError: The parts do not fit together, or one of them would never act.
     """
+    if is_new and config.accept_change and not config.fresh:
+        place = f"in {config.run_dir}" if config.run_dir else "of these settings"
+        raise ConfigurationError(
+            f"accept_change=true goes on with a run, but there is none {place}; name the directory "
+            "of the run, run_dir=<dir>, or leave accept_change out"
+        )
     envs, info = build_environment(config)
     try:
         agent = build_agent(config, info)
         try:
-            refuse_idle_optimizer(agent)
-            _refuse_idle_oracle(config, agent)
+            if is_new:
+                refuse_idle_optimizer(agent)
+                _refuse_idle_oracle(config, agent)
+            if begin is not None:
+                begin(agent, config)
         finally:
             agent.close()
     finally:
         envs.close()
+    del agent
+    gc.collect()  # agents hold themselves in cycles, and two replays may not fit

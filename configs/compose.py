@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ GROUPS = (
 )  # fmt: skip
 # Groups that choose among the presets of another one, as Hydra spells them.
 _SPELLED = {"value_network": "network@value_network"}
+MAX_NAMESAKES = 3  # settings of one name in other groups that a refusal suggests
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,17 @@ def presets(group: str) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
+def method_ids(preset: str) -> list[str]:
+    """Ids below `method` that one of its presets fills in; `reset_head` is a `reset`."""
+    file = CONFIG_FOLDER / "method" / f"{preset}.yaml"
+    package = re.match(r"# @package method\.(\w+)", file.read_text(encoding="utf-8"))
+    if package:
+        return [package[1]]
+    content = OmegaConf.to_container(OmegaConf.load(file))
+    methods = content.get("method") if isinstance(content, dict) else None
+    return [*methods] if isinstance(methods, dict) else [preset]
+
+
 def check_overrides(overrides: Sequence[str]) -> None:
     """Refuse unknown groups and presets before Hydra does, with a suggestion.
 
@@ -103,29 +116,57 @@ def check_overrides(overrides: Sequence[str]) -> None:
         try:
             override = parser.parse_override(word)
         except HydraException as error:
-            hint = "write key=value, for example agent.discount=0.98"
-            if word.partition("=")[0] in ("--cfg", "-c", "--info", "-i"):
-                hint = "python train.py show ... prints a configuration"
-            raise ConfigurationError(f"cannot read {word!r}; {hint}") from error
-        if override.key_or_group not in GROUPS or override.is_sweep_override():
-            continue
-        value = override.value()
-        names = value if isinstance(value, list) else [value]
-        known = presets(override.key_or_group)
-        if None in names and not _chooses_nothing(word):
-            hint = f"choose one of {', '.join(known)}"
-            if override.key_or_group == "method":
-                hint = "write method=none"
-            raise ConfigurationError(f"{word!r} chooses nothing; {hint}")
-        for name in names:
-            if name is not None and str(name) not in known:
-                raise ConfigurationError(
-                    f"there is no {override.key_or_group} {str(name)!r}"
-                    f"{suggestion(str(name), known)}; choose one of {', '.join(known)}"
-                )
-        repeated = sorted({str(name) for name in names if names.count(name) > 1})
-        if repeated:
-            raise ConfigurationError(f"{word!r} names {', '.join(repeated)} twice")
+            raise ConfigurationError(f"cannot read {word!r}; {_how_to_write(word)}") from error
+        if override.key_or_group in GROUPS and not override.is_sweep_override():
+            _check_choice(word, override.key_or_group, override.value())
+
+
+def _how_to_write(word: str) -> str:
+    key, _, value = word.partition("=")
+    if key in ("--cfg", "-c", "--info", "-i"):
+        return "python train.py show ... prints a configuration"
+    if value == "~" or value.startswith("~/"):  # most shells replace it at the start of words only
+        return f"~ is not your home folder here, write {key}=$HOME{value[1:]}"
+    return "write key=value, for example agent.discount=0.98"
+
+
+def _check_choice(word: str, group: str, value: Any) -> None:
+    """Refuse what is no preset of a group, and a list of presets that cannot hold together."""
+    names = value if isinstance(value, list) else [value]
+    known = presets(group)
+    is_empty = not names and group != "method"
+    if is_empty or (None in names and not _chooses_nothing(word)):
+        hint = "write method=none" if group == "method" else f"choose one of {', '.join(known)}"
+        raise ConfigurationError(f"{word!r} chooses nothing; {hint}")
+    for name in names:
+        if name is not None and str(name) not in known:
+            raise ConfigurationError(
+                f"there is no {group} {str(name)!r}{suggestion(str(name), known)}; choose one of "
+                f"{', '.join(known)}"
+            )
+    if isinstance(value, list) and group != "method":
+        several = f", or sweep: -m {group}={','.join(map(str, names))}" if len(names) > 1 else ""
+        raise ConfigurationError(
+            f"{word!r} is a list, and only method takes one; write {group}={names[0]}{several}"
+        )
+    repeated = sorted({str(name) for name in names if names.count(name) > 1})
+    if repeated:
+        raise ConfigurationError(f"{word!r} names {', '.join(repeated)} twice")
+    if group == "method":
+        _check_methods(word, [str(name) for name in names if name is not None])
+
+
+def _check_methods(word: str, names: Sequence[str]) -> None:
+    """Refuse two presets of one method: the settings of the later one would replace the other's."""
+    users: dict[str, list[str]] = {}
+    for name in names:
+        for method in method_ids(name):
+            users.setdefault(method, []).append(name)
+    for method, several in users.items():
+        if len(several) > 1:
+            raise ConfigurationError(
+                f"{word!r}: {' and '.join(several)} are presets of one method, {method}; choose one"
+            )
 
 
 def _compose(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -224,14 +265,19 @@ def _unknown(key: str, overrides: Sequence[str]) -> str:
     """Sentence about the first part of a key that does not exist, given the chosen groups."""
     chosen = [word for word in overrides if word.partition("=")[0] in GROUPS]
     try:
-        node: Any = _compose(chosen)[0]
+        values = _compose(chosen)[0]
     except ConfigurationError:
-        node = _compose([])[0]
+        values = _compose([])[0]
     parts = key.split(".")
-    if parts[0] == "method" and len(parts) > 1 and parts[1] not in (node.get("method") or {}):
-        return f"{key} is set but {parts[1]} is not chosen; add it, as in method=[{parts[1]}]"
-    if parts[0] == "value_network" and len(parts) > 1 and node.get("value_network") is None:
+    methods = values.get("method") or {}
+    if parts[0] == "method" and len(parts) > 1 and parts[1] not in methods:
+        return _not_chosen(parts, methods)
+    if parts[0] == "value_network" and len(parts) > 1 and values.get("value_network") is None:
         return f"{key} is set but no value_network is chosen; add it, as in value_network=mlp"
+    namesakes = [k for k in {**flat(values), **values} if k.rpartition(".")[2] == parts[-1]]
+    if 0 < len(namesakes) <= MAX_NAMESAKES:
+        return f"there is no setting {key}; did you mean {' or '.join(namesakes)}?"
+    node: Any = values
     for depth, part in enumerate(parts):
         if not isinstance(node, dict) or part not in node:
             names = list(node) if isinstance(node, dict) else []
@@ -239,6 +285,20 @@ def _unknown(key: str, overrides: Sequence[str]) -> str:
             return unknown_key(".".join(parts[: depth + 1]), known)
         node = node[part]
     return f"cannot set {key}"
+
+
+def _not_chosen(parts: Sequence[str], methods: Mapping[str, Any]) -> str:
+    """Sentence about a setting below `method.<name>` where no method has that name."""
+    key, name = ".".join(parts), parts[1]
+    ids = method_ids(name) if name in presets("method") else [name]
+    if name in ids:
+        return f"{key} is set but {name} is not chosen; add it, as in method=[{name}]"
+    meant = ".".join(("method", ids[0], *parts[2:]))
+    chosen = "" if ids[0] in methods else f" beside method=[{name}]"
+    return (
+        f"there is no setting {key}; settings are named after the method, not after its preset "
+        f"{name}: write {meant}{chosen}"
+    )
 
 
 def _relative_directory(

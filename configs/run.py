@@ -195,9 +195,7 @@ def load_run(values: Mapping[str, Any]) -> RunConfig:
         ConfigurationError: Anything unknown, ill-typed or out of range.
     """
     typed = dict(values)
-    seed = values.get("seed", 0)
-    if isinstance(seed, int) and seed < 0:  # before the environment refuses the seed it copies
-        raise ConfigurationError(f"seed is {seed}; give 0 or more")
+    _check_seed(values.get("seed", 0))
     for key, registry in (
         ("agent", AGENTS),
         ("env", ENVIRONMENTS),
@@ -224,6 +222,19 @@ def load_run(values: Mapping[str, Any]) -> RunConfig:
     config = load(RunConfig, typed)
     _check_together(config)
     return config
+
+
+def _check_seed(seed: Any) -> None:
+    """Refuse a wrong seed by its own name, before the environment refuses the one it copies."""
+    if isinstance(seed, list):
+        raise ConfigurationError(
+            f"seed is {seed}, but a run has one; sweep: -m seed={','.join(map(str, seed))}"
+        )
+    is_number = isinstance(seed, int | float) and not isinstance(seed, bool)
+    if not (is_number and float(seed).is_integer()):
+        raise ConfigurationError(f"seed is {seed!r}; it must be a whole number")
+    if seed < 0:
+        raise ConfigurationError(f"seed is {seed}; give 0 or more")
 
 
 def _member(registry: Registry, values: Any, path: str) -> Any:

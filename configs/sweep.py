@@ -39,7 +39,7 @@ from configs.compose import (
     spelled_for_hydra,
     without_none,
 )
-from configs.members import swept_by_experiment
+from configs.members import member_words, swept_by_experiment
 from configs.schema import ConfigurationError
 from networks.registry import suggestion
 
@@ -77,7 +77,7 @@ def sweep(arguments: Sequence[str]) -> int:
 
     arguments = [*map(without_none, arguments)]
     try:
-        _check(arguments)
+        check_sweep(arguments)
     except ConfigurationError as error:
         print(f"configuration: {error}", file=sys.stderr)
         return EXIT_CONFIGURATION
@@ -99,12 +99,18 @@ def sweep(arguments: Sequence[str]) -> int:
     return max(codes, default=0)
 
 
-def _check(arguments: Sequence[str]) -> None:
-    """Refuse unknown presets in one sentence, those within a sweep too."""
+def check_sweep(arguments: Sequence[str]) -> None:
+    """Refuse in one sentence what no member could do, before the first one starts.
+
+    Raises:
+        ConfigurationError: An unknown preset or launcher, an arm that the sweep would undo, or one
+            directory for several runs.
+    """
     words = [word for word in arguments if word not in _FLAGS]
     check_overrides(words)
     check_launcher(_chosen_launcher(arguments))
     _check_arms(words)
+    _check_directories(words)
     for word in words:
         override = OverridesParser.create().parse_override(word)
         if override.key_or_group in GROUPS and override.is_discrete_sweep():
@@ -131,6 +137,21 @@ def _check_arms(words: Sequence[str]) -> None:
         raise ConfigurationError(
             f"experiment={experiment} sweeps over {undone[0]}, which would undo a part of "
             f"arm={given['arm']}; add {undone[0]}= to the command line, or name no arm"
+        )
+
+
+def _check_directories(words: Sequence[str]) -> None:
+    """Refuse a directory for several runs: the second would find the settings of the first."""
+    named = [word for word in words if word.startswith("run_dir=")]
+    # What is interpolated may differ between members.
+    if not named or named[-1] in ("run_dir=null", "run_dir=") or "${" in named[-1]:
+        return
+    members = member_words(words)
+    places = [word for member in members for word in member if word.startswith("run_dir=")]
+    if len(set(places)) < len(places):
+        raise ConfigurationError(
+            f"{named[-1]} would be the directory of several of the {len(members)} runs; leave it "
+            "out, and choose where they go with runs_root= and group="
         )
 
 

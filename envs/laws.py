@@ -93,8 +93,17 @@ class Law:
         return (1.0 - share) * first + share * second
 
     def pair(self) -> list[float]:
-        """Two worlds that alternate unless told otherwise: the ends, or nominal and lowest."""
+        """Two worlds that alternate unless told otherwise: the ends, or nominal and lowest.
+
+        Raises:
+            ValueError: If these are one and the same.
+        """
         if self.scale == "whole":
+            if self.low == self.nominal:
+                raise ValueError(
+                    f"low={self.low:g} is the unchanged world, with which schedule=cyclic "
+                    "alternates, so that nothing would ever change; choose another low, or values."
+                )
             return [self.nominal, self.low]
         return [self.low, self.top]
 

@@ -29,8 +29,8 @@ class Config(ScheduleConfig):
         num_envs: Environments stepped together.
         max_episode_steps: Time limit of an episode.
         obs_pad_to_111: Append 84 zeros to the published Ant's 27 numbers.
-        clip_action_in_env: Clip actions to [-1, 1] before stepping and before their cost; off,
-            the simulator clamps the controls but the cost sees the raw action.
+        clip_action_in_env: Clip actions to the bounds of the controls before stepping and before
+            their cost; off, the simulator clamps the controls but the cost sees the raw action.
         on_simulator_reset: fail (raise SimulatorError) or count (end the episode with reward 0 and
             ``unstable``) when a simulation blows up.
     """
@@ -84,7 +84,10 @@ def probe(config: Config) -> Probe:
 
 
 def make_vector(
-    num_envs: int = 1, *, total_steps: int, num_threads: int = 1, **settings: Any
+    num_envs: int = 1, *, total_steps: int | None = None, num_threads: int = 1, **settings: Any
 ) -> LocomotionVectorEnv:
-    """Entry point for ``gymnasium.make_vec``; keywords are the fields of ``Config``."""
+    """Entry point for ``gymnasium.make_vec``; keywords are the fields of ``Config``.
+
+    Without ``total_steps`` the world changes for ever, as with ``gymnasium.make``.
+    """
     return LocomotionVectorEnv(Config(num_envs=num_envs, **settings), total_steps, num_threads)

@@ -119,7 +119,7 @@ class EnvPoolRows:
         return [pool.recv() for pool in self._pools]
 
     def _repair(self) -> np.ndarray:
-        """Replace rows that are not finite by rows without a future; returns which, (N,) bool."""
+        """Replace rows that are not finite as ``Row.step`` does; returns which, (N,) bool."""
         block = self.block
         bad = ~(np.isfinite(block.next_observation).all(axis=1) & np.isfinite(block.reward))
         for row in np.flatnonzero(bad).tolist():

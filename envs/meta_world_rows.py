@@ -125,7 +125,16 @@ class Row:
         self._running = False
 
     def step(self) -> None:
-        """Take the block's action; a row without a running episode stands still."""
+        """Take the block's action; a row without a running episode stands still.
+
+        A step that blew the simulation up becomes one that earned nothing and led nowhere, and the
+        episode is cut there.
+
+        Deviation: agents store that step, which would better be left out, because rollouts and
+        replays hold whole vector steps. Cut and not terminated, it is worth discount times the
+        value of the observation before it, so blowing up costs about the reward of one step; the
+        walking robots terminate, where it costs all that would have come.
+        """
         block, index = self._block, self._index
         block.goal_index[index] = self._goal
         block.active[index] = self._running
@@ -139,7 +148,7 @@ class Row:
         observation, raw_reward, _, _, info = self.env.step(action)
         reward, success = float(raw_reward), bool(info["success"])
         reason = self._invalid(observation, reward, time_before)
-        if reason is not None:  # a finite row without a future instead of what is not a number
+        if reason is not None:  # a finite row that stands still instead of what is not a number
             self.failure = (reason, self._dump(action))
             observation, reward, success = block.observation[index].copy(), 0.0, False
         self._steps += 1

@@ -37,7 +37,7 @@ class Settings:
             regime keep their meaning within the whole list.
         domain: First part of the streams' keys (``meta_world_choice``).
         on_simulator_reset: fail (raise SimulatorError) or count (truncate the episode with reward
-            0 and ``unstable``) when a simulation blows up.
+            0 and ``unstable``) when a simulation blows up; see ``meta_world_rows.Row.step``.
         name: How the tasks are called together.
     """
 

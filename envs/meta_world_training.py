@@ -31,7 +31,7 @@ class TrainingConfig:
             cores. Results do not depend on it.
         hide_task_id: Announce no task to the agent: neither input nor heads know it.
         on_simulator_reset: fail (raise SimulatorError) or count (truncate the episode with reward
-            0 and ``unstable``) when a simulation blows up.
+            0 and ``unstable``) when a simulation blows up; see ``meta_world_rows.Row.step``.
     """
 
     copies: int = 1

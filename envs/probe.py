@@ -111,10 +111,11 @@ def _pairs(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Every fifth observation and action of fresh episodes in one world, starts excluded."""
     env.set_value(value)
+    low, high = (bound.astype(np.float64) for bound in (env.info.action_low, env.info.action_high))
     observation, _ = env.reset()
     pairs = []
     for step in range(1, rounds * STEPS_BETWEEN_SAMPLES + 1):
-        actions = generator.uniform(-1.0, 1.0, size=(env.num_envs, env.info.action_dim))
+        actions = generator.uniform(low, high, size=(env.num_envs, env.info.action_dim))
         if step % STEPS_BETWEEN_SAMPLES == 0:
             pairs.append((observation, actions))
         observation = env.step(actions)[0]

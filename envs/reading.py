@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from envs import modifiers
+
 if TYPE_CHECKING:
     from envs.schedules import ScheduleConfig
 
@@ -32,6 +34,11 @@ def _other(config: ScheduleConfig) -> bool:
     return len([name for name in config.modifiers if name != "friction"]) == 1
 
 
+def _numbers(config: ScheduleConfig) -> bool:
+    """Whether the other quantity only names its worlds: then its range has no two ends."""
+    return any(modifiers.get(name).LAW.scale == "whole" for name in config.modifiers)
+
+
 def _draws(config: ScheduleConfig) -> bool:
     return config.schedule in ("abrupt", "gradual")
 
@@ -48,13 +55,19 @@ def _swings(config: ScheduleConfig) -> bool:
     return config.schedule == "sinusoidal"
 
 
+def _ranges(config: ScheduleConfig) -> bool:
+    alternates = config.schedule == "cyclic" and not config.values
+    return (_generates(config) or _swings(config) or alternates) and _other(config)
+
+
 _DRAWING = "schedule=abrupt or gradual with source=generated"
 _LISTING = "schedule=list, and schedule=abrupt or gradual with source=list"
 _ONE_OTHER = "and exactly one modifier other than friction"
 _OF_FRICTION = "and modifier=friction"
 # world_seed, table_seed and switch_interval are left out: seeds also decide the start states, and
-# the stationary control of an experiment is the same command with schedule=fixed. switch_rule has
-# a sentence of its own.
+# the stationary control of an experiment, or its drifting one, is the same command with
+# schedule=fixed or sinusoidal, although neither reads the interval that the experiment sets.
+# switch_rule has a sentence of its own.
 READERS = {
     "source": Reader("schedule=abrupt or gradual", _draws),
     "friction_low": Reader(f"{_DRAWING} {_OF_FRICTION}", lambda c: _generates(c) and _friction(c)),
@@ -85,15 +98,12 @@ READERS = {
     ),
     "low": Reader(
         f"{_DRAWING}, schedule=sinusoidal and schedule=cyclic without values, {_ONE_OTHER}",
-        lambda c: (
-            (_generates(c) or _swings(c) or (c.schedule == "cyclic" and not c.values)) and _other(c)
-        ),
+        _ranges,
     ),
     "high": Reader(
-        f"{_DRAWING}, schedule=sinusoidal and schedule=cyclic without values, {_ONE_OTHER}",
-        lambda c: (
-            (_generates(c) or _swings(c) or (c.schedule == "cyclic" and not c.values)) and _other(c)
-        ),
+        f"{_DRAWING}, schedule=sinusoidal and schedule=cyclic without values (which alternates "
+        f"between 0 and low where whole numbers name the worlds), {_ONE_OTHER}",
+        lambda c: _ranges(c) and not (c.schedule == "cyclic" and _numbers(c)),
     ),
     "values": Reader(
         f"{_LISTING}, and schedule=cyclic, {_ONE_OTHER}",

@@ -50,7 +50,8 @@ class ScheduleConfig:
     Friction is told by ``friction_low``, ``friction_high``, ``friction_values``,
     ``fixed_friction``, ``cyclic_values``, ``sinusoid_center`` and ``sinusoid_factor``; every other
     quantity by ``low``, ``high``, ``values`` and ``fixed_value``. A setting that the chosen
-    schedule or quantity does not read is refused unless it is at its default.
+    schedule or quantity does not read is refused unless it is at its default; seeds and
+    ``switch_interval`` are not.
 
     Attributes:
         schedule: abrupt (one constant value per world), list (the same with the values given),

@@ -30,8 +30,10 @@ class SequenceVec(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     Running episodes are truncated at the border: `next_observation` and `next_context` of the last
     transition still belong to the old task, `observation` and `context` to the new one. The last
-    stage has no border. Every info is that of `MetaWorldVec`, except that `regime` is the number of
-    the stage and `regime_value` that of the task.
+    stage has no border; a run that ends earlier, at a border, crosses it, so that one made longer
+    goes on with the first step of the next stage, as if it had not ended. Every info is that of
+    `MetaWorldVec`, except that `regime` is the number of the stage and `regime_value` that of the
+    task.
 
     Attributes:
         announces_after_update: Learning from a stage ends before its successor is announced.
@@ -72,11 +74,14 @@ class SequenceVec(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
         self.num_envs = settings.copies
         self._env_steps = self._unstable_before = self.stage = 0
+        self._reseeded: int | None = None  # the seed of `reset`, for stages still to come
         self._envs = self._build(0)
         self._make_spaces()
 
     def _build(self, stage: int) -> MetaWorldVec:
-        settings = replace(self.settings, active=(self.plan.stages[stage].place,))
+        seed = self.settings.run_seed if self._reseeded is None else self._reseeded
+        active = (self.plan.stages[stage].place,)
+        settings = replace(self.settings, active=active, run_seed=seed)
         return MetaWorldVec(settings, self.goals, self._num_workers)
 
     def _make_spaces(self) -> None:
@@ -150,9 +155,14 @@ class SequenceVec(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start new episodes of the present stage; see `MetaWorldVec.reset`."""
+        """Start new episodes of the present stage; see `MetaWorldVec.reset`.
+
+        Later stages begin as in a run with the last seed that was given.
+        """
         self._refuse_closed("reset")
         observation, info = self._envs.reset(seed=seed, options=options)
+        if seed is not None:
+            self._reseeded = seed
         return observation, {**info, **self._labels(), "next_context": self.context}
 
     def _labels(self) -> dict[str, np.ndarray]:
@@ -227,8 +237,11 @@ class SequenceVec(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Everything that the next steps depend on, as plain arrays, integers and text."""
         self._refuse_closed("snapshot")
         inner = {f"{STAGE_PREFIX}{key}": value for key, value in self._envs.snapshot().items()}
+        # Snapshots without a seed of their own keep the form, and so the hash, that they had.
+        reseeded: Snapshot = {} if self._reseeded is None else {"reseeded": self._reseeded}
         return {
             **self._identity(),
+            **reseeded,
             "env_steps": self._env_steps,
             "stage": self.stage,
             "unstable_before": self._unstable_before,
@@ -256,6 +269,7 @@ class SequenceVec(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             for key, value in snapshot.items()
             if key.startswith(STAGE_PREFIX)
         }
+        self._reseeded = int(snapshot["reseeded"]) if "reseeded" in snapshot else None
         if stage != self.stage:
             self._enter(stage)
         self._envs.restore(inner)

@@ -46,7 +46,7 @@ class LocomotionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012 (Gymnasium's convention)
 
-    def __init__(self, config: Config, total_steps: int, num_threads: int = 1) -> None:
+    def __init__(self, config: Config, total_steps: int | None, num_threads: int = 1) -> None:
         at_least("num_threads", num_threads, 1)
         self.config = config
         self.num_envs = config.num_envs
@@ -237,7 +237,7 @@ class LocomotionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         situation = Situation(actions, self._observation, self.env_steps)
         self._guard.before_step(situation)
         if self.config.clip_action_in_env:
-            actions = np.clip(actions, -1.0, 1.0)
+            actions = np.clip(actions, self.info.action_low, self.info.action_high)
         simulations.controls[:] = actions
         x_before = simulations.step()
         motion = simulations.read()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -90,13 +87,5 @@ class ContextStatistics(UnitStatistics):
         self.by_context[units] = 0.0
         self.seen[units] = 0
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return all state, cloned."""
-        own = {"by_context": self.by_context.clone(), "seen": self.seen.clone()}
-        return {**super().state_dict(), **own}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned, in place."""
-        super().load_state_dict(state)
-        self.by_context.copy_(state["by_context"])
-        self.seen.copy_(state["seen"])
+    def _kept(self) -> dict[str, Tensor]:
+        return {**super()._kept(), "by_context": self.by_context, "seen": self.seen}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -71,8 +72,8 @@ class Intervention(Method):
 
     def __init__(self, config: InterventionConfig, target: Target, enabled: bool = True) -> None:
         self.kind, self.target = config.kind, target
-        self.period = _gradient_steps(config, target)
         enabled = enabled and acts_on(config.networks, target.name)
+        self.period = _gradient_steps(config, target) if enabled else 0
         self.active = enabled and (self.period > 0 or config.at_task_change)
         self.uses_task_boundary = self.active and config.at_task_change
         if self.uses_task_boundary:
@@ -165,7 +166,12 @@ class Intervention(Method):
 
 
 def _gradient_steps(config: InterventionConfig, target: Target) -> int:
-    """The period in gradient steps of the network."""
+    """The period in gradient steps of the network.
+
+    Raises:
+        ValueError: The clock of environment steps cannot be converted, or the period is shorter
+            than a gradient step.
+    """
     if config.clock == "gradient_step" or config.period == 0:
         return config.period
     ratio = target.gradient_steps_per_env_step
@@ -174,4 +180,10 @@ def _gradient_steps(config: InterventionConfig, target: Target) -> int:
             f"method.{config.kind}.clock is env_step, but nobody says how many gradient steps "
             f"{target.name!r} makes per environment step; set clock=gradient_step"
         )
-    return max(1, round(config.period * ratio))
+    if config.period * ratio < 1.0:
+        raise ValueError(
+            f"method.{config.kind}.period={config.period} environment steps is less than a "
+            f"gradient step of {target.name!r}, which makes {ratio:g} per environment step; give "
+            f"at least {math.ceil(1.0 / ratio)}, or set clock=gradient_step"
+        )
+    return round(config.period * ratio)

@@ -124,12 +124,37 @@ class SilenceRecord:
             "limit": self.limit.clone(),
             "born": self.born.clone(),
             "histogram": self.histogram.clone(),
+            "upper_edges": self.upper_edges.clone(),
             "replaced_total": self.replaced_total,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned, in place."""
-        for name in ("silence", "limit", "born", "histogram"):
+        """Restore what `state_dict` returned, in place.
+
+        Records that were kept between other limits go into the classes of this one, by the longest
+        silence that their old class may hold. Older states, which do not name their classes, are
+        taken to have those of this record.
+
+        Raises:
+            ValueError: The records are of another number of units or classes.
+        """
+        edges = state.get("upper_edges", self.upper_edges).to(self.upper_edges.device)
+        histogram = state["histogram"].to(self.histogram.device)
+        if histogram.shape != (len(self.silence), len(edges)):
+            raise ValueError(
+                f"the saved silences are of {tuple(histogram.shape)} units and classes, and this "
+                f"run keeps {tuple(self.histogram.shape)}"
+            )
+        for name in ("silence", "limit", "born"):
             getattr(self, name).copy_(state[name])
+        if torch.equal(edges, self.upper_edges):
+            self.histogram.copy_(histogram)
+        else:
+            classes = torch.bucketize(edges, self.upper_edges)
+            classes.clamp_(max=len(self.upper_edges) - 1)
+            self.histogram.zero_().index_add_(1, classes, histogram)
+            unknown = self.limit >= edges[-1]  # too few records, or none that long
+            self.limit.clamp_(int(self.upper_edges[0]), self.max_silence)
+            self.limit[unknown] = self.max_silence
         self.replaced_total = int(state["replaced_total"])
         self._steps_to_look = 0

@@ -194,17 +194,34 @@ class UnitStatistics:
                 values[f"{name}_q{round(100 * level)}"] = value
         return values
 
+    def _kept(self) -> dict[str, Tensor]:
+        """The tensors that are saved, by name."""
+        kept = {"utility": self.utility, "born": self.born}
+        return kept if self.mean is None else {**kept, "mean": self.mean}
+
     def state_dict(self) -> dict[str, Any]:
         """Return all state, cloned."""
-        state = {
-            "utility": self.utility.clone(),
-            "born": self.born.clone(),
-        }
-        return state if self.mean is None else {**state, "mean": self.mean.clone()}
+        return {name: tensor.clone() for name, tensor in self._kept().items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned, in place."""
-        self.utility.copy_(state["utility"])
-        self.born.copy_(state["born"])
-        if self.mean is not None:
-            self.mean.copy_(state["mean"])
+        """Restore what `state_dict` returned, in place.
+
+        Raises:
+            ValueError: The statistics were kept for another utility, or for other units.
+        """
+        kept = self._kept()
+        missing = [name for name in kept if name not in state]
+        if "by_context" in state and "by_context" not in kept:
+            missing.append("pooled utility")  # it stands still at 0 beside those of contexts
+        if missing:
+            raise ValueError(
+                f"the saved statistics of the units of {self.group.name!r} hold no {missing[0]}: "
+                "utility, utility_over_contexts or mean_transfer was set differently"
+            )
+        for name, tensor in kept.items():
+            if state[name].shape != tensor.shape:
+                raise ValueError(
+                    f"{name} of the units of {self.group.name!r} has the shape "
+                    f"{tuple(state[name].shape)}, and this run keeps {tuple(tensor.shape)}"
+                )
+            tensor.copy_(state[name])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.compare.members import Member
-from configs.run import EXECUTION_KEYS
+from configs.run import AGENTS, EXECUTION_KEYS
 from configs.schema import flat
 from networks.registry import suggestion
 
@@ -21,6 +21,10 @@ _SEED_FOLDER = re.compile(r"\bseed_\d+\b")
 _HASH = re.compile(r"-[0-9a-f]{8}$")
 # Runs of one arm may differ in these: which seed, where it is filed, and how it is logged.
 _NOT_LEARNING = EXECUTION_KEYS | {"seed", "group", "env.world_seed"}
+# A fresh copy begins anew at boundaries; how long runs last has been checked, or they are cut.
+_FRESHNESS = frozenset({"fresh_at_switch", "boundary", "total_steps"})
+# A copy begins with new networks also where its original goes on from a checkpoint.
+_BEGINNING = frozenset({"init_from", "fresh_parts"})
 
 
 class CannotCompare(ValueError):
@@ -67,6 +71,22 @@ def begins_trained(config: Mapping[str, Any]) -> bool:
     return config.get("init_from") is not None
 
 
+def refuse_supervised(members: Sequence[Member]) -> None:
+    """Refuse runs that learn from right answers: they have no returns.
+
+    Raises:
+        CannotCompare: The message says what makes their tables.
+    """
+    for member in members:
+        kind = str(member.config["agent"].get("kind"))
+        is_empty = member.condensed is None and not len(member.episodes.returns)
+        if is_empty and hasattr(AGENTS.get(kind), "LEARNS_FROM_ANSWERS"):
+            raise CannotCompare(
+                f"{member.path} learns from right answers (agent={kind}) and has no returns to "
+                "compare; make tables of such runs with python -m analysis.supervised_results"
+            )
+
+
 def refuse_unlike(members: Sequence[Member], partial: bool = False) -> None:
     """Refuse runs of different worlds, schedules, horizons, rewards or budgets.
 
@@ -102,24 +122,34 @@ def _world(config: Mapping[str, Any], partial: bool) -> dict[str, Any]:
     return world if partial else {**world, "total_steps": config.get("total_steps")}
 
 
-def group_arms(members: Sequence[Member]) -> list[Arm]:
+def group_arms(members: Sequence[Member], partial: bool = False) -> list[Arm]:
     """Group runs by their settings and name the groups as briefly as possible.
 
+    Args:
+        members: The runs.
+        partial: Whether they will be cut to the same steps, so that one arm may hold runs of
+            several budgets.
+
     Raises:
-        CannotCompare: The same seed occurs twice in one arm.
+        CannotCompare: The same seed occurs twice in one arm, or an arm is no fresh copy of the
+            one that its name says.
     """
     groups: dict[str, list[Member]] = {}
     for member in members:
-        settings = json.dumps(learning_settings(member.config), sort_keys=True)
-        groups.setdefault(settings, []).append(member)
+        settings = learning_settings(member.config)
+        if partial:
+            settings.pop("total_steps", None)
+        groups.setdefault(json.dumps(settings, sort_keys=True), []).append(member)
     ordered = sorted(groups.values(), key=lambda group: str(group[0].path))
     identities = [_identity(group[0]) for group in ordered]
     names = _names(identities)
-    by_names = _fresh_of(identities, names)
-    fresh = [
-        _same_but_fresh(group[0].config, ordered, names) or named
-        for group, named in zip(ordered, by_names, strict=True)
-    ]
+    firsts = {name: group[0] for name, group in zip(names, ordered, strict=True)}
+    fresh = []
+    for name, named in zip(names, _fresh_of(identities, names), strict=True):
+        same = _same_but_fresh(firsts[name].config, firsts)
+        if same is None and named in firsts:
+            _refuse_other_settings(name, named, firsts)
+        fresh.append(named if same is None else same)
     arms = []
     for name, group, target in zip(names, ordered, fresh, strict=True):
         repeated = [key for key, n in Counter(m.key for m in group).items() if n > 1]
@@ -164,23 +194,38 @@ def _identity(member: Member) -> dict[str, Any]:
     return {**member.identity, "arm": prefix + arm}
 
 
-def _same_but_fresh(
-    config: Mapping[str, Any], groups: Sequence[Sequence[Member]], names: Sequence[str]
-) -> str | None:
+def _same_but_fresh(config: Mapping[str, Any], firsts: Mapping[str, Member]) -> str | None:
     """Name of the arm with the same settings that does not begin anew at every switch."""
     if not config.get("fresh_at_switch"):
         return None
     wanted = _without_freshness(config)
-    for group, name in zip(groups, names, strict=True):
-        other = group[0].config
+    for name, member in firsts.items():
+        other = member.config
         if not other.get("fresh_at_switch") and _without_freshness(other) == wanted:
             return name
     return None
 
 
 def _without_freshness(config: Mapping[str, Any]) -> dict[str, Any]:
-    settings = learning_settings(config)
-    return {k: v for k, v in settings.items() if k not in ("fresh_at_switch", "boundary")}
+    return {k: v for k, v in learning_settings(config).items() if k not in _FRESHNESS}
+
+
+def _refuse_other_settings(copy: str, original: str, firsts: Mapping[str, Member]) -> None:
+    """Refuse a fresh copy by name that learns with other settings: it is no yardstick.
+
+    Runs of older versions lack newer settings, which have their defaults there; a kind that is
+    absent was not chosen.
+    """
+    mine, theirs = (_without_freshness(firsts[name].config) for name in (copy, original))
+    for key in sorted((mine.keys() | theirs.keys()) - _BEGINNING):
+        here, there = mine.get(key, "absent"), theirs.get(key, "absent")
+        is_choice = (key in mine and key in theirs) or key.endswith(".kind")
+        if is_choice and here != there:
+            raise CannotCompare(
+                f"arm {copy} is no fresh copy of {original}: {key} is {here} in "
+                f"{firsts[copy].path} and {there} in {firsts[original].path}; train it with the "
+                "same settings, or leave one of the two arms out"
+            )
 
 
 def _fresh_of(identities: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str | None]:

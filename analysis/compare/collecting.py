@@ -16,6 +16,7 @@ from analysis.compare.arms import (
     find_baseline,
     group_arms,
     learning_settings,
+    refuse_supervised,
     refuse_unfinished,
     refuse_unlike,
     shared_seeds,
@@ -98,11 +99,13 @@ def gather(
 
     Raises:
         NotARun: A folder holds no run, or files are damaged.
-        CannotCompare: The runs are unlike, unfinished or incomplete, or there is no such arm.
+        CannotCompare: The runs are unlike, unfinished, incomplete or supervised, or there is no
+            such arm.
     """
     found = find_members(paths)
+    refuse_supervised(found)
     refuse_unlike(found, partial)
-    arms = group_arms(found)
+    arms = group_arms(found, partial)
     chosen = find_baseline(arms, baseline)
     if partial:
         arms = shared_seeds(arms)

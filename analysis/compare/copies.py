@@ -22,6 +22,7 @@ from analysis.compare.condensed import (
     record_rows,
     return_rows,
 )
+from analysis.compare.evaluations import has_evaluation
 from analysis.compare.members import COMMANDS_FILE, Member, columns_of
 from analysis.compare.study import csv_bytes
 from analysis.multitask.records import FILE as EVALUATION_FILE
@@ -49,9 +50,9 @@ def copy_files(member: Member, condensed: Condensed, place: str) -> dict[str, by
     if not math.isnan(member.speed):
         rows = [(member.env_steps, member.speed)]
         files[f"{place}/timing.csv"] = csv_bytes(("env_steps", "steps_per_second"), rows)
-    evaluation = member.path / EVALUATION_FILE
-    if evaluation.is_file():
-        files[f"{place}/{EVALUATION_FILE}"] = canonical_json(parse_json(evaluation.read_bytes()))
+    if has_evaluation(member):
+        evaluation = (member.path / EVALUATION_FILE).read_bytes()
+        files[f"{place}/{EVALUATION_FILE}"] = canonical_json(parse_json(evaluation))
     group = member.path.resolve().parents[PLACE_PARTS - 2]
     if (group / COMMANDS_FILE).is_file():
         files[f"{group.name}/{COMMANDS_FILE}"] = (group / COMMANDS_FILE).read_bytes()

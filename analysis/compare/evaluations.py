@@ -11,9 +11,18 @@ from analysis.compare.members import Member
 from analysis.continual.episodes import Array
 from analysis.multitask.records import FILE, Evaluation, load_evaluations
 from analysis.multitask.study import check_alike
+from configs.run import can_visit_goals
 
 FACTS = ("benchmark", "reward_version", "horizon", "success", "num_goals", "goal_policy", "backend")
 NO_TASKS: Mapping[str, Any] = {"tasks": [], "task_facts": {}, "not_evaluated": []}
+
+
+def has_evaluation(member: Member) -> bool:
+    """Whether a run has an evaluation of its tasks.
+
+    Walking robots have a file of the same name with returns in chosen worlds.
+    """
+    return (member.path / FILE).is_file() and can_visit_goals(str(member.config["env"]["kind"]))
 
 
 def add_tasks(values: Mapping[int, dict[str, Array]], members: Sequence[Member]) -> dict[str, Any]:
@@ -35,7 +44,7 @@ def add_tasks(values: Mapping[int, dict[str, Array]], members: Sequence[Member])
     """
     found: dict[int, Evaluation] = {}
     for place, member in enumerate(members):
-        if member.status != "failed" and (member.path / FILE).is_file():
+        if member.status != "failed" and has_evaluation(member):
             (found[place],) = load_evaluations(member.path)
     if not found:
         return dict(NO_TASKS)

@@ -17,7 +17,7 @@ from analysis.compare.recovery import records_between, recovery_shares
 from analysis.compare.study import CURVES, RECORDS, UNKNOWN_RECOVERY
 from analysis.continual import Episodes, OracleGrid, recovery_threshold, seed_thresholds
 from analysis.continual.episodes import PHASE_SHARE, Array
-from analysis.run_clock import learning_steps, num_envs
+from analysis.run_clock import learning_steps, num_envs, num_rollouts
 from analysis.statistics import mean_of_present
 
 EPISODES_PER_BIN = 5
@@ -81,7 +81,8 @@ def _num_complete(member: Member, end: int) -> int:
 def timelines(members: Sequence[Member], clock: Clock) -> dict[int, tuple[Array, Array]]:
     """Boundaries (regimes + 1,) and physical values (regimes,) of every run, by its place.
 
-    A failed run has not seen its later regimes; their boundaries come from a run that has.
+    A failed run has not seen its later regimes; they come from a run of the same world that has,
+    and only where there is none from a run of another one.
     """
     if clock.windows:
         edges = np.linspace(0.0, clock.end, NUM_WINDOWS + 1)
@@ -90,18 +91,19 @@ def timelines(members: Sequence[Member], clock: Clock) -> dict[int, tuple[Array,
     for place, member in enumerate(members):
         starts, values = list(member.starts), list(member.values)
         if member.status == "failed":
-            other = _longest(member, members)
-            starts += other.starts[len(starts) :]
-            values += other.values[len(values) :]
+            alike = [other for other in members if other.key[0] == member.key[0]]
+            for other in (_longest(alike), _longest(members)):
+                starts += other.starts[len(starts) :]
+                values += other.values[len(values) :]
         inside = [k for k, start in enumerate(starts) if start < clock.end]
         edges = np.array([starts[k] for k in inside] + [clock.end], dtype=np.float64)
         lines[place] = edges, np.array([values[k] for k in inside], dtype=np.float64)
     return lines
 
 
-def _longest(member: Member, members: Sequence[Member]) -> Member:
-    """The run that has seen most regimes, of the same world if there is one."""
-    return max(members, key=lambda m: (len(m.starts), m.key[0] == member.key[0]))
+def _longest(members: Sequence[Member]) -> Member:
+    """The run that has seen most regimes."""
+    return max(members, key=lambda member: len(member.starts))
 
 
 def episodes_until(member: Member, clock: Clock, boundaries: Array) -> Episodes:
@@ -230,7 +232,8 @@ def add_recovery(
     the fresh oracle if it was run on every seed, otherwise the baseline arm. Thresholds from a
     grid are estimates: the records that decide about all that its seeds could give are kept. Its
     networks learned for whole regimes, so that one that is cut short has no threshold. Runs that go
-    on from a checkpoint do not say what an untrained policy returns.
+    on from a checkpoint do not say what an untrained policy returns. A failed run has never
+    recovered from its failure on, also where its partner is itself and sets no threshold there.
 
     Args:
         values: Place of a run in `members` -> its quantities, extended here.
@@ -258,6 +261,7 @@ def add_recovery(
         boundaries = np.append(values[place]["regime/start"], clock.end)
         thresholds = np.full(len(boundaries) - 1, math.nan)
         partner = by_name[reference].get(member.key)
+        ended = np.zeros(len(thresholds), dtype=bool)  # where the partner has no end of the phase
         if grid is not None:
             try:
                 thresholds = grid.thresholds(values[place]["regime/value"])
@@ -271,6 +275,8 @@ def add_recovery(
             if oracle is None:  # only its first regime began with an untrained policy
                 first = untrained[0] if partner in fresh else usual
                 untrained = np.full(len(untrained), first)
+            if oracle is not None or not math.isnan(usual):
+                ended = np.isnan(theirs["regime/end_of_phase"][: len(thresholds)])
             for k, final in enumerate(theirs["regime/end_of_phase"][: len(thresholds)]):
                 if final > untrained[k]:
                     thresholds[k] = recovery_threshold(float(untrained[k]), float(final))
@@ -279,7 +285,8 @@ def add_recovery(
         times = recovery_shares(records, boundaries, thresholds)
         unknown = np.isfinite(thresholds) & np.isnan(times)
         if member.status == "failed":  # from its failure on it has no episodes and no recovery
-            lost = unknown & (values[place]["regime/completed"] < 1.0)
+            lost = np.isnan(times) & (values[place]["regime/completed"] < 1.0)
+            lost &= np.isfinite(thresholds) | ended
             times[lost], unknown[lost] = math.inf, False
         values[place]["regime/recovery"] = times
         if unknown.any():
@@ -316,7 +323,8 @@ def gradient_steps(config: Mapping[str, Any], env_steps: int) -> float:
     if "rollout_length" in agent:
         rollout = int(agent["rollout_length"]) * num_envs(config["env"])
         batches = math.ceil(rollout / int(agent["minibatch_size"]))
-        return float(env_steps // rollout * int(agent["num_epochs"]) * batches)
+        rollouts = num_rollouts(config, env_steps, rollout)
+        return float(rollouts * int(agent["num_epochs"]) * batches)
     if "updates_per_env_step" in agent:
         owed = learning_steps(config, env_steps) * float(agent["updates_per_env_step"])
         return float(math.floor(owed))

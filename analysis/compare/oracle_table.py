@@ -20,7 +20,7 @@ from analysis.canonical_json import JsonError, canonical_json, parse_json
 from analysis.compare.oracle_settings import MEASURES_VERSION, OracleSettings
 from analysis.continual import OracleGrid
 from analysis.run_files import NotARun
-from analysis.storage import atomic_write_text
+from analysis.storage import StorageError, atomic_write_text
 
 ENOUGH_SEEDS = 5
 _COLUMNS = ("value", "seed", "area", "end_of_phase", "untrained")
@@ -122,8 +122,11 @@ def write_table(table: OracleTable, folder: Path) -> Path:
     Raises:
         StorageError: The disk refused.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / table.file_name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}", path) from error
     content = table.plain()
     rows = ",\n  ".join(json.dumps(row) for row in content.pop("rows"))
     text = canonical_json({**content, "rows": []}, indent=1).decode()

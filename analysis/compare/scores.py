@@ -18,6 +18,7 @@ from analysis.compare.yardsticks import (
     FreshGrid,
     FreshRuns,
     Yardstick,
+    lost_thresholds,
     oracle_table,
     tables_of,
     untrained_return,
@@ -234,6 +235,7 @@ class _Scorer:
                 f"followed by fewer than {TRAILING_EPISODES} complete episodes, so that nobody "
                 "knows whether it recovered; they are left out"
             )
+        self.notes += lost_thresholds(self.study, name, times)
         known = times[~np.isnan(times).all(axis=1)]
         if not known.size:
             return

@@ -66,6 +66,9 @@ def learning_figure(study: Study, scores: Scores, styles: ArmStyles) -> Figure |
         if not steps.size:
             continue
         longest = steps[int(np.argmax((~np.isnan(steps)).sum(axis=1)))]
+        for row, run in zip(success, study.runs[arm.name].values(), strict=True):
+            if run.status == "failed":  # it succeeds no more, as in the table of tasks
+                row[longest > run.env_steps] = 0.0
         band = pointwise_band(success)
         style = styles[arm.name]
         axes.plot(longest, 100.0 * band.mean, marker="o", markersize=2, **style)

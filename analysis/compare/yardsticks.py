@@ -199,6 +199,28 @@ def untrained_return(study: Study) -> float:
     return mean_of_present(np.concatenate([np.zeros((0, 1)), *first])).mean
 
 
+def lost_thresholds(study: Study, arm: str, times: Array) -> list[str]:
+    """One sentence, or none, about switches without a threshold because what sets it failed.
+
+    Args:
+        study: The comparison.
+        arm: Name of the arm.
+        times: (runs, switches) its recovery times, NaN where unknown.
+    """
+    reference, lacking = str(study.about["recovery_reference"]), 0
+    partners = study.runs.get(reference, {})
+    for row, key in zip(times, study.runs[arm], strict=True):
+        if key in partners and partners[key].status == "failed":
+            ends = partners[key].values["regime/end_of_phase"][1:]
+            lacking += int((np.isnan(row[: len(ends)]) & np.isnan(ends)).sum())
+    if not lacking:
+        return []
+    return [
+        f"{arm}, recovery: {lacking} of {times.size} switches of its runs have no threshold, "
+        f"because the run of {reference} that sets it had failed by then; they are left out"
+    ]
+
+
 def tables_of(study: Study) -> dict[str, OracleTable]:
     """Arm -> the table of its fresh networks, if one was given."""
     stored: Mapping[str, Any] = study.about.get(TABLES) or {}

@@ -23,6 +23,7 @@ from analysis.statistics import (
 )
 
 MIN_RANGE_SHARE = 0.05
+_TOO_FEW = "too few regimes have an index: the fresh network hardly beats random"
 Summary = Literal["slope", "late_mean"]
 
 
@@ -162,14 +163,17 @@ def index_interval(
         if fresh.shape != learned.shape:
             raise ValueError(f"oracle has shape {fresh.shape}, areas {learned.shape}; pair rows")
         index = plasticity_index(learned, fresh, random, min_range_share)
-        return interval(summarize_index(index.values, summary), "mean", num_resamples, seed)
+        per_run = summarize_index(index.values, summary)
+        if lacking := int(np.isnan(per_run).sum()):
+            raise ValueError(f"{lacking} of {len(per_run)} runs: {_TOO_FEW}")
+        return interval(per_run, "mean", num_resamples, seed)
     if fresh.shape[1] != learned.shape[1]:
         raise ValueError(f"oracle has {fresh.shape[1]} regimes, areas {learned.shape[1]}")
     floor = np.broadcast_to(np.asarray(random, dtype=np.float64), learned.shape[1:])
     ranges = fresh.mean(axis=0) - floor
     weights = _weights(_defined(ranges, min_range_share), summary)
     if np.isnan(weights).any():
-        raise ValueError("too few regimes have an index: the fresh network hardly beats random")
+        raise ValueError(_TOO_FEW)
     gains = learned - floor
     rng = np.random.default_rng(seed)
     runs = bootstrap_indices(len(learned), num_resamples, rng)

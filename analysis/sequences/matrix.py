@@ -17,6 +17,7 @@ from analysis.multitask.records import task_labels
 from analysis.multitask.training import QUICK, STAGE
 from analysis.run_files import NotARun, read_config, read_progress
 from analysis.storage import atomic_write_text
+from analysis.supervised_runs import FAILED, ending
 from configs.run import RunConfig, load_run
 
 FORMAT = "success matrix 1"
@@ -36,6 +37,7 @@ class SuccessMatrix:
         steps_per_task: D.
         goals: Goals per task that were visited.
         source: `eval_quick` (a few goals) or `eval_stage` (all goals, at the end of stages).
+        num_missing: Evaluations that a failed run did not make; they are no success in `success`.
     """
 
     tasks: tuple[str, ...]
@@ -45,6 +47,7 @@ class SuccessMatrix:
     steps_per_task: int
     goals: int
     source: str
+    num_missing: int = 0
 
     def scores(self, window: int | None = None) -> SequenceScores:
         """Performance, forgetting, backward transfer and areas; see `sequence_scores`."""
@@ -69,15 +72,17 @@ def sources_of(config: RunConfig) -> tuple[str, ...]:
 
 
 def read_matrix(run_dir: Path, source: str | None = None) -> SuccessMatrix:
-    """Read the matrix of a finished sequence.
+    """Read the matrix of a finished sequence, or of a failed one as far as it came.
+
+    A failed run cannot be finished: it counts as no success in the evaluations that it lacks.
 
     Args:
         run_dir: Run directory.
         source: `eval_quick` or `eval_stage`; None takes the first that the run makes.
 
     Raises:
-        NotARun: The path is no run on a sequence, it makes no such evaluations, or it has not
-            made all of them yet.
+        NotARun: The path is no run on a sequence, it makes no such evaluations, or it is unfinished
+            and has not made all of them yet.
     """
     config = load_run(read_config(run_dir))
     made = sources_of(config) if is_sequence(config) else ()
@@ -92,7 +97,7 @@ def read_matrix(run_dir: Path, source: str | None = None) -> SuccessMatrix:
     every = log.quick_evaluation_steps if source == QUICK else env.steps_per_task
     rows, names = env.plan.stage_rows, tuple(stage.name for stage in env.plan.stages)
     grid = np.arange(1, env.planned_steps // every + 1) * every
-    by_task = _evaluated(run_dir, task_labels(env.task_names), source, grid)
+    by_task, num_missing = _evaluated(run_dir, task_labels(env.task_names), source, grid)
     return SuccessMatrix(
         task_labels(names),
         by_task[:, list(rows)],
@@ -101,25 +106,33 @@ def read_matrix(run_dir: Path, source: str | None = None) -> SuccessMatrix:
         env.steps_per_task,
         len(log.quick_evaluation_goals) if source == QUICK else env.num_goals,
         source,
+        num_missing,
     )
 
 
-def _evaluated(run_dir: Path, labels: tuple[str, ...], source: str, grid: np.ndarray) -> Array:
-    """(evaluations, evaluated tasks) rates at the steps of a grid."""
+def _evaluated(
+    run_dir: Path, labels: tuple[str, ...], source: str, grid: np.ndarray
+) -> tuple[Array, int]:
+    """(evaluations, evaluated tasks) rates at the steps of a grid, and how many are missing."""
     table = read_progress(run_dir)
-    columns = [table.get(f"{source}/{label}/success") for label in labels]
-    found = np.stack([c for c in columns if c is not None]) if table else np.zeros((0, 0))
-    if len(found) != len(labels):
-        raise NotARun(f"{run_dir} has written no column {source}/{labels[0]}/success")
+    names = [f"{source}/{label}/success" for label in labels]
+    columns = [table[name] for name in names if name in table]
+    failed = ending(run_dir) == FAILED
+    if failed and not columns:
+        return np.zeros((len(grid), len(labels))), len(grid)
+    if len(columns) != len(labels):
+        raise NotARun(f"{run_dir} has written no column {names[0]}")
+    found = np.stack(columns)
     is_row = ~np.isnan(found).any(axis=0)
     rates = dict(zip(table["env_steps"][is_row].astype(int).tolist(), found.T[is_row], strict=True))
     missing = [step for step in grid.tolist() if step not in rates]
-    if missing:
+    if missing and not failed:
         raise NotARun(
             f"{run_dir} has {len(grid) - len(missing)} of {len(grid)} evaluations; the next is due "
             f"at step {missing[0]:,}. Finish the run first"
         )
-    return np.stack([rates[step] for step in grid.tolist()])
+    none = np.zeros(len(labels))
+    return np.stack([rates.get(step, none) for step in grid.tolist()]), len(missing)
 
 
 def write_matrix(folder: Path, matrix: SuccessMatrix) -> tuple[Path, Path]:

@@ -80,6 +80,17 @@ def notes(study: SequenceStudy) -> list[str]:
             f"exploratory: {fewest} seed{'' if fewest == 1 else 's'} per arm; 10 are needed for a "
             "claim"
         )
+    failed = [
+        f"{'/'.join(path.parts[-2:])} ({matrix.num_missing} of {len(matrix.success)})"
+        for arm in study.arms
+        for path, matrix in zip(arm.runs.values(), arm.matrices, strict=True)
+        if matrix.num_missing
+    ]
+    if failed:
+        found.append(
+            f"{len(failed)} failed run{'' if len(failed) == 1 else 's'} counted as no success in "
+            f"the evaluations not made: {', '.join(failed)}"
+        )
     if study.reference_areas is None:
         lacking = f" ({', '.join(study.missing)})" if study.missing else ""
         found.append(

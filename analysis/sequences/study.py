@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.compare.arms import learning_settings
 from analysis.continual import ForwardTransfer, forward_transfer, forward_transfer_interval
 from analysis.continual.episodes import Array
 from analysis.multitask.measuring import goal_policy
@@ -17,6 +20,9 @@ from analysis.sequences.matrix import SuccessMatrix, is_sequence, read_matrix
 from analysis.sequences.references import GROUP, find_references
 from analysis.statistics import Interval, interval
 from configs.run import RunConfig, load_run
+from configs.schema import to_plain
+
+ArmKey = tuple[Path, str]  # folder and settings
 
 NUM_RESAMPLES, CONFIDENCE = 4_000, 0.90
 _SAME_ENV = (
@@ -103,19 +109,28 @@ def study(
             that the runs themselves were written to.
         source: See `read_matrix`.
 
+    Runs of one arm lie in one folder and have the same settings.
+
     Raises:
         NotARun: A run is no sequence, or has not ended.
-        UnlikeSequences: The runs are on different sequences, or evaluated differently.
+        UnlikeSequences: The runs are on different sequences, or evaluated differently, or two of
+            one arm have the same seed.
         ValueError: No runs.
     """
-    found: dict[str, dict[int, tuple[Path, RunConfig]]] = {}
-    for path in run_dirs:
+    found: dict[ArmKey, dict[int, tuple[Path, RunConfig]]] = {}
+    for path in {path.resolve(): path for path in run_dirs}.values():
         config = load_run(read_config(path))
         if getattr(config.env, "only_task", None) is not None or GROUP in path.parts:
             continue
         if not is_sequence(config):
             raise NotARun(f"{path} is no run on a sequence of tasks with evaluations")
-        seeds = found.setdefault(str(path.resolve().parent), {})
+        settings = json.dumps(learning_settings(to_plain(config)), sort_keys=True)
+        seeds = found.setdefault((path.resolve().parent, settings), {})
+        if config.seed in seeds:
+            raise UnlikeSequences(
+                f"{seeds[config.seed][0]} and {path} have the same settings and seed; name only "
+                "one of them"
+            )
         seeds[config.seed] = (path, config)
     if not found:
         raise ValueError("no runs on sequences are named; name run directories or their group")
@@ -124,22 +139,31 @@ def study(
     references = _references(members, references_root)
     tasks = tuple(stage.name for stage in members[0][1].env.plan.stages)
     seeds, areas, missing = _reference_areas(references, tasks, source)
-    names = _short_names(list(found))
+    names = _short_names(found)
     arms = tuple(
-        _arm(names[folder], found[folder], areas, source)
-        for folder in sorted(found, key=lambda folder: names[folder])
+        _arm(names[key], found[key], areas, source)
+        for key in sorted(found, key=lambda key: names[key])
     )
     labels = arms[0].matrices[0].tasks
     return SequenceStudy(arms, labels, facts, seeds, areas, missing, references)
 
 
-def _short_names(folders: Sequence[str]) -> dict[str, str]:
-    """Names of the arms' folders, with their group in front where two are called the same."""
-    last = [Path(folder).name for folder in folders]
-    return {
-        folder: name if last.count(name) == 1 else "/".join(Path(folder).parts[-3:])
-        for folder, name in zip(folders, last, strict=True)
-    }
+def _short_names(
+    found: Mapping[ArmKey, Mapping[int, tuple[Path, RunConfig]]],
+) -> dict[ArmKey, str]:
+    """Names of the arms' folders, with their group in front where two are called the same.
+
+    Where several arms lie in one folder, the first run of each stands behind its name.
+    """
+    folders = Counter(folder for folder, _ in found)
+    last = Counter(folder.name for folder in folders)
+    names = {}
+    for key, runs in found.items():
+        folder = key[0]
+        name = folder.name if last[folder.name] == 1 else "/".join(folder.parts[-3:])
+        first = runs[min(runs)][0].resolve().name
+        names[key] = name if folders[folder] == 1 else f"{name}/{first}"
+    return names
 
 
 def _check_alike(members: Sequence[tuple[Path, RunConfig]]) -> dict[str, Any]:

@@ -32,6 +32,10 @@ class Control(Protocol):
         """What is shown where `truth` (N, dim) holds, (N, dim) float32; changes nothing."""
         ...
 
+    def forget(self) -> None:
+        """The world is another one that was chosen from outside: its past is not what was lived."""
+        ...
+
     def snapshot(self) -> Snapshot:
         """State as plain arrays, integers and text."""
         ...
@@ -53,6 +57,9 @@ class Truth:
     def show(self, truth: np.ndarray) -> np.ndarray:
         """The truth itself."""
         return truth
+
+    def forget(self) -> None:
+        """Nothing to keep."""
 
     def snapshot(self) -> Snapshot:
         """There is no state."""
@@ -190,6 +197,9 @@ class PlayedBack(Stored):
         at = np.minimum(state["position"], state["played_length"] - 1)
         return state["played"][np.arange(len(truth)), at]
 
+    def forget(self) -> None:
+        """Earlier episodes stay: what is played says nothing about the world anyway."""
+
     def snapshot(self) -> Snapshot:
         """Memory, what is lived and played, and the stream."""
         state = super().snapshot()
@@ -203,7 +213,10 @@ class PlayedBack(Stored):
 
 
 class Delayed:
-    """The truth of some steps ago; at the start of an episode its first context.
+    """The truth of some steps ago; of a row that has not lived so long, its first context.
+
+    Episodes come and go in between, because the world outlives them: one that switches where
+    episodes are cut would otherwise never be told late.
 
     Args:
         num_envs: Environments.
@@ -212,19 +225,27 @@ class Delayed:
     """
 
     def __init__(self, num_envs: int, dim: int, delay: int) -> None:
-        self._past = np.zeros((num_envs, delay + 1, dim), dtype=np.float32)
+        # NaN is what nobody has lived yet.
+        self._past = np.full((num_envs, delay + 1, dim), np.nan, dtype=np.float32)
 
     def start(self, rows: np.ndarray, truth: np.ndarray) -> None:
-        """Nothing is older than the episode."""
-        self._past[rows] = truth[rows][:, None]
+        """The new episode takes the place of the final observation; the past stays."""
+        new = rows[np.isnan(self._past[rows, 0]).any(axis=1)]
+        self._past[new] = truth[new][:, None]
+        self._past[rows, -1] = truth[rows]
 
     def advance(self, truth: np.ndarray) -> None:
         """Take in the newest, forget the oldest."""
         self._past = np.concatenate((self._past[:, 1:], truth[:, None]), axis=1)
 
     def show(self, truth: np.ndarray) -> np.ndarray:
-        """The oldest context in memory."""
-        return self._past[:, 0].copy()
+        """The oldest context in memory; the truth where nothing has begun."""
+        oldest = self._past[:, 0]
+        return np.where(np.isnan(oldest), truth, oldest).astype(np.float32)
+
+    def forget(self) -> None:
+        """Begin the life of every row anew."""
+        self._past[:] = np.nan
 
     def snapshot(self) -> Snapshot:
         """The memory."""

@@ -154,6 +154,7 @@ class Detected(Felt):
 
     def forget(self) -> None:
         """Begin anew with what was felt, as in a world never seen; what was learnt stays."""
+        super().forget()
         for array in self._arrays.values():
             array[:] = 0
         self._arrays["world"][:] = -1

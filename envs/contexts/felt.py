@@ -128,10 +128,6 @@ class Felt(Stored, Shown):
         """What is known by now, (N, dim) float32, a fresh array."""
         raise NotImplementedError
 
-    def forget(self) -> None:
-        """Begin anew with what was felt, as in a world never seen; what was learnt stays."""
-        raise NotImplementedError
-
     @property
     def _label(self) -> str:
         """Identity of the settings, part of every snapshot."""

@@ -35,7 +35,8 @@ class Config(Showing):
             one is announced, the friction otherwise.
         features: Of the friction: rbf (eight bumps and a 1) or log (its standardised logarithm
             and a 1).
-        num_regimes: Columns of the regime; null counts the worlds of the run.
+        num_regimes: Columns of the regime, at least as many as the run meets worlds; null counts
+            them. With schedule=cyclic, null or the length of the cycle lets worlds return.
     """
 
     kind: str = "given"
@@ -86,6 +87,10 @@ class Given:
         truth[rows] = self._source.current(envs)[rows]
         self._truth = truth
         self._control.start(rows, truth)
+
+    def forget(self) -> None:
+        """Begin anew in a world that was chosen from outside."""
+        self._control.forget()
 
     def context(self, envs: Any) -> np.ndarray:
         """The truth, the control, or both side by side, (N, dim + gate_dim) float32."""
@@ -178,20 +183,29 @@ def _source(name: str, config: Config, info: EnvInfo, settings: Any, total_steps
         quantity, law = next(iter(settings.laws.items()))
         return sources.Friction(law.low, law.top, config.features, law.scale, quantity)
     if name == "regime":
-        cyclic = settings.schedule == "cyclic"
-        counted = config.num_regimes or _num_regimes(settings, total_steps)
-        return sources.Regime(counted, cyclic and config.num_regimes is None)
+        return _regime(config.num_regimes, settings, total_steps)
     if name == "none":
         return sources.Nothing()
     return sources.Announced(info.context_dim, info.context_discrete)
 
 
-def _num_regimes(settings: Any, total_steps: int) -> int:
-    """Worlds that a run of this length can meet."""
-    if settings.schedule == "fixed":
-        return 1
-    if settings.schedule == "cyclic":
-        return count_cycle(settings)
-    if settings.intervals == "geometric":
-        return make_schedule(settings).regime_at(max(1, total_steps) - 1) + 1
-    return max(1, math.ceil(total_steps / settings.switch_interval))
+def _regime(num_regimes: int | None, settings: Any, total_steps: int) -> sources.Regime:
+    """One column for every world that a run of this length meets, or that a cycle has.
+
+    Raises:
+        ValueError: Fewer columns are asked for.
+    """
+    cycle = count_cycle(settings) if settings.schedule == "cyclic" else None
+    if cycle is not None and num_regimes in (None, cycle):
+        return sources.Regime(cycle, cyclic=True)
+    met = make_schedule(settings).regime_at(max(1, total_steps) - 1) + 1
+    if num_regimes is not None and num_regimes < met:
+        returning = "" if cycle is None else f", or to {cycle}, which then return"
+        raise ValueError(
+            f"context.num_regimes is {num_regimes}, but this run meets {met} worlds in "
+            f"{total_steps:,} steps; set it to null or to {met} at least{returning}"
+        )
+    if num_regimes is None and settings.schedule in ("gradual", "sinusoidal"):
+        # Networks of earlier runs have a column per interval, also where fewer worlds are met.
+        met = max(met, math.ceil(total_steps / settings.switch_interval))
+    return sources.Regime(num_regimes or met, cyclic=False)

@@ -82,6 +82,7 @@ class Inferred(Felt):
 
     def forget(self) -> None:
         """Begin anew with what was felt, as in a world never seen; what was learnt stays."""
+        super().forget()
         self._averages.forget()
         self._known = self._told()
 

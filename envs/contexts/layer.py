@@ -81,6 +81,10 @@ class Provider(Protocol):
         """Episodes begin in some rows (indices); afterwards `context` is that of their start."""
         ...
 
+    def forget(self) -> None:
+        """Begin anew with what was felt or lived; what was learnt stays."""
+        ...
+
     def context(self, envs: Any) -> np.ndarray:
         """What is shown beside the observations that are to be answered next, (N, dim + gate_dim).
 
@@ -114,10 +118,6 @@ class LearningProvider(Provider, Protocol):
 
     def adopt(self, snapshot: Snapshot) -> None:
         """Take over what another one had learnt, not what it felt last, and learn no more."""
-        ...
-
-    def forget(self) -> None:
-        """Begin anew with what was felt; what was learnt stays."""
         ...
 
 
@@ -179,12 +179,11 @@ class ContextLayer(VectorWrapper):
     def set_value(self, value: float) -> None:
         """Choose the world from outside, where the environments can do that.
 
-        Contexts that are inferred begin anew, so that no world is measured with what was felt in
-        the one before.
+        Contexts that are inferred or delayed begin anew, so that no world is measured with what
+        was felt in the one before.
         """
         self._inner.set_value(value)
-        if isinstance(self.provider, LearningProvider):
-            self.provider.forget()
+        self.provider.forget()
 
     def start_episodes(self, rows: Iterable[int], goal_index: Iterable[int]) -> np.ndarray:
         """Start chosen rows from chosen goals, where the environments can do that."""

@@ -80,6 +80,10 @@ class Shown:
         """Begin episodes; what was found out about the world outlives them."""
         self._control.start(rows, self._known)
 
+    def forget(self) -> None:
+        """Begin anew with what was felt, as in a world never seen; what was learnt stays."""
+        self._control.forget()
+
     def context(self, envs: Any) -> np.ndarray:
         """What is known, the control, or both side by side, (N, dim + gate_dim) float32."""
         return self._beside(self._known, self._control.show(self._known))
@@ -116,8 +120,16 @@ def make_control(
         discrete: Whether it is one of `dim` one-hot vectors.
         info: The environments.
         seed: Of the stream of `shuffled`.
+
+    Raises:
+        ValueError: `shuffled` on a stream, which has no episodes.
     """
     if name == "shuffled":
+        if info.max_episode_steps == 0:
+            raise ValueError(
+                "context.control=shuffled draws at the start of every episode, and a stream of "
+                f"examples such as {info.name} has none; choose control=zero or constant"
+            )
         stream = own_stream(seed, "shuffled")
         if discrete:
             return controls.ShuffledIds(info.num_envs, dim, stream)

@@ -217,6 +217,7 @@ class Window(Shown):
 
     def forget(self) -> None:
         """Begin anew with what was felt, as in a world never seen; what was learnt stays."""
+        super().forget()
         self._arrays["window"][:], self._arrays["filled"][:] = 0.0, 0
         self._known = self._told()
 

@@ -217,11 +217,12 @@ class SegmentUse(NamedTuple):
     never_winning: float
 
 
-def segment_use(activations: Tensor) -> SegmentUse:
-    """How often each segment wins by the largest magnitude.
+def segment_use(activations: Tensor, signed: bool = True) -> SegmentUse:
+    """How often each segment wins.
 
     Args:
         activations: (N, H, J) products of segments and contexts.
+        signed: The largest magnitude wins, whatever its sign; False where the largest value does.
 
     Raises:
         ValueError: Another shape, or no sample.
@@ -230,23 +231,32 @@ def segment_use(activations: Tensor) -> SegmentUse:
         raise ValueError(
             f"activations has shape {tuple(activations.shape)}; give (samples, units, segments)"
         )
-    winners = activations.detach().abs().argmax(2)
+    winners = _winners(activations, signed)
     wins = torch.nn.functional.one_hot(winners, activations.shape[2]).double().mean(0)
     entropy = -torch.xlogy(wins, wins).sum(1)
     return SegmentUse(wins, entropy, float((wins == 0).double().mean()))
 
 
-def segment_wins_by_context(activations: Tensor, context_ids: Tensor, num_contexts: int) -> Tensor:
+def segment_wins_by_context(
+    activations: Tensor, context_ids: Tensor, num_contexts: int, signed: bool = True
+) -> Tensor:
     """P(segment wins | context) of every unit, (T, H, J) float64; NaN without samples.
 
     Args:
         activations: (N, H, J).
         context_ids: (N,).
         num_contexts: T.
+        signed: See `segment_use`.
     """
-    winners = activations.detach().abs().argmax(2)
+    winners = _winners(activations, signed)
     one_hot = torch.nn.functional.one_hot(winners, activations.shape[2])
     return context_means(one_hot, context_ids, num_contexts)
+
+
+def _winners(activations: Tensor, signed: bool) -> Tensor:
+    """Segments that decide, (N, H)."""
+    activations = activations.detach()
+    return (activations.abs() if signed else activations).argmax(2)
 
 
 def segment_overlap(activations: Tensor) -> Tensor:

@@ -129,8 +129,9 @@ class CChain(Method):
             return
         if target.inputs is None:
             raise ValueError(
-                f"c_chain needs stored inputs of {target.name!r}, which this agent does not "
-                "provide; give Parts.update an InputSource"
+                f"c_chain needs stored inputs of {target.name!r}, but this agent keeps none "
+                "(agent=supervised drops examples once it has learnt from them); use another "
+                "method, such as method=[si]"
             )
         self.needs = frozenset({"reference_params", "batch"})
         self._inputs = target.inputs

@@ -158,7 +158,7 @@ class ContinualBackprop(Recycler):
 
     Raises:
         ValueError: The method could never act in a run of the planned length, or
-            `mean_transfer` meets a reader without a bias.
+            `mean_transfer` meets a reader without a bias, or with one that is not trained.
     """
 
     def __init__(self, config: Config, target: Target) -> None:
@@ -214,11 +214,20 @@ class ContinualBackprop(Recycler):
                 f"contexts, which {self.target.name!r} is not shown; choose an environment with "
                 "tasks, or context=regime on walking robots, or utility_over_contexts=pooled"
             )
-        readers = [reader for group in self.target.unit_groups for reader in group.readers]
-        if self.config.mean_transfer and any(reader.layer.bias is None for reader in readers):
+        if not self.config.mean_transfer:
+            return
+        groups = self.target.unit_groups
+        biases = [reader.layer.bias for group in groups for reader in group.readers]
+        if any(bias is None for bias in biases):
             raise ValueError(
                 f"method.{self.kind}.mean_transfer needs biases in all layers that read hidden "
                 f"units; a layer of {self.target.name!r} has none, so set mean_transfer=false"
+            )
+        if not all(bias is not None and bias.requires_grad for bias in biases):
+            raise ValueError(
+                f"method.{self.kind}.mean_transfer moves means into the biases of the layers that "
+                f"read hidden units, but some of {self.target.name!r} are not trained: nap holds "
+                "the biases in front of LayerNorm at 0; set mean_transfer=false, or leave nap out"
             )
 
     def see_output_gradients(self, gradients: Mapping[str, Tensor]) -> None:

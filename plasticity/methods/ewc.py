@@ -81,8 +81,8 @@ class EWC(Intervention):
             return
         if target.inputs is None:
             raise ValueError(
-                f"ewc needs stored inputs of {target.name!r}, which this agent does not provide; "
-                "give Parts.update an InputSource"
+                f"ewc needs stored inputs of {target.name!r}, but this agent keeps none "
+                "(agent=supervised drops examples once it has learnt from them); use method=[si]"
             )
         self.needs = self.needs | {"reference_params", "batch"}
         roles = FEED_FORWARD | ({"segment"} if config.include_segments else set())

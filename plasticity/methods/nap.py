@@ -13,7 +13,7 @@ from networks.heads import Network
 from networks.units import Touched, UnitGroup
 from plasticity.method import Method, Target
 from plasticity.parameters import learning_rates, matrices
-from plasticity.settings import acts_on, check_networks, check_number
+from plasticity.settings import ACTORS, acts_on, check_networks, check_number
 
 # f(c z) = c f(z) for c > 0: a common scale of gain and offset then changes nothing that the next
 # normalisation does not undo.
@@ -100,10 +100,12 @@ class NaP(Method):
         for group in target.unit_groups:
             norm = getattr(group.layer, "norm", None)
             if norm is None or not hasattr(group.layer, "linear"):
+                own = " (value_network.layer_norm=true where values have a network of their own)"
                 raise ValueError(
                     f"nap needs LayerNorm right before every nonlinearity, but {group.name!r} of "
-                    f"{target.name!r} has none there; set network.layer_norm=true, or, where the "
-                    "network has no such key, choose one that has (network=mlp)"
+                    f"{target.name!r} has none there; set network.layer_norm=true"
+                    f"{'' if target.name in ACTORS else own}, or, where the network has no such "
+                    "key, choose one that has (network=mlp)"
                 )
             # What a context adds behind the normalisation keeps its size.
             scales = not getattr(group.layer, "gate_adds", False)
@@ -162,10 +164,21 @@ class NaP(Method):
         return {"calls": self.calls, "initial_norms": self._initial_norms.clone()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        if self.active:
-            self.calls = int(state["calls"])
-            self._initial_norms.copy_(state["initial_norms"])
+        """Restore what `state_dict` returned.
+
+        Raises:
+            ValueError: The sizes are of other matrices.
+        """
+        if not self.active:
+            return
+        norms = state["initial_norms"]
+        if norms.shape != self._initial_norms.shape:
+            raise ValueError(
+                f"nap has saved the sizes of {len(norms)} matrices and projects "
+                f"{len(self._initial_norms)}: method.nap.project_heads differs"
+            )
+        self.calls = int(state["calls"])
+        self._initial_norms.copy_(norms)
 
 
 @torch.no_grad()

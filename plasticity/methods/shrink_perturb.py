@@ -70,17 +70,24 @@ class Config:
                 f"{where}.variance_preserving keeps the variance of the initial law; leave it "
                 f"false with {where}.law=normal"
             )
-        if self.period == 1 and self.target_edit == "copy":
-            raise ValueError(
-                f"{where}.period is 1, so target_edit=copy would undo the averaging of target "
-                "networks at every step; set target_edit=drift"
-            )
+        if self.period == 1 and self.clock == "gradient_step":
+            _check_targets(self)
         object.__setattr__(self, "networks", check_intervention(self))
 
     @property
     def epsilon(self) -> float:
         """Factor of the fresh draw in force."""
         return math.sqrt(1.0 - self.shrink**2) if self.variance_preserving else self.noise
+
+
+def _check_targets(config: Config) -> None:
+    """Refuse edits of every gradient step that target networks would copy."""
+    if config.target_edit == "copy":
+        raise ValueError(
+            f"method.{config.kind}.period={config.period} ({config.clock}) edits at every gradient "
+            "step, so target_edit=copy would undo the averaging of target networks; set "
+            "target_edit=drift"
+        )
 
 
 class ShrinkPerturb(Intervention):
@@ -105,6 +112,8 @@ class ShrinkPerturb(Intervention):
         self.mirrors_targets = config.target_edit == "copy"
         if not self.active:
             return
+        if self.period == 1:  # as it is, or converted from environment steps
+            _check_targets(config)
         self.resets_optimizer = "no" if config.optimizer_state == "keep" else "entries"
         self._donor = copy.deepcopy(target.module).requires_grad_(False)
         parameters, donor = (

@@ -8,12 +8,13 @@ import pytest
 import torch
 from random_worlds import random_step
 
-from agents import ppo, sac
+from agents import ppo, sac, supervised
 from agents.base import Agent
 from agents.fresh import FreshAtTaskChange
 from agents.parts import Parts
+from analysis.evaluation import _without_learning
 from networks import mlp
-from plasticity.methods import continual_backprop, injection
+from plasticity.methods import continual_backprop, ewc, injection
 from plasticity.optimizers import adam
 
 NUM_ENVS, OBSERVATION, ACTION = 4, 5, 2
@@ -129,7 +130,7 @@ def test_resuming_is_exact_in_every_life(kind, lives):
 
 
 def test_structure_that_a_method_has_changed_begins_anew_as_well():
-    methods = {"injection": injection.Config(period=3)}
+    methods = {"injection": injection.Config(period=24)}
     agent = FreshAtTaskChange(builder("ppo", methods))
     steps(agent, np.random.default_rng(0), 40)
     assert any(update.methods["injection"].count for update in agent.updates.values())
@@ -156,6 +157,63 @@ def test_it_says_that_it_uses_the_boundary():
     agent = FreshAtTaskChange(builder("ppo"))
     assert agent.methods_that_need_boundaries() == ["fresh_at_switch"]
     assert "uses task boundary" in agent.announcements()[0]
+
+
+def test_methods_that_wait_for_switches_are_said_to_be_idle():
+    methods = {"ewc": ewc.Config(), "continual_backprop": METHODS["continual_backprop"]}
+    agent = FreshAtTaskChange(builder("ppo", methods))
+    assert agent.methods_that_need_boundaries() == ["fresh_at_switch"]
+    assert agent.announcements()[-1].startswith("ewc: nothing happens at task changes")
+    assert "nothing happens" not in str(FreshAtTaskChange(builder("ppo")).announcements())
+
+
+def test_sampling_for_an_evaluation_leaves_the_normaliser_of_the_inner_agent_alone():
+    agent = FreshAtTaskChange(builder("ppo"))
+    steps(agent, np.random.default_rng(0), 5)
+    before, observation = agent.normalizer.state_dict(), np.full((NUM_ENVS, OBSERVATION), 9.0)
+    with _without_learning(agent, explore=True) as act:
+        act(observation, EMPTY)
+        assert not differences(agent.normalizer.state_dict(), before)
+    assert FreshAtTaskChange(builder("sac")).normalizer is None
+
+
+@pytest.mark.parametrize("epochs", [None, [1]])
+def test_the_first_answers_of_a_task_reach_the_agent_of_that_task(epochs):
+    """Supervised problems tell them together with the news of the task."""
+    parts = Parts(
+        observation_dim=OBSERVATION,
+        action_dim=1,
+        num_envs=NUM_ENVS,
+        network=mlp.Config(hidden_sizes=[8]),
+        optimizer=adam.Config(),
+        answers="numbers",
+    )
+    config = supervised.Config(step_size_epochs=epochs)
+
+    def build(life):
+        return supervised.build(config, dataclasses.replace(parts, life=life))
+
+    agent, new = FreshAtTaskChange(build), build(1)
+    rng = np.random.default_rng(0)
+    tell(agent, rng)
+    agent.update()
+    first = rng.bit_generator.state
+    tell(agent, rng)
+    agent.on_task_change(1)
+    rng.bit_generator.state = first
+    tell(new, rng)
+    for one in (agent, new):
+        assert one.update_is_due
+        assert len(one.window_inputs("predictor", 100)[0]) == NUM_ENVS
+        one.update()
+    assert not differences(inner_state(agent), new.state_dict())
+    assert new.updates["predictor"].num_steps == NUM_ENVS
+    agent.on_task_change(2)
+    assert not agent.update_is_due  # everything had been learnt from
+
+
+def tell(agent, rng):
+    random_step(agent, rng, EMPTY, OBSERVATION, target=lambda observation: observation[:, :1])
 
 
 def test_the_old_agent_is_gone_before_the_new_one_is_built():

@@ -341,6 +341,22 @@ def test_unknown_organs_are_refused():
         agent.transplant(agent.state_dict(), ["head"])
 
 
+@pytest.mark.parametrize("donor_normalizes", [True, False])
+def test_networks_are_not_transplanted_to_inputs_of_another_scale(donor_normalizes):
+    donor = make(normalize_observation=donor_normalizes)
+    fill(donor, np.random.default_rng(0))
+    agent, state = make(normalize_observation=not donor_normalizes), donor.state_dict()
+    message = f"set agent.normalize_observation={str(donor_normalizes).lower()}"
+    for fresh in ([], ["policy"], ["value", "log_std", "optimizer"]):
+        with pytest.raises(ValueError, match=message):
+            agent.transplant(state, fresh)
+    agent.transplant(state, ["policy", "value"])
+    same = make(normalize_observation=donor_normalizes, seed=1)
+    same.transplant(state, [])
+    if donor_normalizes:
+        assert same.normalizer.count == donor.normalizer.count == NUM_ENVS * LENGTH
+
+
 def test_learns_to_point_at_the_observation():
     """A one-step problem with a known optimum: the action should equal the first two inputs."""
     agent = make(discount=0.0, optimizer=adam.Config(learning_rate=3e-3), num_epochs=10)

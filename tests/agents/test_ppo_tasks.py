@@ -52,6 +52,7 @@ def make(
     num_envs=NUM_ENVS,
     threads=1,
     rate=1e-3,
+    value_network=None,
     **settings,
 ):
     settings = {"rollout_length": LENGTH, "minibatch_size": 24, "num_epochs": 2, **settings}
@@ -60,6 +61,7 @@ def make(
         action_dim=ACTION,
         num_envs=num_envs,
         network=network or mlp.Config(hidden_sizes=[16, 16]),
+        value_network=value_network,
         optimizer=adam.Config(learning_rate=rate, epsilon=1e-5),
         methods={name: METHODS[name] for name in methods},
         context=ContextSpec(tasks, discrete=tasks > 0),
@@ -284,6 +286,21 @@ def test_a_baseline_that_knows_the_returns_leaves_no_advantage():
         batch, statistics = agent._prepare()
     assert batch.advantage.abs().max() < 1e-3
     assert float(statistics["explained_variance"]) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"critic_on_switch": "reset"}, "agent.critic_on_switch=reset"),
+        ({"value_head_bound": 3e-3}, "agent.value_head_bound=0.003"),
+    ],
+)
+def test_settings_of_a_value_network_that_does_not_exist_are_refused(settings, named):
+    with pytest.raises(ValueError, match=f"{named} would do nothing, because agent.baseline=lin"):
+        make(**LINEAR, **settings)
+    make(**settings, rollout_length=LENGTH)
+    with pytest.raises(ValueError, match="value_network would do nothing"):
+        make(**LINEAR, value_network=mlp.Config())
 
 
 def test_rollouts_that_cut_episodes_are_refused_when_the_agent_is_built():

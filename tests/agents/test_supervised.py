@@ -16,7 +16,7 @@ from configs.compose import compose_run
 from configs.schema import ConfigurationError
 from networks import linear, mlp
 from networks.fused import FusedPerceptron
-from plasticity.methods import continual_backprop, injection, l2_init, si
+from plasticity.methods import c_chain, continual_backprop, ewc, injection, l2_init, si
 from plasticity.optimizers import adam, sgd
 
 INPUTS, ROWS = 6, 12
@@ -256,6 +256,12 @@ def test_arms_of_the_bit_flipping_experiment(arm):
 
 def rows_of(folder):
     return (folder / "progress.csv").read_text(), (folder / "events.jsonl").read_text()
+
+
+@pytest.mark.parametrize("method", [ewc.Config(networks="all"), c_chain.Config()])
+def test_methods_that_look_at_stored_examples_are_refused(method):
+    with pytest.raises(ValueError, match=r"agent=supervised drops .* method=\[si\]"):
+        make(methods={method.kind: method})
 
 
 def test_a_run_made_longer_equals_one_of_that_length(tmp_path):

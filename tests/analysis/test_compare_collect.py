@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import evaluate
 from analysis.compare.arms import CannotCompare, group_arms
 from analysis.compare.collecting import collect
 from analysis.compare.flags import UnknownSettings, method_flags, resets_replay
+from analysis.compare.measuring import Clock, timelines
 from analysis.compare.members import find_members
 from analysis.compare.recovery import recovery_shares, trailing_means, trailing_records
 from analysis.continual import (
@@ -196,6 +199,33 @@ def test_other_budgets_are_refused_unless_partial(tmp_path, capsys):
         np.testing.assert_allclose(long[:, whole], short[:, whole])
 
 
+def test_one_arm_may_hold_several_budgets_where_runs_are_cut(tmp_path):
+    for arm in ("standard", "l2", "fresh_oracle"):
+        for seed, num_regimes in enumerate((4, 4, 6)):
+            add_run(tmp_path, arm, seed, num_regimes=num_regimes, group=f"of_{num_regimes}")
+    study = collect([tmp_path], partial=True)
+    assert {arm: len(runs) for arm, runs in study.runs.items()} == {
+        "standard": 3,
+        "l2": 3,
+        "fresh_oracle": 3,
+    }
+    assert (study.about["end"], study.about["oracle"]) == (4_000, "fresh_oracle")
+
+
+def test_a_failed_run_takes_later_worlds_from_runs_of_its_own_world_seed():
+    def member(world_seed, num_regimes, status="unfinished"):
+        values = tuple((world_seed + 1) * 0.1 * (k + 1) for k in range(num_regimes))
+        starts = tuple(1_000 * k for k in range(num_regimes))
+        return SimpleNamespace(key=(world_seed, 0), starts=starts, values=values, status=status)
+
+    members: Any = [member(0, 1, "failed"), member(0, 3), member(1, 5), member(2, 1, "failed")]
+    lines = timelines(members, Clock(3_000, False, False, 10, 10))
+    np.testing.assert_allclose(lines[0][1], [0.1, 0.2, 0.3])
+    np.testing.assert_allclose(lines[0][0], [0, 1_000, 2_000, 3_000])
+    # Nobody has seen the later worlds of seed 2.
+    np.testing.assert_allclose(lines[3][1], [0.3, 0.4, 0.6])
+
+
 def test_a_missing_seed_is_refused_unless_partial(root, capsys):
     shutil.rmtree(run_place(root, "l2", 2))
     assert "arm l2 lacks seed 2" in refused(capsys, root / "runs")
@@ -271,6 +301,70 @@ def test_arms_are_named_as_briefly_as_they_can_be_told_apart(tmp_path):
     assert names == ["ppo-mlp-l2-0a1b2c3d"] + [
         f"ppo-mlp-standard-{digits}" for digits in ("0a1b2c3d", "ffffffff")
     ]
+
+
+def fresh_copy_of_standard(root, changed):
+    """Arms by name where the fresh copy has other settings; dotted names, None takes one away."""
+    add_run(root, "standard", 0, learning_rate=0.1)
+    path = add_run(root, "fresh_oracle", 0, learning_rate=0.1)
+    config = yaml.safe_load((path / "config.yaml").read_text())
+    config["fresh_at_switch"] = True
+    for name, value in changed.items():
+        *groups, last = name.split(".")
+        place = config
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[last] = value
+        if value is None:
+            del place[last]
+    (path / "config.yaml").write_text(yaml.safe_dump(config))
+    return {arm.name: arm.fresh_of for arm in group_arms(find_members([root]))}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"learning_rate": None},  # an older run lacks newer settings
+        {"total_steps": 5_000, "boundary": "none"},
+        {"init_from": "runs/a/seed_0/checkpoints/step-1", "fresh_parts": ["policy"]},
+    ],
+)
+def test_a_fresh_copy_learns_with_the_settings_of_its_original(tmp_path, changed):
+    assert fresh_copy_of_standard(tmp_path, changed)["fresh_oracle"] == "standard"
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"learning_rate": 0.2}, "learning_rate is 0.2 in"),
+        ({"optimizer.weight_decay": 0.5}, "optimizer.weight_decay is 0.5 in"),
+        ({"method.redo.kind": "redo"}, "method.redo.kind is redo in"),
+    ],
+)
+def test_a_fresh_copy_with_other_settings_is_refused(tmp_path, changed, said):
+    with pytest.raises(CannotCompare, match="fresh_oracle is no fresh copy of standard") as error:
+        fresh_copy_of_standard(tmp_path, changed)
+    assert said in str(error.value)
+
+
+def test_a_name_says_whose_copy_a_run_is_where_its_original_is_absent(tmp_path):
+    add_run(tmp_path, "redo", 0)
+    add_run(tmp_path, "fresh_oracle", 0)
+    arms = group_arms(find_members([tmp_path]))
+    assert {arm.name: arm.fresh_of for arm in arms} == {"redo": None, "fresh_oracle": "standard"}
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_supervised_runs_are_sent_to_their_own_tables(tmp_path, capsys, seeds):
+    for seed in range(seeds):
+        path = add_run(tmp_path, "standard", seed, env={"kind": "bit_flipping", "seed": seed})
+        config = yaml.safe_load((path / "config.yaml").read_text())
+        config["agent"]["kind"] = "supervised"
+        (path / "config.yaml").write_text(yaml.safe_dump(config))
+        episodes = (path / "episodes.csv").read_text().splitlines()
+        (path / "episodes.csv").write_text(episodes[0] + "\n")
+    assert "python -m analysis.supervised_results" in refused(capsys, tmp_path)
 
 
 def test_the_order_of_methods_makes_an_arm(tmp_path):

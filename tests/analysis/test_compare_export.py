@@ -13,10 +13,12 @@ from synthetic_studies import add_group, add_run, run_place, write_csv
 import evaluate
 from analysis.compare.arms import CannotCompare
 from analysis.compare.before import values_before
-from analysis.compare.collecting import collect
+from analysis.compare.collecting import collect, gather
 from analysis.compare.condensed import condense, from_rows, record_rows, return_rows
+from analysis.compare.copies import all_copies
 from analysis.compare.recovery import recovery_shares, trailing_means, trailing_records
 from analysis.continual import Episodes, binned_returns
+from analysis.evaluation import write_results
 from analysis.run_files import NotARun
 from analysis.runs import find_runs, load_runs
 
@@ -110,6 +112,18 @@ def test_some_of_the_copies_may_be_compared(copied):
         for key, run in whole.runs[arm].items():
             for quantity, values in run.values.items():
                 np.testing.assert_array_equal(small.runs[arm][key].values[quantity], values)
+
+
+def test_returns_in_chosen_worlds_are_no_success_on_tasks(tmp_path):
+    """`evaluate.py run` leaves a file of the same name in runs of walking robots."""
+    folder = add_group(tmp_path, {"standard": 100.0, "redo": 120.0}, seeds=range(2))
+    path = run_place(tmp_path, "standard", 0)
+    write_results(path / "evaluation.json", [], {"run": str(path)})
+    study = collect([folder])
+    assert (study.about["tasks"], study.about["not_evaluated"]) == ([], [])
+    gathered = gather([folder])
+    copies = all_copies(gathered.members, gathered.condensed, tmp_path / "small")
+    assert not any(name.endswith("evaluation.json") for name in copies)
 
 
 def test_copies_of_another_length_and_damaged_ones_are_refused(copied, tmp_path, capsys):

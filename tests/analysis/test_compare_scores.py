@@ -251,6 +251,25 @@ def test_recovery_is_restricted_and_its_share_counted(tmp_path):
     assert arms["standard"].share_recovered == 1.0
 
 
+def test_a_failed_baseline_never_recovers_and_others_lack_its_thresholds(tmp_path):
+    def rises(level, seed, regime, share):
+        return 100 * min(1, 4 * share)
+
+    add_run(tmp_path, "standard", 0, score=rises, until=1_300, status="failed")
+    add_run(tmp_path, "standard", 1, score=rises)
+    for seed in range(2):
+        add_run(tmp_path, "redo", seed, score=rises)
+    study, arms, scores = scores_of(tmp_path)
+    assert study.about["recovery_reference"] == "standard"
+    assert np.isinf(study.matrix("standard", "regime/recovery")[0, 1:]).all()
+    # Seed 1 takes 15 of 25 episodes, as in the test above; the other counts as whole regimes.
+    assert arms["standard"].recovery.estimate == pytest.approx((1 + 15 / 25) / 2)
+    assert arms["standard"].share_recovered == 0.5
+    assert arms["redo"].recovery.estimate == pytest.approx(15 / 25)
+    (note,) = [note for note in scores.notes if "no threshold" in note]
+    assert note.startswith("redo, recovery: 3 of 6 switches")
+
+
 def test_too_few_episodes_say_nothing_about_recovery(tmp_path):
     """Two of the three worlds after a switch are short of episodes, in the runs of one arm."""
     for arm in ("standard", "redo"):

@@ -25,7 +25,9 @@ from analysis.compare.flags import UnknownSettings, context_flags
 from analysis.compare.more_tables import correlation_table
 from analysis.compare.report import compose
 from analysis.compare.scores import score
+from analysis.compare.styles import ArmStyles
 from analysis.compare.tables import results_csv
+from analysis.compare.task_figures import learning_figure
 from analysis.compare.tasks import area_under_curve, last_gain, supported
 from analysis.multitask import UnlikeRuns, study, write_evaluation
 from analysis.runs import find_runs
@@ -195,6 +197,27 @@ def test_a_failed_run_succeeds_no_more_from_its_failure_on(tmp_path):
     assert (scores["redo"].area.estimate, scores["redo"].area.n) == (pytest.approx(1.125 / 3), 3)
     assert (scores["redo"].gain.estimate, scores["redo"].gain.n) == (pytest.approx(0.0), 2)
     assert scores["standard"].area.estimate == pytest.approx(0.5)
+
+
+def test_the_learning_curve_counts_failed_runs(tmp_path):
+    with_tasks(tmp_path)
+    path = next(p for p in find_runs(tmp_path) if "redo/seed_1" in str(p))
+    done = json.loads((path / "done.json").read_text())
+    done |= {"status": "failed", "summary": {"env_steps": 1_000}}
+    (path / "done.json").write_text(json.dumps(done))
+    rows = (path / "progress.csv").read_text().splitlines()
+    (path / "progress.csv").write_text("\n".join(rows[:6]) + "\n")  # five rows of 200 steps
+    found = collect([tmp_path])
+    figure = learning_figure(found, score(found), ArmStyles(found))
+    assert figure is not None
+    lines = figure.axes[0].lines
+    curves = {
+        a.name: np.array(line.get_xydata()).T for a, line in zip(found.arms, lines, strict=True)
+    }
+    steps, success = curves["redo"]
+    np.testing.assert_allclose(success[steps <= 1_000], 50.0)
+    np.testing.assert_allclose(success[steps > 1_000], 100.0 / 3)  # two runs of three
+    np.testing.assert_allclose(curves["standard"][1], 50.0)
 
 
 # Retention, gate ------------------------------------------------------------------------------

@@ -2,14 +2,21 @@
 
 import csv
 import math
+import types
 
 import pytest
 import torch
+import yaml
 
 from agents.parts import NETWORKS
-from analysis import context_measures, measure
+from analysis import context_data, context_measures, measure
 from analysis.context_data import ContextData, measure_layers
-from analysis.context_figures import draw, unit_order
+from analysis.context_figures import draw, draw_contexts_if_any, unit_order
+from analysis.restored import can_be_measured, fixed_worlds
+from analysis.run_files import NotARun
+from configs.compose import compose_run
+from configs.schema import to_plain
+from envs.probe import probe_values
 from networks import dendritic, k_winners, mlp, xdg
 from networks.heads import GaussianPolicy
 from networks.initializers import Initializer
@@ -141,6 +148,79 @@ def test_segments_and_gates_of_known_contexts(spec):
     assert row[f"{LAYER}/segment_entropy"] == 0.0
     assert row[f"{LAYER}/never_winning_segments"] == 0.75
     assert row[f"{LAYER}/gate_saturation"] == 0.0
+
+
+@pytest.mark.parametrize("mode", ["absmax", "absmax_unsigned", "max", "bias"])
+def test_segments_that_win_are_those_that_gates_follow(mode):
+    """From the gate itself: only the segment that decides gets a gradient."""
+    network = policy(dendritic, num_segments=3, gate_mode=mode, active_fraction=1.0)
+    layer = network.torso.layers[0]
+    x, context, ids = data()
+    gates = [layer.modulation(row[None]).sum() for row in torch.eye(TASKS)]
+    slopes = torch.stack([torch.autograd.grad(gate, layer.segments)[0] for gate in gates])
+    wins = (slopes != 0).any(-1).double()
+    assert (wins.sum(2) == 1).all()
+    row, _ = measured(network, x, context)
+    shares = wins.mean(0)
+    entropy = -torch.xlogy(shares, shares).sum(1).mean()
+    assert row[f"{LAYER}/segment_entropy"] == pytest.approx(float(entropy))
+    never = float((shares == 0).double().mean())
+    assert row[f"{LAYER}/never_winning_segments"] == pytest.approx(never)
+    (found,) = measure_layers("policy", network, x, context, ids, TASKS)
+    assert found.segments is not None
+    assert found.segments.wins == pytest.approx(wins.mean(1).numpy())
+
+
+def test_segments_that_see_zeros_are_measured_with_zeros():
+    network = policy(
+        dendritic,
+        num_segments=3,
+        segment_context="zero",
+        active_fraction=1.0,
+        context_to_input=True,
+    )
+    x, context, ids = data()
+    row, _ = measured(network, x, context)
+    assert row[f"{LAYER}/segment_entropy"] == 0.0
+    assert row[f"{LAYER}/gate_saturation"] == 0.0
+    assert math.isnan(row[f"{LAYER}/segment_overlap"])
+    (found,) = measure_layers("policy", network, x, context, ids, TASKS)
+    assert found.segments is not None
+    assert (found.segments.gates == 0.5).all()
+    assert not found.segments.activation.any()
+
+
+def config_only(folder, *words):
+    """A run directory with nothing but its configuration."""
+    config = compose_run(["env=slippery_ant", "total_steps=1000", *words]).config
+    (folder / "config.yaml").write_text(yaml.safe_dump(to_plain(config)))
+    return config
+
+
+def test_numbers_of_worlds_are_no_contexts_to_measure(tmp_path, capsys):
+    config = config_only(tmp_path, "context=regime", "network=dendritic")
+    assert context_data.context_data(tmp_path) is None
+    assert draw_contexts_if_any(tmp_path) == []
+    assert not capsys.readouterr().err
+    assert not can_be_measured(config)
+    with pytest.raises(NotARun, match="none of these worlds"):
+        fixed_worlds(config, 1)
+    assert can_be_measured(config_only(tmp_path, "context=friction"))
+
+
+def test_numbered_joints_of_the_robot_name_the_contexts(tmp_path, monkeypatch):
+    config_only(tmp_path, "env.modifier=joint_paralysis", "context=oracle", "context.source=auto")
+    info = types.SimpleNamespace(action_dim=8)
+    restored = types.SimpleNamespace(
+        agent=None, envs=types.SimpleNamespace(info=info), env_steps=0, close=lambda: None
+    )
+    monkeypatch.setattr(context_data, "restore", lambda *_: restored)
+    monkeypatch.setattr(context_data, "_layers", lambda *_: ())
+    data = context_data.context_data(tmp_path)
+    assert data is not None
+    expected = [f"{value:.2g}" for value in probe_values("joint_paralysis", 8)]
+    assert list(data.labels) == expected
+    assert len(set(expected)) > 1
 
 
 KINDS = [k for k in NETWORKS.names() if k not in ("linear", "convolutional", "resnet")]

@@ -19,6 +19,7 @@ from analysis.checkpoint import CheckpointStore
 from analysis.runs import load_runs
 from analysis.summary import final_return
 from analysis.video import INSTALL_LINE, RenderingUnavailable, annotate, find_backend
+from configs.compose import compose_run
 
 REPOSITORY = Path(train.__file__).parent
 WORDS = [
@@ -179,6 +180,15 @@ def test_figures_are_redrawn_on_request(run, capsys):
     assert evaluate.main(["figures", str(run)]) == evaluate.EXIT_DONE
     assert (run / "figures" / "run.png").stat().st_size > 10_000
     assert "run.svg" in capsys.readouterr().out
+
+
+def test_figures_of_a_run_that_has_nothing_to_show_are_refused(tmp_path, capsys):
+    settings = yaml.safe_dump(compose_run(WORDS).plain)
+    (tmp_path / "config.yaml").write_text(settings)
+    refused(capsys, evaluate.main(["figures", str(tmp_path)]), "no row yet; train it first")
+    (tmp_path / "progress.csv").write_text("env_steps,iteration\n")
+    refused(capsys, evaluate.main(["figures", str(tmp_path)]), "no row yet; train it first")
+    assert not (tmp_path / "figures").exists()
 
 
 def test_inspect_prints_the_manifest_and_opens_nothing_else(run, capsys):

@@ -290,6 +290,14 @@ def test_grids_with_holes_or_other_runs_are_refused(tmp_path):
     assert table.grid.is_accepted
 
 
+def test_a_file_where_the_folder_of_tables_should_be_is_a_storage_error(template, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    words = ["oracle", str(template / "runs" / "grid"), "--out", str(tmp_path / "file")]
+    assert evaluate.main(words) == evaluate.EXIT_STORAGE
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("storage: cannot write ")
+
+
 def test_a_failed_fresh_network_earns_the_untrained_return_from_then_on(tmp_path):
     grid = add_grid(tmp_path, seeds=(0,))
     shutil.rmtree(next(grid.glob("*/ppo-mlp-standard-00000002")))

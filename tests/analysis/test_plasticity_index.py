@@ -99,6 +99,9 @@ def test_index_interval_refuses_what_it_cannot_use() -> None:
         index_interval(areas, np.ones((5, 2)), 0.0)
     with pytest.raises(ValueError, match="hardly beats random"):
         index_interval(areas, np.ones((5, 3)), 1.0)
+    one_regime = np.array([[2.0, 1.0, 1.0]] * 3 + [[2.0, 2.0, 2.0]])
+    with pytest.raises(ValueError, match=r"3 of 4 runs: too few regimes .*hardly beats random"):
+        index_interval(areas, one_regime, 1.0, paired=True)
     with pytest.raises(ValueError, match="areas holds 1 missing"):
         index_interval(np.array([[1.0, NAN]]), np.ones((5, 2)), 0.0)
     with pytest.raises(ValueError, match="choose slope or late_mean"):

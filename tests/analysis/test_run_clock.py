@@ -66,6 +66,27 @@ def test_steps_that_owe_gradient_steps_are_those_of_the_clock(again, starts):
     assert gradient_steps(config, 750) == clock.num_due
 
 
+def test_every_life_of_a_fresh_agent_waits_again():
+    sac = {"warmup_steps": 10_000, "learning_starts": None, "updates_per_env_step": 1.0}
+    config = {"agent": sac, "env": {"steps_per_task": 100_000}, "boundary": "oracle"}
+    assert learning_steps(config, 1_000_000) == 990_000
+    assert learning_steps({**config, "fresh_at_switch": True}, 1_000_000) == 900_000
+    assert learning_steps({**config, "fresh_at_switch": True}, 1_050_000) == 940_000
+
+
+@pytest.mark.parametrize(("env", "per_task"), [("slippery", 1), ("sequences", 2)])
+def test_a_fresh_agent_drops_rollouts_at_switches(env, per_task):
+    """Of the last one learns only who is told of the switch after it; half ones are lost anyway."""
+    agent = {"rollout_length": 25, "minibatch_size": 50, "num_epochs": 3}
+    settings = {"kind": env, "num_envs": 2}
+    config = {"agent": agent, "env": {**settings, "switch_interval": 130}, "boundary": "oracle"}
+    config |= {"fresh_at_switch": True}
+    assert gradient_steps(config, 4 * 130 + 50) == 3 * (4 * 2 + 1)
+    config["env"]["switch_interval"] = 100
+    assert gradient_steps(config, 4 * 100) == 3 * (3 * per_task + 2)
+    assert gradient_steps({**config, "fresh_at_switch": False}, 4 * 100) == 3 * 8
+
+
 def test_episodes_of_several_copies_begin_where_they_began(tmp_path):
     env = {"kind": "sequences", "copies": 2, "steps_per_task": 400}
     path = make_run(tmp_path / "seed_0", env=env)

@@ -235,6 +235,20 @@ class TestChanges:
             assert run.restarts == 1
             assert (run.path / "done-1.json").exists()
 
+    def test_a_change_that_its_rehearsal_refuses_is_not_written(self, tmp_path: Path) -> None:
+        with start(tmp_path) as run:
+            run.finish("finished", {})
+        before = {path.name: path.read_bytes() for path in run.path.iterdir()}
+
+        def refuse() -> None:
+            raise ValueError("cannot be built")
+
+        with start(tmp_path, accept_change=True, rehearsal=refuse):
+            pass  # nothing changes, so there is nothing to rehearse
+        with pytest.raises(ValueError, match="cannot be built"):
+            start(tmp_path, changed(total_steps=2000), accept_change=True, rehearsal=refuse)
+        assert {path.name: path.read_bytes() for path in run.path.iterdir()} == before
+
     def test_a_failed_run_stays_failed(self, tmp_path: Path) -> None:
         with start(tmp_path) as run:
             run.finish("failed", {"reason": "NaN"})

@@ -1,15 +1,20 @@
 """Small copies of runs on sequences, made from those in the repository."""
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 import evaluate
-from analysis.sequences import study
+from analysis.run_files import NotARun
+from analysis.sequences import UnlikeSequences, study
 from analysis.sequences.copies import copies_of
+from analysis.sequences.report import notes
 
 RUNS = Path(evaluate.__file__).parent / "results" / "mt10_sequence" / "runs"
+PLAIN = next((RUNS / "mt10_sequence_short").glob("*/*-adam-*/seed_0"))
 
 
 def files_of(folder):
@@ -73,3 +78,62 @@ def test_two_runs_in_one_place_are_refused(tmp_path):
     arm.runs[seed + 1] = twin
     with pytest.raises(ValueError, match="would share the place"):
         copies_of(found, tmp_path / "small")
+
+
+def plain_copy(place, rows=None, **changes):
+    """A run of the repository in another place, with other settings and only some rows."""
+    place.mkdir(parents=True)
+    for file in PLAIN.iterdir():
+        (place / file.name).write_bytes(file.read_bytes())
+    config = yaml.safe_load((place / "config.yaml").read_text()) | changes
+    (place / "config.yaml").write_text(yaml.safe_dump(config))
+    lines = (place / "progress.csv").read_text().splitlines(keepends=True)
+    (place / "progress.csv").write_text("".join(lines[: None if rows is None else rows + 1]))
+    return place
+
+
+def test_runs_in_one_folder_are_arms_by_their_settings(tmp_path):
+    tuned, again, other = (
+        plain_copy(tmp_path / "all" / name, **changes)
+        for name, changes in (
+            ("tuned", {"total_steps": 400_000}),
+            ("again", {"seed": 7, "num_threads": 2, "progress": True}),
+            ("other", {"boundary": "none"}),
+        )
+    )
+    found = study([tuned, again, other, tuned.parent / ".." / "all" / "tuned"], tmp_path)
+    arms = {arm.name: [path.name for path in arm.runs.values()] for arm in found.arms}
+    assert arms == {"all/other": ["other"], "all/tuned": ["tuned", "again"]}
+    twin = plain_copy(tmp_path / "all" / "twin")
+    with pytest.raises(UnlikeSequences, match="the same settings and seed") as refusal:
+        study([tuned, other, twin], tmp_path)
+    assert str(tuned) in str(refusal.value)
+    assert str(twin) in str(refusal.value)
+
+
+def test_a_failed_run_counts_as_no_success_from_then_on(tmp_path):
+    whole = study([PLAIN]).arms[0].matrices[0]
+    place = plain_copy(tmp_path / "arm" / "seed_1", 15, seed=1)
+    with pytest.raises(NotARun, match="Finish the run first"):
+        study([place], tmp_path)
+    (place / "done.json").write_text(json.dumps({"status": "failed", "summary": {}}))
+    found = study([place, plain_copy(tmp_path / "arm" / "seed_0")], tmp_path)
+    arm = found.arms[0]
+    made = arm.matrices[1].success
+    kept = len(made) - arm.matrices[1].num_missing
+    assert 0 < kept < len(made)
+    assert (made[:kept] == whole.success[:kept]).all()
+    assert not made[kept:].any()
+    assert arm.performance.estimate == whole.scores().performance / 2
+    (said,) = (note for note in notes(found) if "failed" in note)
+    assert f"arm/seed_1 ({len(made) - kept} of {len(made)})" in said
+    copies = copies_of(found, tmp_path / "small")
+    for name, data in copies.items():
+        (tmp_path / "small" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "small" / name).write_bytes(data)
+    again = study((tmp_path / "small").glob("*/*/*/seed_*"), tmp_path)
+    assert (again.arms[0].matrices[1].success == made).all()
+    early = plain_copy(tmp_path / "early" / "seed_0")
+    (early / "progress.csv").write_text("env_steps,policy_loss\n20,0.5\n")
+    (early / "done.json").write_text(json.dumps({"status": "failed", "summary": {}}))
+    assert not study([early], tmp_path).arms[0].matrices[0].success.any()

@@ -30,6 +30,9 @@ WORDS = [
 ]
 
 
+SHORT = [f"total_steps={2 * (16 * 96 + 4 * 96)}"]
+
+
 def make_run(root, arm, *words):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CheckpointStore, "reserved_bytes", 0)
@@ -112,6 +115,34 @@ def test_command_writes_table_maps_and_figure(root, tmp_path, capsys):
         if row["network"] == "permuted_dendrites":
             shares = [float(row[f"unit_{unit}"]) for unit in range(UNITS)]
             assert sum(shares) == pytest.approx(UNITS / 4, abs=0.02)
+
+
+@pytest.mark.parametrize(("control", "shown"), [("zero", "same"), ("constant", "source")])
+@pytest.mark.filterwarnings("ignore:network.active_fraction")
+def test_figures_show_what_a_control_of_contexts_shows(control, shown, tmp_path):
+    words = [f"context={control}", f"context.input={shown}", "env.num_tasks=2", *SHORT]
+    make_run(tmp_path, "permuted_dendrites", *words, "network.hidden_sizes=[20,20]")
+    data = context_data(run_of(tmp_path, "permuted_dendrites"))
+    assert data is not None
+    for layer in data.layers:
+        assert layer.segments is not None
+        found = layer.segments.gates
+        if control == "zero":
+            assert (found == 0.5).all()
+        else:  # learnt, and the same for every task
+            assert np.ptp(found, axis=0).max() < 1e-6
+            assert np.ptp(found) > 0.01
+
+
+def test_contexts_of_another_width_are_refused(root):
+    restored = restore_on_stream(run_of(root, "permuted_dendrites"))
+    images, agent = np.zeros((2, 64), dtype=np.float32), restored.agent
+    _, nobody = agent.network_inputs("predictor", images, images, np.zeros((2, 0)))
+    assert nobody is not None
+    assert nobody.shape == (2, 64)
+    with pytest.raises(ValueError, match=r"contexts have 10 entries, .* learned from 64"):
+        agent.network_inputs("predictor", images, images, np.zeros((2, 10)))
+    restored.close()
 
 
 def test_evaluate_draws_the_same_for_one_run(root, capsys):

@@ -161,6 +161,54 @@ def test_final_accuracy_is_the_mean_over_tasks_after_the_last_one(tmp_path):
     assert found == {("dendrites_si", 2): {3: pytest.approx(0.4)}}
 
 
+def test_arms_that_share_a_network_have_rows_of_their_own(tmp_path):
+    def add(place, arm, seed, num_tasks=2, **settings):
+        where = {"event": "examination", "split": "test", "regime": num_tasks - 1}
+        events = [{**where, "on_task": task, "accuracy": 0.5} for task in range(num_tasks)]
+        path = run_dir(tmp_path / place, "dendrites", arm, seed, (), events, num_tasks)
+        config = json.loads((path / "config.yaml").read_text())
+        (path / "config.yaml").write_text(json.dumps(config | {"seed": seed, **settings}))
+        return path
+
+    network = {"network": {"kind": "dendritic"}}
+    add("a", "adam-00000000", 0, **network)
+    add("a", "adam-11111111", 0, 3, **network, optimizer={"learning_rate": 0.1})
+    names = supervised_results.final_accuracies(tmp_path)
+    assert set(names) == {("dendrites", 2), ("dendrites", 3)}  # one arm, tuned for both
+    add("a", "adam.l2_init-22222222", 0, method={"l2_init": {}})
+    add("a", "zero-33333333", 1, context={"control": "zero"})
+    found = supervised_results.final_accuracies(tmp_path)
+    arms = ("adam", "adam.l2_init", "zero")
+    assert set(found) == {*((f"dendrites-{arm}", 2) for arm in arms), ("dendrites-adam", 3)}
+    assert supervised_results.tasks(tmp_path, tmp_path / "out").endswith(
+        "All 4 runs are in the table."
+    )
+    add("a", "zero-44444444", 1, context={"control": "zero", "input": "source"})
+    names = {name for name, _ in supervised_results.final_accuracies(tmp_path)}
+    assert names >= {"dendrites-zero-33333333", "dendrites-zero-44444444", "dendrites-adam"}
+    first, second = (add(place, "constant", 5, context={"control": "c"}) for place in "ab")
+    with pytest.raises(ValueError, match="the same settings and seed") as refusal:
+        supervised_results.final_accuracies(tmp_path)
+    assert str(first) in str(refusal.value)
+    assert str(second) in str(refusal.value)
+
+
+def test_regression_keeps_arms_of_several_networks_apart(tmp_path):
+    for network in ("mlp", "linear"):
+        path = run_dir(tmp_path, network, "sgd", 0)
+        config = json.loads((path / "config.yaml").read_text())
+        (path / "config.yaml").write_text(json.dumps(config | {"network": {"kind": network}}))
+    assert set(supervised_results.run_dirs(tmp_path)) == {"mlp-sgd", "linear-sgd"}
+
+
+def test_streams_without_tasks_have_no_table_of_tasks(tmp_path, capsys):
+    path = run_dir(tmp_path, "mlp", "backprop", 0)
+    config = json.loads((path / "config.yaml").read_text())
+    (path / "config.yaml").write_text(json.dumps(config | {"env": {"kind": "bit_flipping"}}))
+    assert supervised_results.main(["tasks", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert "no finished runs with a number of tasks" in capsys.readouterr().err
+
+
 def test_intervals_and_refusals(tmp_path):
     low, high = supervised_results.interval(np.array([1.0, 2.0, 3.0, 4.0]))
     assert 1.0 <= low < 2.5 < high <= 4.0

@@ -48,7 +48,15 @@ def test_show_takes_the_run_directory_that_is_named(capsys):
     assert capsys.readouterr().out.startswith("# somewhere/else\n")
 
 
-@pytest.mark.parametrize("words", [["env=nope"], ["-m", "env=ant,nope"], ["agent.nope=1"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["env=nope"],
+        ["-m", "env=ant,nope"],
+        ["-m", "env=ant", "hydra/launcher=nope"],
+        ["agent.nope=1"],
+    ],
+)
 def test_show_refuses_as_training_does(words, capsys):
     assert train.main(["show", *words]) == train.EXIT_CONFIGURATION
     assert "configuration: " in capsys.readouterr().err
@@ -73,6 +81,16 @@ def test_words_of_hydra_that_show_replaces_say_so(capsys):
     assert "python train.py show" in capsys.readouterr().err
 
 
+def test_several_runs_in_one_directory_are_refused(capsys):
+    words = ["-m", "experiment=compare_smoke", "arm=standard"]
+    assert train.main([*words, "run_dir=X"]) == train.EXIT_CONFIGURATION
+    assert "run_dir=X would be the directory of several of the 2 runs" in capsys.readouterr().err
+    with pytest.raises(ConfigurationError, match="of the 4 runs"):
+        sweeping.check_sweep([*words, "run_dir=X,Y"])
+    for alone in (["seed=0", "run_dir=X"], ["seed=0", "run_dir=X,Y"], ["run_dir=X/${seed}"]):
+        sweeping.check_sweep([*words, *alone])
+
+
 # Sweeps over what an arm decides ------------------------------------------------------------
 
 
@@ -83,15 +101,15 @@ def test_no_experiment_sweeps_over_what_arms_decide():
 
 def test_a_sweep_that_would_undo_an_arm_is_refused(monkeypatch, capsys):
     words = ["-m", "experiment=mt10_cpu", "arm=dendritic,mlp_matched", "seed=0"]
-    sweeping._check(words)
+    sweeping.check_sweep(words)
     swept = {"seed": "0,1", "network": "mlp,dendrites"}
     monkeypatch.setattr(sweeping, "swept_by_experiment", lambda name: swept)
     with pytest.raises(ConfigurationError, match="sweeps over network, which would undo"):
-        sweeping._check(words)
+        sweeping.check_sweep(words)
     assert train.main(words) == train.EXIT_CONFIGURATION
     assert "add network=" in capsys.readouterr().err
-    sweeping._check([*words, "network=mlp"])  # said on the command line: meant
-    sweeping._check([word for word in words if not word.startswith("arm=")])
+    sweeping.check_sweep([*words, "network=mlp"])  # said on the command line: meant
+    sweeping.check_sweep([word for word in words if not word.startswith("arm=")])
 
 
 def test_a_sweep_over_a_setting_of_an_arm_is_refused(monkeypatch):
@@ -99,8 +117,8 @@ def test_a_sweep_over_a_setting_of_an_arm_is_refused(monkeypatch):
     monkeypatch.setattr(sweeping, "swept_by_experiment", lambda name: swept)
     words = ["-m", "experiment=compare_smoke", "arm=standard,fresh_l2"]
     with pytest.raises(ConfigurationError, match=r"over optimizer\.weight_decay, which would undo"):
-        sweeping._check(words)
-    sweeping._check([*words[:-1], "arm=standard"])  # says nothing about decay
+        sweeping.check_sweep(words)
+    sweeping.check_sweep([*words[:-1], "arm=standard"])  # says nothing about decay
 
 
 def test_arms_of_dendrites_train_their_own_networks_in_the_mt10_preset():

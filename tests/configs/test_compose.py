@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.utils import configure_log
 from omegaconf import OmegaConf
 
-from configs.compose import CONFIG_FOLDER, compose_run, presets, without_none
+from configs.compose import CONFIG_FOLDER, compose_run, method_ids, presets, without_none
 from configs.run import ENVIRONMENTS
 from configs.schema import ConfigurationError
 
@@ -99,7 +99,7 @@ def test_every_preset_composes_and_type_checks(group):
 
 def test_every_method_preset_composes():
     for name in presets("method"):
-        assert compose_run([f"method=[{name}]"]).config.method
+        assert method_ids(name) == [*compose_run([f"method=[{name}]"]).config.method]
 
 
 def test_published_arms():
@@ -169,12 +169,40 @@ def test_parity_preset():
         (["agent"], "write key=value"),
         (["network.hidden_sizes=[]"], "hidden_sizes"),
         (["network.activation=rellu"], "activation is 'rellu'"),
+        (["method=[reset_head,optimizer_reset]"], "reset_head and optimizer_reset are presets of"),
+        (
+            ["method=[redo,continual_backprop,continual_backprop_fast]"],
+            "method, continual_backprop",
+        ),
+        (
+            ["network=[mlp,small]"],
+            "only method takes one; write network=mlp, or sweep: -m network=",
+        ),
+        (["arm=[l2]"], "only method takes one; write arm=l2$"),
+        (["env=[]"], "chooses nothing"),
+        (
+            ["method=[reset_head]", "method.reset_head.period=5"],
+            r"not after its preset reset_head: write method\.reset\.period$",
+        ),
+        (["method.redo_sac.period=5"], r"write method\.redo\.period beside method=\[redo_sac\]"),
+        (["agent.learning_rate=1e-3"], r"did you mean optimizer\.learning_rate\?"),
+        (["learning_rate=1e-3"], r"did you mean optimizer\.learning_rate\?"),
+        (["seed=[0,1]"], "seed is .0, 1., but a run has one; sweep: -m seed=0,1$"),
+        (["seed=abc"], "^seed is 'abc'; it must be a whole number"),
+        (["seed=1.5"], "^seed is 1.5"),
+        (["run_dir=~/x"], r"write run_dir=\$HOME/x"),
     ],
 )
 def test_bad_input_gets_one_clear_sentence(words, message):
     with pytest.raises(ConfigurationError, match=message) as error:
         compose_run(words)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("schedule", ["fixed", "sinusoidal"])
+def test_experiments_keep_their_interval_under_schedules_without_one(schedule):
+    config = compose_run(["experiment=slippery_ant_smoke", f"env.schedule={schedule}"]).config
+    assert config.env.switch_interval == 4096
 
 
 def test_no_method_has_a_name():

@@ -13,6 +13,7 @@ from envs.base import EnvInfo
 from envs.contexts import controls, given
 from envs.contexts.layer import ContextLayer
 from envs.contexts.sources import Friction, Regime
+from envs.schedules import make_schedule
 from networks.torso import ContextSpec
 from train import EXIT_CONFIGURATION, main
 
@@ -235,7 +236,7 @@ def test_every_past_episode_is_equally_likely_to_be_in_memory():
     assert counts[-32:].mean() == pytest.approx(32, abs=5)
 
 
-def test_a_delay_within_an_episode():
+def test_a_delay_outlives_episodes_and_begins_with_the_first_context():
     control = controls.Delayed(2, 1, 2)
     control.start(np.array([0, 1]), np.array([[1.0], [10.0]], np.float32))
     shown = []
@@ -244,7 +245,79 @@ def test_a_delay_within_an_episode():
         control.advance(np.array([[value], [10 * value]], np.float32))
         if value == 3.0:
             control.start(np.array([1]), np.array([[77.0], [0.5]], np.float32))
-    assert shown == [[1, 10], [1, 10], [1, 0.5], [2, 0.5]]
+    assert shown == [[1, 10], [1, 10], [1, 10], [2, 20]]
+    assert control.show(np.zeros((2, 1)))[:, 0].tolist() == [3, 0.5]  # the start, not the end
+    control.forget()
+    control.start(np.array([1]), np.array([[6.0], [7.0]], np.float32))
+    assert control.show(np.array([[8.0], [9.0]]))[:, 0].tolist() == [8, 7]
+
+
+@pytest.mark.parametrize("rule", ["exact", "episode_end"])
+def test_a_world_that_changes_where_episodes_end_is_told_late(rule):
+    words = ["env.schedule=cyclic", "env.switch_interval=60", f"env.switch_rule={rule}"]
+    told, late = (
+        ant(f"context={name}", "context.source=friction", *words, *more)[0]
+        for name, more in (("friction_rbf", []), ("delayed", ["context.delay=7"]))
+    )
+    rng, truth, shown = np.random.default_rng(0), [], []
+    for envs, seen in ((told, truth), (late, shown)):
+        envs.reset()
+        seen.append(envs.context)
+    for _ in range(60):
+        action = rng.uniform(-1, 1, (3, 8))
+        for envs, seen in ((told, truth), (late, shown)):
+            envs.step(action)
+            seen.append(envs.context)
+    expected = [*[truth[0]] * 7, *truth[:-7]]
+    np.testing.assert_array_equal(shown, expected)
+    assert (np.array(shown) != np.array(truth)).any(axis=(1, 2)).sum() >= 7
+    told.close()
+    late.close()
+
+
+def test_a_delay_does_not_reach_into_a_world_chosen_before():
+    envs, _ = ant("context=delayed", "context.delay=3", "env.schedule=fixed")
+    source = Friction(0.02, 2.0, "rbf")
+    for value in (0.1, 1.5):
+        envs.set_value(value)
+        envs.reset()
+        np.testing.assert_array_equal(envs.context, source.encode(np.full(3, value)))
+    envs.close()
+
+
+@pytest.mark.parametrize(
+    ("num_regimes", "words", "width"),
+    [
+        ("null", ["env.schedule=sinusoidal", "env.sinusoid_period=90", "env.update_every=6"], 12),
+        ("null", ["env.intervals=geometric", "env.update_every=6"], 9),
+        ("null", ["env.schedule=fixed"], 1),
+        ("12", [], 12),
+        ("20", [], 20),
+        ("11", [], "this run meets 12 worlds in 1,000 steps"),
+        ("2", ["env.schedule=cyclic"], 2),
+        ("3", ["env.schedule=cyclic"], "or to 2, which then return"),
+        ("12", ["env.schedule=cyclic"], 12),
+    ],
+)
+def test_there_is_a_column_for_every_world_of_a_run(num_regimes, words, width):
+    words = ["context=regime", f"context.num_regimes={num_regimes}", *words]
+    if isinstance(width, str):
+        with pytest.raises(ConfigurationError, match=width):
+            ant(*words)
+        return
+    envs, info = ant(*words)
+    assert info.context_dim == width
+    last = make_schedule(compose_run([*ANT, *words]).config.env).regime_at(999)
+    assert width > last or "env.schedule=cyclic" in words
+    envs.provider._source.encode(np.array([last]))
+    envs.close()
+
+
+@pytest.mark.parametrize("words", [[], ["context.input=source"]])
+def test_a_stream_has_no_episodes_to_shuffle(words, tmp_path, capsys):
+    words = ["experiment=permuted_digits", "context=shuffled", *words]
+    assert main([*words, f"runs_root={tmp_path}", "progress=false"]) == EXIT_CONFIGURATION
+    assert "choose control=zero or constant" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("control", ["shuffled", "zero"])

@@ -163,6 +163,19 @@ def test_settings_that_nothing_reads_are_refused(name):
         ScheduleConfig(**{name: value}, **ignoring)
 
 
+@pytest.mark.parametrize("modifier", ["joint_paralysis", "observation_permutation"])
+def test_worlds_that_are_only_numbered_alternate_between_0_and_low(modifier):
+    cyclic = {"modifier": modifier, "schedule": "cyclic"}
+    found = schedule(**cyclic, low=2.0)
+    assert [found.value(k) for k in range(4)] == [0.0, 2.0, 0.0, 2.0]
+    with pytest.raises(ValueError, match=r"high=5.0 is not read by .*between 0 and low"):
+        ScheduleConfig(**cyclic, high=5.0)
+    with pytest.raises(ValueError, match="low=0 is the unchanged world"):
+        ScheduleConfig(**cyclic, low=0.0)
+    ScheduleConfig(modifier=modifier, low=0.0, high=5.0)
+    ScheduleConfig(modifier=LOG, schedule="cyclic", low=0.8, high=1.5)
+
+
 def test_every_setting_is_in_the_table_or_read_by_all():
     always = {"schedule", "modifier", "switch_interval", "switch_rule", "world_seed", "table_seed"}
     assert set(READERS) == {field.name for field in dataclasses.fields(ScheduleConfig)} - always

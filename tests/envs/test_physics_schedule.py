@@ -1,6 +1,7 @@
 """The wrapper for single Gymnasium environments."""
 
 import warnings
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -176,3 +177,26 @@ def test_make_vec_gives_the_batched_environment():
     observation, _, _, _, info = env.step(env.action_space.sample())
     assert observation.shape == (3, 27)
     assert info["friction"].tolist() == [ScheduleFriction.first(world_seed=2)] * 3
+
+
+def test_make_vec_needs_no_end_of_the_run():
+    settings: Any = {"switch_interval": 12, "max_episode_steps": 5, "world_seed": 2}
+    name = "envs:Neoteny/SlipperyAnt-v0"
+    env, copy = (gymnasium.make_vec(name, num_envs=2, **settings) for _ in range(2))
+    observation, _ = env.reset(seed=3)
+    singles = [gymnasium.make(name, **settings).reset(seed=3 + i)[0] for i in range(2)]
+    np.testing.assert_array_equal(observation, singles)
+    actions = np.random.default_rng(0).uniform(-1, 1, (8, 2, 8)).astype(np.float32)
+    switches = []
+    for action in actions[:7]:
+        observation, reward, terminated, truncated, info = env.step(action)
+        assert env.observation_space.contains(observation)
+        assert [a.shape for a in (reward, terminated, truncated)] == [(2,)] * 3
+        switches += [event["env_steps"] for event in info["events"]]
+    assert switches == [12]
+    assert isinstance(env, LocomotionVectorEnv)
+    assert isinstance(copy, LocomotionVectorEnv)
+    copy.restore(env.snapshot())
+    np.testing.assert_array_equal(env.step(actions[7])[0], copy.step(actions[7])[0])
+    env.close()
+    copy.close()

@@ -192,6 +192,30 @@ def test_a_second_visit_chooses_goals_of_its_own():
     envs.close()
 
 
+def test_a_seed_holds_for_the_stages_to_come():
+    """A reset with a seed is a run with that seed, in every stage and after a resume."""
+    short = {**SMALL, "copies": 2, "steps_per_task": 20, "horizon": 3, "goal_seed": 0}
+    played = actions(20, 2)
+
+    def chosen(envs, steps):
+        return np.array([envs.step(action)[4]["goal_index"] for action in steps])
+
+    of_the_run, _ = make(Config(**short, world_seed=9), 40)
+    of_the_run.reset()
+    expected = chosen(of_the_run, played)
+    assert not np.array_equal(expected[:10], expected[10:])
+    envs, _ = make(Config(**short), 40)
+    envs.reset()
+    assert "reseeded" not in envs.snapshot()  # whose hash is that of earlier versions
+    envs.reset(seed=9)
+    np.testing.assert_array_equal(chosen(envs, played[:5]), expected[:5])
+    again, _ = make(Config(**short), 40)
+    again.restore(envs.snapshot())
+    np.testing.assert_array_equal(chosen(again, played[5:]), expected[5:])
+    for each in (of_the_run, envs, again):
+        each.close()
+
+
 # Evaluations ----------------------------------------------------------------------------------
 
 

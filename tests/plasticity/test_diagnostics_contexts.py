@@ -120,6 +120,17 @@ def test_segment_entropy_of_uniform_wins_and_of_one_winner():
     assert use.wins[0].argmax() == 3
 
 
+def test_the_largest_value_decides_where_signs_count():
+    activations = torch.tensor([[[2.0, -3.0]], [[0.5, -0.1]]])
+    assert contexts.segment_use(activations).wins.tolist() == [[0.5, 0.5]]
+    use = contexts.segment_use(activations, signed=False)
+    assert use.wins.tolist() == [[1.0, 0.0]]
+    assert use.never_winning == 0.5
+    ids = torch.tensor([0, 1])
+    wins = contexts.segment_wins_by_context(activations, ids, 2, signed=False)
+    assert wins[:, 0].tolist() == [[1.0, 0.0], [1.0, 0.0]]
+
+
 def test_segment_wins_and_overlap_by_context():
     activations = torch.tensor([[[2.0, -1.0]], [[0.5, -3.0]], [[1.0, 4.0]], [[1.0, 4.0]]])
     ids = torch.tensor([0, 0, 1, 1])

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from random_worlds import random_step
 from recycling_nets import policy, target_of
 
 from agents import ppo
@@ -234,6 +235,45 @@ def test_two_recyclers_of_the_same_units_are_refused():
             "redo": redo.Config(networks=["value"]),
         }
     )
+
+
+def test_means_do_not_go_into_biases_that_nap_holds_at_zero():
+    transferring = continual_backprop.Config(maturity_threshold=3, mean_transfer=True)
+    with pytest.raises(ValueError, match="nap holds the biases in front of LayerNorm at 0"):
+        make({"continual_backprop": transferring, "nap": nap.Config()}, layer_norm=True)
+    make({"continual_backprop": transferring, "nap": nap.Config(period=0)}, layer_norm=True)
+    make({"continual_backprop": RECYCLER, "nap": nap.Config()}, layer_norm=True)
+
+
+def test_step_counters_per_unit_only_where_a_method_restarts_them():
+    """Their Adam differs from the plain one in the last bits."""
+    per_unit = {"maturity_threshold": 3, "optimizer_state": "per_unit_step"}
+    off = make({"continual_backprop": continual_backprop.Config(replacement_rate=0.0, **per_unit)})
+    on_policy = continual_backprop.Config(networks=["policy"], **per_unit)
+    one = make({"continual_backprop": on_policy})
+    kinds = [type(u.optimizer).__name__ for a in (off, one) for u in a.updates.values()]
+    assert kinds == ["DirectAdam", "DirectAdam", "PerUnitAdam", "DirectAdam"]
+
+
+def test_a_network_that_had_them_needlessly_goes_on_without():
+    donor = make({"redo": redo.Config(period=100, optimizer_state="per_unit_step")})
+    agent = make({"redo": redo.Config(period=0, optimizer_state="per_unit_step")})
+    rng, context = np.random.default_rng(0), np.zeros((4, 0), dtype=np.float32)
+    learn(donor, rng, context)
+    state = donor.state_dict()
+    for update in state["updates"].values():
+        update["methods"] = {"redo": {}}
+    agent.load_state_dict(state)
+    for each in (donor, agent):
+        learn(each, np.random.default_rng(1), context)
+    for mine, theirs in zip(agent.policy.parameters(), donor.policy.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+
+
+def learn(agent, rng, context):
+    for _ in range(8):
+        random_step(agent, rng, context, 5)
+    assert agent.update()
 
 
 @pytest.mark.parametrize("other", [RECYCLER, l2_init.Config(), reset.Config(**PERIODIC)])

@@ -1,6 +1,7 @@
 """Methods that edit weights by a formula, against numbers worked out by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -122,8 +123,10 @@ def test_nap_without_normalisation_is_refused():
     torso = simba.build(simba.Config(width=8), 4, ContextSpec(), streams)
     with pytest.raises(ValueError, match=r"no such key, choose one that has \(network=mlp\)"):
         nap.build(nap.Config(), target_of(ValueFunction(torso, LECUN, streams)))
-    with pytest.raises(ValueError, match=r"needs LayerNorm .* set network\.layer_norm=true"):
-        nap.build(nap.Config(), target_of(policy()))
+    with pytest.raises(ValueError, match=r"needs LayerNorm .* set network\.layer_norm=true, or"):
+        nap.build(nap.Config(), target_of(policy(), "policy"))
+    with pytest.raises(ValueError, match=r"\(value_network\.layer_norm=true where values have"):
+        nap.build(nap.Config(), target_of(policy(), "value"))
 
 
 # Shrink and perturb ----------------------------------------------------------------------------
@@ -234,6 +237,15 @@ def test_noise_of_shrink_perturb_spares_masked_weights():
 def test_soft_form_with_copied_targets_is_refused():
     with pytest.raises(ValueError, match="set target_edit=drift"):
         shrink_perturb.Config(period=1)
+    config = shrink_perturb.Config(period=12, clock="env_step")
+    network = policy()
+    target = replace(target_of(network), gradient_steps_per_env_step=0.125)
+    with pytest.raises(ValueError, match="set target_edit=drift"):  # rounded to every step
+        shrink_perturb.build(replace(config, period=11), target)
+    assert shrink_perturb.build(replace(config, period=13), target).period == 2
+    assert shrink_perturb.build(replace(config, period=8, target_edit="drift"), target).period == 1
+    with pytest.raises(ValueError, match="give at least 8, or set clock=gradient_step"):
+        shrink_perturb.build(replace(config, period=7, target_edit="drift"), target)
 
 
 # FIRE ------------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ def test_a_run_that_has_begun_goes_on(tmp_path, monkeypatch):
     words += ["optimizer=adam_rel", "arm=null", "boundary=oracle", "method=[ewc]"]
     words += [f"run_dir={tmp_path / 'run'}", "log.figures=false", "progress=false"]
     with monkeypatch.context() as patch:
-        patch.setattr(train, "rehearse", lambda config: None)  # as it was
+        patch.setattr(train, "rehearse", lambda *_, **__: None)  # as it was
         assert train.main([*words, "total_steps=64"]) == train.EXIT_DONE
     longer = [*words, "total_steps=128", "accept_change=true"]
     assert train.main(longer) == train.EXIT_DONE
