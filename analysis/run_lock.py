@@ -28,7 +28,7 @@ class RunLock:
             RunLocked: another process holds it, or moved the directory away just now.
             StorageError: the lock file cannot be opened.
         """
-        path = directory / ".lock"
+        path, self._owner = directory / ".lock", os.getpid()
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             self._descriptor = os.open(path, flags, 0o600)
@@ -53,6 +53,9 @@ class RunLock:
     def close(self) -> None:
         """Release the lock; a second time does nothing."""
         if self._descriptor >= 0:
+            if os.getpid() == self._owner:
+                # A child that was forked just now may not have closed its copy yet.
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             os.close(self._descriptor)
             self._descriptor = -1
 

@@ -117,6 +117,12 @@ def prepare(arguments: Sequence[str]) -> Study:
         fixed += ("group=tuning",)
     defaults = {arm: compose_run([*fixed, f"arm={arm}"]) for arm in arms}
     first = next(iter(defaults.values())).config
+    if first.init_from is not None:
+        # What a failed trial did not earn counts as the return of an untrained policy.
+        raise ConfigurationError(
+            "tuning trains new networks, whose first returns are those of an untrained policy; "
+            "leave init_from out"
+        )
     if not hasattr(first.env, "world_seed"):
         raise ConfigurationError("this environment has no world_seed, so nothing to tune on")
     plan: Plan = {}

@@ -78,6 +78,9 @@ REASONS = {
     "agent.fast_path=false": AUTOGRAD,
 }
 
+OF_CONTEXTS = ("continual_backprop_contexts",)  # refused in the worlds timed here, which tell none
+OF_ROLLOUTS = ("adam_rel",)  # refused where the objective never changes
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -126,12 +129,10 @@ def subjects(quick: bool, agent: str = "ppo") -> dict[str, list[str]]:
     """Name of a row -> overrides of the command line, for an agent of `BENCHES`."""
     if quick:
         return {f"method={name}": [f"method={name}"] for name in ("continual_backprop", "l2_init")}
-    rows = {f"method={name}": [f"method={name}"] for name in presets("method")}
-    rows |= {
-        f"optimizer={name}": [f"optimizer={name}"]
-        for name in presets("optimizer")
-        if name != "adam"
-    }
+    methods = [name for name in presets("method") if name not in OF_CONTEXTS]
+    optimizers = {*presets("optimizer")} - ({"adam"} if agent == "ppo" else {"adam", *OF_ROLLOUTS})
+    rows = {f"method={name}": [f"method={name}"] for name in methods}
+    rows |= {f"optimizer={name}": [f"optimizer={name}"] for name in sorted(optimizers)}
     rows |= {f"network={name}": [f"network={name}"] for name in NETWORKS}
     rows |= {f"arm={name}": [f"arm={name}"] for name in ARMS}
     return {**rows, **EXTRA, **(PPO_ALONE if agent == "ppo" else {})}

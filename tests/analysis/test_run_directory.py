@@ -347,6 +347,15 @@ class TestLock:
             spawned.kill()
             spawned.wait()
 
+    def test_a_child_that_has_not_begun_yet_does_not_hold_it(self, tmp_path: Path) -> None:
+        run = start(tmp_path)
+        copy = os.dup(run._lock._descriptor)  # what such a child has until it closes it
+        try:
+            run.close()
+            start(tmp_path).close()
+        finally:
+            os.close(copy)
+
     def test_a_forked_child_does_not_release_it_either(self, tmp_path: Path) -> None:
         run = start(tmp_path)
         child = os.fork()
@@ -372,10 +381,11 @@ class TestLock:
         real = fcntl.flock
 
         def flock(descriptor: int, operation: int) -> None:
-            (tmp_path / NAME).rename(tmp_path / "moved")
-            if replaced:
-                (tmp_path / NAME).mkdir()
-                (tmp_path / NAME / ".lock").touch()
+            if operation & fcntl.LOCK_EX:
+                (tmp_path / NAME).rename(tmp_path / "moved")
+                if replaced:
+                    (tmp_path / NAME).mkdir()
+                    (tmp_path / NAME / ".lock").touch()
             real(descriptor, operation)
 
         monkeypatch.setattr(fcntl, "flock", flock)

@@ -68,7 +68,9 @@ def test_every_preset_has_a_row():
     assert not any("smoke" in name for name in rows)
     assert len(methods.subjects(quick=True)) == 2
     sac = methods.subjects(quick=False, agent="sac")
-    assert set(rows) - set(sac) == {"agent.matmul_precision=bfloat16"}  # SAC has no such setting
+    # SAC has no such setting, and its objective never changes.
+    assert set(rows) - set(sac) == {"agent.matmul_precision=bfloat16", "optimizer=adam_rel"}
+    assert "method=continual_backprop_contexts" not in rows  # refused where there are no contexts
 
 
 def test_methods_are_measured_and_outliers_explained():

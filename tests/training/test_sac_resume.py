@@ -160,7 +160,7 @@ def test_the_replay_is_part_of_what_is_compared(tmp_path, monkeypatch):
     original = train.Training._restore
 
     def forgetful(self, state):
-        state["agent"]["replay"]["rows"][7:200] += 1.0
+        state["agent"]["replay"]["rows"][7:200, 0] += 1.0  # a number of the observation
         original(self, state)
 
     monkeypatch.setattr(train.Training, "_restore", forgetful)

@@ -178,6 +178,7 @@ def test_the_selector_never_sees_later_rows_or_evaluation_worlds(trials):
         ("env.world_seed=3", "tuning chooses env.world_seed itself"),
         ("seed=1", "tuning chooses seed itself"),
         ("tune.k=10", "share of the lifetime"),
+        ("init_from=runs/some/checkpoint", "leave init_from out"),
         ("tune.budgte=3", "tune.budgte"),
         ("arm=standard,rdeo", "there is no arm 'rdeo' (did you mean 'redo'?)"),
         ("arm=redo,redo", "names an arm twice"),
