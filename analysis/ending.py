@@ -11,7 +11,7 @@ from analysis.process_memory import PeakMemory
 from analysis.restored import can_be_measured
 from analysis.run_directory import RunDirectory
 from analysis.sequences.command import conclude_sequence
-from analysis.summary import final_return, summary_table
+from analysis.summary import final_return, outcome, summary_table
 from configs.run import RunConfig
 
 
@@ -74,6 +74,6 @@ def end_run(
     look = "sequence" if stages else look
     more = " --out results/NAME" if stages else ""
     print(
-        f"finished {env_steps:,} steps in {seconds:,.0f} s; final return "
-        f"{summary['final_return']:.1f}\nnext: python evaluate.py {look} {directory.path}{more}"
+        f"finished {env_steps:,} steps in {seconds:,.0f} s; {outcome(directory.path)}\n"
+        f"next: python evaluate.py {look} {directory.path}{more}"
     )

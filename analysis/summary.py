@@ -1,4 +1,8 @@
-"""What came out of a run: final and lifetime return, and one line per world."""
+"""What came out of a run: final and lifetime return, and one line per world.
+
+Runs that learn from right answers have no returns; their lines show the share of right answers
+(classes) or the loss (numbers) that was logged while learning.
+"""
 
 from __future__ import annotations
 
@@ -50,6 +54,33 @@ def end_of_phase_return(episodes: Episodes, regime: Regime) -> float:
     return float(returns.mean()) if len(returns) else math.nan
 
 
+def outcome(run_dir: Path | str) -> str:
+    """The last result in words: `final return 3120.4`, or `last accuracy 0.881`."""
+    path = Path(run_dir)
+    progress, last = read_progress(path), read_regimes(path)[-1]
+    answers = _answers(progress)
+    if answers is None:
+        return f"final return {final_return(path):.1f}"
+    return f"last {answers} {_text(_logged(progress, answers, last)[1], '.4g')}"
+
+
+def _answers(progress: Mapping[str, np.ndarray]) -> str | None:
+    """Column of a run that learns from right answers; None where rewards are learnt from."""
+    earned = progress.get("episode_return", np.zeros(0))
+    for name in ("accuracy", "loss"):
+        if name in progress and not np.isfinite(earned).any():
+            return name
+    return None
+
+
+def _logged(progress: Mapping[str, np.ndarray], name: str, regime: Regime) -> list[float]:
+    """Mean and last value of the rows logged in a regime, NaN where there are none."""
+    inside = (progress["env_steps"] > regime.start) & (progress["env_steps"] <= regime.end)
+    values = progress[name][inside]
+    values = values[np.isfinite(values)]
+    return [float(values.mean()), float(values[-1])] if len(values) else [math.nan, math.nan]
+
+
 def summary_table(run_dir: Path | str) -> str:
     """One line per regime as plain text of at most 12 lines and 100 columns.
 
@@ -62,7 +93,10 @@ def summary_table(run_dir: Path | str) -> str:
     network = columns.networks[0] if columns.networks else None
     table = Table(box=None, pad_edge=False, header_style="", padding=(0, 2, 0, 0))
     rank = "stable rank" + (" %" if columns.num_units else "")
+    answers = _answers(progress)
     returns = ["mean return", "end return"]
+    if answers is not None:
+        returns = [f"mean {answers}", f"last {answers}"]
     titles = ["regime", columns.regime_label, "steps", *returns, "dormant %", rank, "mean |w|"]
     for title in titles:
         table.add_column(title, justify="right", no_wrap=True)
@@ -70,18 +104,22 @@ def summary_table(run_dir: Path | str) -> str:
         if regime is None:
             table.add_row(*["..."] * len(titles))
             continue
-        inside = episodes.select(episodes.regimes == regime.index)
         row = [str(regime.index), regime.label, f"{regime.end - regime.start:,}"]
-        row += [_text(continual.lifetime_average(inside.returns, inside.lengths), ".1f")]
-        row += [_text(end_of_phase_return(episodes, regime), ".1f")]
+        if answers is None:
+            inside = episodes.select(episodes.regimes == regime.index)
+            row += [_text(continual.lifetime_average(inside.returns, inside.lengths), ".1f")]
+            row += [_text(end_of_phase_return(episodes, regime), ".1f")]
+        else:
+            row += [_text(value, ".4g") for value in _logged(progress, answers, regime)]
         row += _diagnostics(progress, columns, network, regime)
         table.add_row(*row)
     stream = io.StringIO()
     Console(file=stream, width=100, force_terminal=False, color_system=None).print(table)
     lines = [line.rstrip() for line in stream.getvalue().splitlines()]
-    average = _text(lifetime_average(path), ".1f")
-    final = _text(end_of_phase_return(episodes, regimes[-1]), ".1f")
-    lines.append(f"lifetime average return {average}, final return {final}")
+    if answers is None:
+        average = _text(lifetime_average(path), ".1f")
+        final = _text(end_of_phase_return(episodes, regimes[-1]), ".1f")
+        lines.append(f"lifetime average return {average}, final return {final}")
     return "\n".join(lines)
 
 

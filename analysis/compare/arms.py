@@ -20,7 +20,7 @@ _FRESH = "fresh_"
 _SEED_FOLDER = re.compile(r"\bseed_\d+\b")
 _HASH = re.compile(r"-[0-9a-f]{8}$")
 # Runs of one arm may differ in these: which seed, where it is filed, and how it is logged.
-_NOT_LEARNING = EXECUTION_KEYS | {"seed", "group", "env.world_seed"}
+_NOT_LEARNING = EXECUTION_KEYS | {"seed", "group", "env.world_seed", "env.seed"}
 # A fresh copy begins anew at boundaries; how long runs last has been checked, or they are cut.
 _FRESHNESS = frozenset({"fresh_at_switch", "boundary", "total_steps"})
 # A copy begins with new networks also where its original goes on from a checkpoint.

@@ -12,7 +12,7 @@ from synthetic_runs import (
     make_run,
 )
 
-from analysis.summary import final_return, lifetime_average, summary_table
+from analysis.summary import final_return, lifetime_average, outcome, summary_table
 
 
 def test_lifetime_average_weights_episodes_by_their_length(tmp_path):
@@ -104,3 +104,27 @@ def test_ranks_are_counts_where_the_number_of_units_is_unknown(tmp_path):
     header, first = summary_table(run).splitlines()[:2]
     assert "stable rank %" not in header
     assert float(first.split()[6]) == pytest.approx(12 * 0.55, abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "loss"])
+def test_runs_that_learn_from_answers_show_what_they_logged(tmp_path, name):
+    run = make_run(tmp_path / "run")
+    rows = [(100, 0.25), (300, 0.75), (500, "nan")]
+    add_progress(
+        run,
+        [
+            {"env_steps": step, "regime": 0, "regime_value": 2.0, "loss": 1.0, name: value}
+            for step, value in rows
+        ],
+        columns=["loss", "accuracy"] if name == "accuracy" else ["loss"],
+    )
+    header, first = summary_table(run).splitlines()[:2]
+    assert f"mean {name}  last {name}" in header
+    assert first.split()[3:5] == ["0.5", "0.75"]
+    assert "return" not in summary_table(run)
+    assert outcome(run) == f"last {name} 0.75"
+    earned = make_run(tmp_path / "earned")
+    add_episodes(earned, (90, 3.0, 30, 0, False))
+    row = {"env_steps": 100, "regime": 0, "episode_return": 3.0, "loss": 1.0}
+    add_progress(earned, [row], columns=["loss"])
+    assert "return" in outcome(earned)

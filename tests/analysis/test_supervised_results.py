@@ -167,11 +167,13 @@ def test_arms_that_share_a_network_have_rows_of_their_own(tmp_path):
         events = [{**where, "on_task": task, "accuracy": 0.5} for task in range(num_tasks)]
         path = run_dir(tmp_path / place, "dendrites", arm, seed, (), events, num_tasks)
         config = json.loads((path / "config.yaml").read_text())
+        config["env"]["seed"] = seed  # as the presets of streams say
         (path / "config.yaml").write_text(json.dumps(config | {"seed": seed, **settings}))
         return path
 
     network = {"network": {"kind": "dendritic"}}
     add("a", "adam-00000000", 0, **network)
+    add("a", "adam-00000000", 1, **network)
     add("a", "adam-11111111", 0, 3, **network, optimizer={"learning_rate": 0.1})
     names = supervised_results.final_accuracies(tmp_path)
     assert set(names) == {("dendrites", 2), ("dendrites", 3)}  # one arm, tuned for both
@@ -181,7 +183,7 @@ def test_arms_that_share_a_network_have_rows_of_their_own(tmp_path):
     arms = ("adam", "adam.l2_init", "zero")
     assert set(found) == {*((f"dendrites-{arm}", 2) for arm in arms), ("dendrites-adam", 3)}
     assert supervised_results.tasks(tmp_path, tmp_path / "out").endswith(
-        "All 4 runs are in the table."
+        "All 5 runs are in the table."
     )
     add("a", "zero-44444444", 1, context={"control": "zero", "input": "source"})
     names = {name for name, _ in supervised_results.final_accuracies(tmp_path)}
