@@ -14,6 +14,7 @@ REPORTS = {
     "stationary_ant": [],
     "stationary_ant/parity": [],
     "stationary_ant/terminal_timeouts": [],
+    "compare_slippery_ant": ["--partial"],
     "sac_against_sb3": ["--baseline", "sb3_sac-adam"],
     "inferred_context": [],
     "bfloat16": ["--partial", "--baseline", "ppo-mlp-standard"],
