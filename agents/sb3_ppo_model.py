@@ -26,7 +26,7 @@ class Config:
         num_epochs: Passes over a rollout (`n_epochs`).
         minibatch_size: Transitions per gradient step (`batch_size`); must divide a rollout.
         learning_rate: Of the one Adam over both networks.
-        adam_epsilon: Of that Adam; 1e-5 is SB3's default.
+        adam_epsilon: Of that Adam; the reference value, SB3 itself has 1e-5.
         discount: In [0, 1] (`gamma`).
         gae_lambda: In [0, 1].
         clip_range: Ratio is clipped to [1 - clip_range, 1 + clip_range].
@@ -44,7 +44,7 @@ class Config:
     num_epochs: int = 10
     minibatch_size: int = 128
     learning_rate: float = 1e-4
-    adam_epsilon: float = 1e-5
+    adam_epsilon: float = 1e-8
     discount: float = 0.99
     gae_lambda: float = 0.95
     clip_range: float = 0.2

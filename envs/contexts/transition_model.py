@@ -26,7 +26,8 @@ class Settings:
     Attributes:
         hidden: Width of its two hidden layers.
         learning_rate: Of Adam.
-        reservoir: Transitions in memory.
+        reservoir: Transitions in memory. Deviation: a fifth of the designed 100,000, to keep the
+            memory of many runs small; every transition of the past is still equally likely.
         fit_every: Transitions between fits.
         minibatches: Per fit.
         minibatch_size: Transitions of one.
