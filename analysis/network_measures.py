@@ -11,6 +11,7 @@ from torch import Tensor
 
 from agents.base import Agent
 from analysis import context_measures, measure
+from analysis.extended_measures import ExtendedMeasures
 from analysis.learning_measures import LearningMeasures, feature_norms, norm_columns
 from analysis.trainability import TrainabilityMeasures
 from analysis.unit_histories import UnitHistories
@@ -32,6 +33,8 @@ class Choices(Protocol):
     def trainability_steps(self) -> int | None: ...
     @property
     def unit_histories(self) -> bool: ...
+    @property
+    def extended(self) -> bool: ...
 
 
 class Probe(Protocol):
@@ -68,6 +71,7 @@ class NetworkMeasures:
             rows_every = choices.log_every_iterations
             self._trainability = TrainabilityMeasures(period, rows_every, inputs)
         self._histories = UnitHistories(folder, agent) if choices.unit_histories else None
+        self._extended = ExtendedMeasures(inputs) if choices.extended else None
         self._groups = self._unit_groups()
         self._row: dict[str, float] = {}
         self.reasons: dict[str, str] = {}
@@ -89,6 +93,8 @@ class NetworkMeasures:
         columns += self._learning.columns()
         if self._trainability is not None:
             columns += self._trainability.columns(self._agent.networks())
+        if self._extended is not None:
+            columns += self._extended.columns(self._agent.networks())
         return columns
 
     # Measuring -------------------------------------------------------------------------------
@@ -116,6 +122,10 @@ class NetworkMeasures:
         self._learning.begin()
         if self._trainability is not None and self._trainability.is_due(env_steps, iteration):
             self._row.update(self._trainability.measure(networks, self.reasons))
+        if self._extended is not None and is_due(
+            self._choices.all_ranks_every_iterations, iteration
+        ):
+            self._row.update(self._extended.measure(networks, self.reasons))
 
     def see(self, event: Mapping[str, Any]) -> None:
         """Hear of an event of a method."""
@@ -143,6 +153,8 @@ class NetworkMeasures:
             if self._probe is not None:
                 self._measure("probe", name, self._probe_inputs(name), 1)
             self._row.update(measure.measure_weights(name, network))
+        if self._extended is not None:
+            self._row.update(self._extended.measure(self._agent.networks(), self.reasons))
         self._row.update(self._learning.distances())
         self._judge_by_gradient()
 

@@ -43,6 +43,8 @@ class LogConfig:
             learn, each taking seconds; null for none. A divisor of the switch interval probes
             just before every switch.
         unit_histories: Keep a log of every hidden unit beside progress.csv, and draw it.
+        extended: Measure also singular values of weights, tangent kernels and cloned units, with
+            the ranks of all layers; some tenths of a second each time.
         quick_evaluation_steps: Environment steps between evaluations on a few goals, for the
             learning curve only; the first one comes at step 0. Null for none.
         quick_evaluation_goals: The goals of those.
@@ -64,6 +66,7 @@ class LogConfig:
     plain_seconds: float = 30.0
     trainability_steps: int | None = later(None)
     unit_histories: bool = later(False)
+    extended: bool = later(False)
     quick_evaluation_steps: int | None = later(None)
     quick_evaluation_goals: tuple[int, ...] = later((0, 10, 20, 30, 40))
     final_evaluation: bool = later(False)
