@@ -89,7 +89,7 @@ class Training:
         for problem in self.store.problems:
             print(f"checkpoint passed over: {problem}", file=sys.stderr)
         if loaded is None:
-            begin_from(self.agent, self.config)
+            begin_from(self.agent, self.config, self.envs)
         self.probe = build_probe(self.config, self.envs)
         self.evaluation = TrainingEvaluation(self.config, directory.path, num_threads, self.envs)
         self.recorder = Recorder(

@@ -12,20 +12,24 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from agents.base import Agent
 from analysis.checkpoint import CheckpointError, load_checkpoint
 from analysis.state_files import flatten
-from configs.run import RunConfig
+from configs.run import CONTEXTS, RunConfig
 from configs.schema import ConfigurationError
 from envs.base import WorkerError
+from envs.contexts.layer import learning_provider
 
 __all__ = ["NoFit", "adopt", "begin_from", "fitting", "require_finite"]
 
 # What loading a state of another form may raise, besides the refusals below.
 LOADING_ERRORS = (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError)
+# Organs that know nothing of contexts.
+_BLIND = frozenset({"optimizer", "log_std", "temperature"})
 
 
 class NoFit(ValueError):
@@ -52,21 +56,26 @@ def adopt(agent: Agent, saved: Mapping[str, Any]) -> None:
     require_finite(agent)
 
 
-def begin_from(agent: Agent, config: RunConfig) -> None:
+def begin_from(agent: Agent, config: RunConfig, envs: Any) -> None:
     """Start from the checkpoint that `init_from` names, with `fresh_parts` new.
+
+    Contexts that are learnt go on from there, too, whatever parts are fresh.
 
     Args:
         agent: Newly built; of no use after a refusal.
         config: Of its run; without `init_from` nothing happens.
+        envs: Newly built environments of the run, not reset yet.
 
     Raises:
         CheckpointError: The checkpoint cannot be read.
-        ConfigurationError: It does not fit this agent, or a weight is not finite.
+        ConfigurationError: It does not fit this agent, a number is not finite, or parts that are
+            kept know contexts that were learnt otherwise than those of this run.
     """
     if config.init_from is None:
         return
     donor = load_checkpoint(Path(config.init_from)).state
     try:
+        _go_on_with_contexts(envs, donor.get("env", {}), _readers(agent, config))
         agent.transplant(donor["agent"], config.fresh_parts)
         require_finite(agent)
     except torch.OutOfMemoryError:
@@ -74,6 +83,42 @@ def begin_from(agent: Agent, config: RunConfig) -> None:
     except LOADING_ERRORS as error:
         reason = _misfit(error) or _reason(error)
         raise ConfigurationError(f"cannot start from {config.init_from}: {reason}") from error
+
+
+def _readers(agent: Agent, config: RunConfig) -> list[str]:
+    """Parts of the donor that are kept and know its contexts: networks, and a replay."""
+    return sorted(set(agent.organs()) - set(config.fresh_parts) - _BLIND)
+
+
+def _go_on_with_contexts(envs: Any, worlds: Mapping[str, Any], readers: list[str]) -> None:
+    """Take over what the donor's contexts were learnt to be.
+
+    A gate that was trained on codes of one model makes nothing of those of another, even where
+    they are equally long. Where nobody reads the donor's, those of this run begin anew.
+
+    Raises:
+        NoFit: They cannot be taken over, and somebody reads them; or a number is not finite.
+    """
+    learns = learning_provider(envs) is not None
+    kind = str(worlds.get("context_label", "")).partition("/")[0]
+    if not learns and kind not in CONTEXTS.names():  # others are labelled by what they tell
+        return
+    try:
+        if not learns:
+            raise ValueError(f"they are learnt there ({kind}) and not here")
+        envs.take_over(dict(worlds))
+    except ValueError as error:
+        if readers:
+            raise NoFit(
+                f"its {', '.join(readers)} cannot go on with the contexts of this run: "
+                f"{_reason(error)}; give both runs the same settings of context, or name all of "
+                "these in fresh_parts"
+            ) from error
+        return
+    for name, value in envs.context_snapshot().items():
+        felt = name.startswith("context_control_")  # which marks the future by NaN
+        if isinstance(value, np.ndarray) and not felt and not np.isfinite(value).all():
+            raise NoFit(f"{name} is not finite")
 
 
 def _misfit(error: Exception) -> str | None:

@@ -220,14 +220,14 @@ def _refuse_idle_oracle(config: RunConfig, agent: Agent) -> None:
 
 def rehearse(
     config: RunConfig,
-    begin: Callable[[Agent, RunConfig], None] | None = None,
+    begin: Callable[[Agent, RunConfig, Any], None] | None = None,
     is_new: bool = True,
 ) -> None:
     """Build everything once, to see whether it can be built, and would act.
 
     Args:
         config: Of the run.
-        begin: How the agent of a new run starts, where that can be refused too.
+        begin: How agent and environments of a new run start, where that can be refused too.
         is_new: False leaves out what is for new runs only: what began under earlier rules may go
             on.
 
@@ -248,7 +248,7 @@ def rehearse(
                 refuse_idle_optimizer(agent)
                 _refuse_idle_oracle(config, agent)
             if begin is not None:
-                begin(agent, config)
+                begin(agent, config, envs)
         finally:
             agent.close()
     finally:

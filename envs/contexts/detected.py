@@ -76,7 +76,8 @@ class Detected(Felt):
         worlds: Prototypes, shared by all environments.
     """
 
-    learnt = (*Felt.learnt, "worlds")
+    learnt = ("worlds",)
+    waits_for = (*Felt.waits_for, "block_steps", "settling_blocks")
 
     def __init__(self, config: Config, info: EnvInfo, residuals: Residuals, seed: int) -> None:
         super().__init__(config.max_worlds, True, config, info, residuals, seed)
@@ -162,10 +163,15 @@ class Detected(Felt):
             detector.restart()
         self._known = self._told()
 
+    def _silent_vector_steps(self) -> int:
+        """Enough blocks to tell the first world by, if none of them raises an alarm."""
+        blocks = self._block_length * self._config.settling_blocks
+        return super()._silent_vector_steps() + blocks - 1
+
     @property
-    def _label(self) -> str:
+    def _form(self) -> str:
         config = self._config
-        return f"{config.kind}/{config.signals}/{config.pool}/{config.control}"
+        return f"{config.kind}/{config.signals}/{config.pool}"
 
 
 def provide(
@@ -174,7 +180,7 @@ def provide(
     """Build the provider of a run; see `given.provide`.
 
     Raises:
-        ValueError: Nobody says where velocities are, or worlds may differ where
-            environments are pooled.
+        ValueError: Nobody says where velocities are, their places change, or worlds may differ
+            where environments are pooled.
     """
     return Detected(config, info, make_residuals(config, info, settings, seed), seed)

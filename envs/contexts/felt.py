@@ -31,7 +31,8 @@ class Feeling(Settings, Showing):
     Attributes:
         pool: Average over all environments together, where they share one world. Otherwise every
             environment is a stream of its own.
-        warmup_steps: Transitions before features are read; the model is not worth it earlier.
+        warmup_steps: Transitions before features are read; the model is not worth it earlier. A
+            run that ends before anything can be told is refused.
         velocities: Where the observation holds the forward, sideways and turning velocity; null
             knows it for the walking robots.
     """
@@ -93,7 +94,8 @@ class Felt(Stored, Shown):
         seed: Of the control.
     """
 
-    learnt: tuple[str, ...] = ("residuals",)  # the parts that are worth measuring elsewhere
+    learnt: tuple[str, ...] = ()  # parts beside the model that are worth measuring elsewhere
+    waits_for: tuple[str, ...] = ("warmup_steps", "fit_every")
 
     def __init__(
         self,
@@ -106,7 +108,6 @@ class Felt(Stored, Shown):
     ) -> None:
         super().__init__(dim, discrete, config, info, seed)
         self._residuals, self._pool, self._warmup = residuals, config.pool, config.warmup_steps
-        self._num_envs = info.num_envs
         self._num_streams = 1 if config.pool else info.num_envs
         self._steps, self._frozen = 0, False
         self._arrays: dict[str, np.ndarray] = {}
@@ -128,10 +129,11 @@ class Felt(Stored, Shown):
         """What is known by now, (N, dim) float32, a fresh array."""
         raise NotImplementedError
 
-    @property
-    def _label(self) -> str:
-        """Identity of the settings, part of every snapshot."""
-        raise NotImplementedError
+    def _silent_vector_steps(self) -> int:
+        """Features need a fitted model and, whatever that is worth, the end of the warm-up."""
+        left = self._warmup - self._steps
+        warming_up = left // self._num_envs if left >= 0 else 0
+        return max(self._residuals.silent_vector_steps(), warming_up) + 1
 
     def adopt(self, snapshot: Snapshot) -> None:
         """Take over what was learnt, not what was felt last, and learn no more: to be measured.
@@ -139,9 +141,20 @@ class Felt(Stored, Shown):
         Raises:
             ValueError: It is of other settings.
         """
+        self.take_over(snapshot)
+        self._frozen = True
+
+    def take_over(self, snapshot: Snapshot) -> None:
+        """Take over what was learnt, not what was felt last, and go on as that one would.
+
+        Raises:
+            ValueError: It is of other settings.
+        """
+        self._require_form(snapshot)
+        self._residuals.take_over(part_of(snapshot, "residuals"))
         for name in self.learnt:
             self._parts[name].restore(part_of(snapshot, name))
-        self._steps, self._frozen = int(snapshot["steps"]), True
+        self._steps, self._frozen = int(snapshot["steps"]), bool(snapshot["frozen"])
         self.forget()
 
     def snapshot(self) -> Snapshot:

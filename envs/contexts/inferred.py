@@ -55,7 +55,7 @@ class Inferred(Felt):
         seed: Of the control.
     """
 
-    learnt = (*Felt.learnt, "moments")
+    learnt = ("moments",)
 
     def __init__(self, config: Config, info: EnvInfo, residuals: Residuals, seed: int) -> None:
         dim = NUM_FEATURES * len(config.horizons) + 1
@@ -86,10 +86,15 @@ class Inferred(Felt):
         self._averages.forget()
         self._known = self._told()
 
+    def _silent_vector_steps(self) -> int:
+        """The first averages of a single stream are their own mean, so that they say nothing."""
+        alone = self._num_streams == 1 and not self._moments.count
+        return super()._silent_vector_steps() + int(alone)
+
     @property
-    def _label(self) -> str:
+    def _form(self) -> str:
         config = self._config
-        return f"{config.kind}/{config.horizons}/{config.pool}/{config.control}"
+        return f"{config.kind}/{config.horizons}/{config.pool}"
 
 
 def provide(
@@ -98,7 +103,7 @@ def provide(
     """Build the provider of a run; see `given.provide`.
 
     Raises:
-        ValueError: Nobody says where velocities are, or worlds may differ where
-            environments are pooled.
+        ValueError: Nobody says where velocities are, their places change, or worlds may differ
+            where environments are pooled.
     """
     return Inferred(config, info, make_residuals(config, info, settings, seed), seed)

@@ -114,10 +114,31 @@ class Provider(Protocol):
 
 @runtime_checkable
 class LearningProvider(Provider, Protocol):
-    """A provider that learns, and can be measured with what it has learnt."""
+    """A provider that learns, and can be measured with what it has learnt.
+
+    Attributes:
+        waits_for: Settings that decide how long it is silent.
+    """
+
+    @property
+    def waits_for(self) -> tuple[str, ...]: ...
 
     def adopt(self, snapshot: Snapshot) -> None:
         """Take over what another one had learnt, not what it felt last, and learn no more."""
+        ...
+
+    def take_over(self, snapshot: Snapshot) -> None:
+        """Take over what another one had learnt, not what it felt last, and go on as it would.
+
+        One that still learned goes on learning, with random draws of its own.
+
+        Raises:
+            ValueError: It is of another kind or form; then this one is of no use.
+        """
+        ...
+
+    def silent_steps(self) -> int:
+        """Environment steps from now in which nothing but the neutral context can be shown."""
         ...
 
 
@@ -230,6 +251,23 @@ class ContextLayer(VectorWrapper):
         if isinstance(self.provider, LearningProvider):
             self.provider.adopt(_of_provider(snapshot))
 
+    def take_over(self, snapshot: Snapshot) -> None:
+        """Go on with what the contexts of another run's environments were learnt to be.
+
+        Call it before the first `reset`; a refusal leaves everything as it was.
+
+        Raises:
+            ValueError: Contexts are not learnt here, or were learnt in another form there.
+        """
+        if not isinstance(self.provider, LearningProvider):
+            raise ValueError("its contexts are not learnt")
+        before = self.provider.snapshot()
+        try:
+            self.provider.take_over(_of_provider(snapshot))
+        except ValueError:
+            self.provider.restore(before, self.env)
+            raise
+
     def restore(self, snapshot: Snapshot) -> None:
         """Continue exactly where `snapshot` was taken.
 
@@ -239,6 +277,12 @@ class ContextLayer(VectorWrapper):
         self._inner.restore(snapshot)
         self.provider.restore(_of_provider(snapshot), self.env)
         self._observation = None
+
+
+def learning_provider(envs: Any) -> LearningProvider | None:
+    """The provider of environments whose contexts are learnt, None for all others."""
+    provider = envs.provider if isinstance(envs, ContextLayer) else None
+    return provider if isinstance(provider, LearningProvider) else None
 
 
 def _of_provider(snapshot: Snapshot) -> Snapshot:

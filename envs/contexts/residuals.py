@@ -84,7 +84,7 @@ class Residuals:
         )
         self._planar, self._turning = list(velocities[:2]), velocities[2]
         self._obs = info.observation_dim
-        self._act = info.action_dim
+        self._act, self._num_envs = info.action_dim, info.num_envs
 
     def observe(self, step: Step, learn: bool) -> np.ndarray | None:
         """Features of a step, (N, 4) float64, with the model of before it; None before any fit.
@@ -114,6 +114,14 @@ class Residuals:
             ),
             axis=1,
         )
+
+    def silent_vector_steps(self) -> int:
+        """Vector steps before the first one that has features: the model has to be fitted."""
+        return -(-self._model.rows_until_fit // self._num_envs)
+
+    def take_over(self, snapshot: Snapshot) -> None:
+        """Go on from another one's model; see `TransitionModel.take_over`."""
+        self._model.take_over(snapshot)
 
     def snapshot(self) -> Snapshot:
         """The model."""

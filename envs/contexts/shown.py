@@ -12,6 +12,7 @@ from envs.contexts import controls
 from envs.contexts.controls import Control, own_stream
 from envs.contexts.layer import Step
 from envs.schedules import at_least, one_of
+from envs.snapshots import Snapshot
 
 INPUTS = ("same", "source")
 
@@ -62,6 +63,7 @@ class Shown:
         self, dim: int, discrete: bool, showing: Showing, info: EnvInfo, seed: int
     ) -> None:
         self._control = make_control(showing.control, showing.delay, dim, discrete, info, seed)
+        self._showing, self._num_envs = showing, info.num_envs
         self.dim, self.discrete = dim, discrete
         self.gate_dim = dim if showing.input == "source" else 0
         self.gate_discrete = discrete
@@ -87,6 +89,38 @@ class Shown:
     def context(self, envs: Any) -> np.ndarray:
         """What is known, the control, or both side by side, (N, dim + gate_dim) float32."""
         return self._beside(self._known, self._control.show(self._known))
+
+    def silent_steps(self) -> int:
+        """Environment steps from now in which nothing but the neutral context can be shown.
+
+        What is found out with the last of them is shown beside the observation after it, by
+        `control=delayed` so many steps later.
+        """
+        return (self._silent_vector_steps() + self._showing.delay) * self._num_envs
+
+    def _silent_vector_steps(self) -> int:
+        """Vector steps from now before anything is known."""
+        raise NotImplementedError
+
+    @property
+    def _form(self) -> str:
+        """What kind of knowledge this is; another one's can be taken over if it is of the same."""
+        raise NotImplementedError
+
+    @property
+    def _label(self) -> str:
+        """Identity of the settings, part of every snapshot."""
+        return f"{self._form}/{self._showing.control}"
+
+    def _require_form(self, snapshot: Snapshot) -> None:
+        """Refuse what was learnt in another form; what a control makes of it does not matter.
+
+        Raises:
+            ValueError: It is of another kind of context, or of other settings.
+        """
+        theirs = str(snapshot.get("label", "")).rpartition("/")[0]
+        if theirs != self._form:
+            raise ValueError(f"they are {theirs or 'not learnt'} there and {self._form} here")
 
     def _beside(self, known: np.ndarray, shown: np.ndarray) -> np.ndarray:
         return np.concatenate((known, shown) if self.gate_dim else (shown,), axis=1)

@@ -89,6 +89,12 @@ class TransitionModel(Stored):
         return int(self._arrays["fits"][0])
 
     @property
+    def rows_until_fit(self) -> int:
+        """Transitions until the first fit; 0 after it."""
+        due = self._settings.fit_every - int(self._arrays["since"][0])
+        return 0 if self.num_fits else due
+
+    @property
     def varies(self) -> np.ndarray:
         """Dimensions of the observation that have changed at all by the last fit, (obs,) bool."""
         return self._arrays["varies"].copy()
@@ -156,9 +162,21 @@ class TransitionModel(Stored):
         Raises:
             ValueError: It is incomplete, or of another size.
         """
+        (generator,) = load_generators(snapshot, 1)
+        self._load(snapshot, generator)
+
+    def take_over(self, snapshot: Snapshot) -> None:
+        """Go on from another model with what it has learnt; draws stay this one's own.
+
+        Raises:
+            ValueError: It is incomplete, or of another size.
+        """
+        self._load(snapshot, self._generator)
+
+    def _load(self, snapshot: Snapshot, generator: np.random.Generator) -> None:
         require(snapshot, "reservoir_seen")
         super().restore(snapshot)
-        (self._generator,) = load_generators(snapshot, 1)
+        self._generator = generator
         self._network.restore(part_of(snapshot, "network"))
-        self._reservoir.restore(part_of(snapshot, "reservoir"), self._generator)
+        self._reservoir.restore(part_of(snapshot, "reservoir"), generator)
         self._moments.restore(part_of(snapshot, "moments"))

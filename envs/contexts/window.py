@@ -45,7 +45,7 @@ class Config(Showing):
         length: Transitions of a window.
         code: Numbers that say what it is like.
         freeze_after: Transitions after which the encoder stays as it is and is shown. Give it
-            several worlds.
+            several worlds; a run that is no longer is refused.
         train_every: Transitions between its gradient steps.
         hidden: Widths of the encoder's two hidden layers.
         decoder_hidden: Width of the hidden layer that predicts a transition from the code.
@@ -92,9 +92,11 @@ class Window(Shown):
         seed: Of all streams.
     """
 
+    waits_for = ("freeze_after",)
+
     def __init__(self, config: Config, info: EnvInfo, seed: int) -> None:
         super().__init__(config.code + 1, False, config, info, seed)
-        self._config, self._num_envs = config, info.num_envs
+        self._config = config
         self._low, self._high = info.action_low, info.action_high
         self._given = info.observation_dim + info.action_dim
         self._width = self._given + info.observation_dim + 1  # inputs, change, reward
@@ -203,6 +205,11 @@ class Window(Shown):
             told[:, :-1] = self._encode(self._arrays["window"], self._mask())[0]
         return told
 
+    def _silent_vector_steps(self) -> int:
+        """Until the encoder is frozen, and has a window that says something."""
+        left = max(0, self._config.freeze_after - self._steps)
+        return max(-(-left // self._num_envs), FEWEST)
+
     def adopt(self, snapshot: Snapshot) -> None:
         """Take over what was learnt, not what was felt last, and learn no more: to be measured.
 
@@ -211,8 +218,25 @@ class Window(Shown):
         Raises:
             ValueError: It is of other settings.
         """
+        self._require_form(snapshot)
         self._has_adopted = True
-        self._load(snapshot)
+        self._load(snapshot, self._generator)
+        self.forget()
+
+    def take_over(self, snapshot: Snapshot) -> None:
+        """Take over what was learnt, not what was felt last, and go on as that one would.
+
+        A frozen encoder stays so, whatever `freeze_after` says here; another one learns on until
+        its transitions of both lives are that many.
+
+        Raises:
+            ValueError: It is of other settings.
+        """
+        self._require_form(snapshot)
+        if int(snapshot["reservoir_seen"]) == 0:  # only frozen encoders have forgotten windows
+            steps = max(int(snapshot["steps"]), self._config.freeze_after)
+            snapshot = {**snapshot, "steps": steps}
+        self._load(snapshot, self._generator)
         self.forget()
 
     def forget(self) -> None:
@@ -247,29 +271,30 @@ class Window(Shown):
         """
         require_equal(snapshot, "label", self._label)
         self._has_adopted = bool(snapshot.get("has_adopted", 0))
-        self._load(snapshot)
+        (generator,) = load_generators(snapshot, 1)
+        self._load(snapshot, generator)
         self._control.restore(part_of(snapshot, "control"))
         felt = part_of(snapshot, "felt")
         self._arrays = load_arrays(felt, self._arrays)
         self._known = self._told()
 
-    def _load(self, snapshot: Snapshot) -> None:
+    def _load(self, snapshot: Snapshot, generator: np.random.Generator) -> None:
         self._steps, self._since = int(snapshot["steps"]), int(snapshot["since"])
-        (self._generator,) = load_generators(snapshot, 1)
+        self._generator = generator
         self._encoder.restore(part_of(snapshot, "encoder"))
         self._decoder.restore(part_of(snapshot, "decoder"))
         self._moments.restore(part_of(snapshot, "moments"))
         self._reservoir = self._new_reservoir()
-        if not self._has_adopted:
+        if not (self.is_frozen or self._has_adopted):
             self._reservoir.restore(part_of(snapshot, "reservoir"), self._generator)
         felt = part_of(snapshot, "felt")
         scales = load_arrays(felt, {key: self._arrays[key] for key in ("mean", "scale")})
         self._arrays |= scales
 
     @property
-    def _label(self) -> str:
+    def _form(self) -> str:
         config = self._config
-        return f"{config.kind}/{config.length}/{config.code}/{config.control}"
+        return f"{config.kind}/{config.length}/{config.code}"
 
 
 def provide(

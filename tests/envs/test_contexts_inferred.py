@@ -398,6 +398,114 @@ def test_what_was_learnt_can_be_measured_elsewhere_and_learns_no_more(kind):
     assert (other.context != neutral).any()
 
 
+LEARNT = ("residuals_network", "residuals_fits", "moments", "worlds", "encoder", "decoder")
+
+
+def learnt_of(envs):
+    found = envs.context_snapshot().items()
+    return {k: v for k, v in found if k.startswith(tuple(f"context_{name}" for name in LEARNT))}
+
+
+def streams_of(envs):
+    return {k: v for k, v in envs.context_snapshot().items() if "generator_0" in k}
+
+
+def assert_equal(one, two):
+    assert one.keys() == two.keys()
+    for key, value in one.items():
+        np.testing.assert_array_equal(value, two[key], err_msg=key)
+
+
+def lived(envs, steps, seed=0):
+    envs.reset()
+    rng = np.random.default_rng(seed)
+    for _ in range(steps):
+        envs.step(rng.normal(size=(3, 8)))
+    return envs
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "learns"),
+    [
+        ("inferred", [], True),
+        ("inferred", ["context.control=zero"], True),  # what is made of it is another question
+        ("detected", [], True),
+        ("window", ["context.freeze_after=1000"], True),
+        ("window", [], False),
+        ("window", ["context.freeze_after=1000"], None),  # of an encoder that was frozen before
+    ],
+)
+def test_another_run_goes_on_with_what_was_learnt(kind, words, learns):
+    donor = lived(ant(kind, *([] if learns is None else words)), 80)
+    other = ant(kind, *words, "seed=5")
+    streams = streams_of(other)
+    other.take_over(donor.snapshot())
+    assert_equal(learnt_of(other), learnt_of(donor))
+    assert streams_of(other) == streams != streams_of(donor)
+    neutral = other.context
+    assert (neutral == neutral[:1]).all()  # what was felt begins anew
+    before = learnt_of(other)
+    lived(other, 60)
+    moved = any((value != before[key]).any() for key, value in learnt_of(other).items())
+    assert moved == bool(learns)
+    if not learns:
+        assert (other.context != neutral).any()
+    again = ant(kind, *words, "seed=5")
+    again.restore(other.snapshot())
+    assert_equal(again.snapshot(), other.snapshot())
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "message"),
+    [
+        ("inferred", ["context.horizons=[5]"], r"inferred/\(50, 500\)/False there and inferred/"),
+        ("inferred", ["context.hidden=8"], "shape"),
+        ("detected", ["context.signals=energy"], "detected/slip/True there"),
+        ("detected", ["context.max_worlds=3"], "shape"),
+        ("window", ["context.code=2"], "window/16/8 there and window/16/2 here"),
+        ("window", ["context.decoder_hidden=8"], "shape"),
+    ],
+)
+def test_what_was_learnt_in_another_form_is_refused_and_leaves_no_trace(kind, words, message):
+    donor, other = lived(ant(kind), 60), ant(kind, *words)
+    before = other.context_snapshot()
+    with pytest.raises(ValueError, match=message):
+        other.take_over(donor.snapshot())
+    assert_equal(other.context_snapshot(), before)
+    with pytest.raises(ValueError, match="not learnt there"):
+        other.take_over({})
+    with pytest.raises(ValueError, match="not learnt"):
+        build_environment(compose_run([*ANT, "context=friction"]).config)[0].take_over({})
+
+
+SILENT = [
+    ("inferred", []),
+    ("inferred", ["context.pool=true"]),
+    ("inferred", ["context.warmup_steps=0", "context.fit_every=50"]),
+    ("inferred", ["context.warmup_steps=100", "context.control=delayed", "context.delay=3"]),
+    ("detected", []),
+    ("detected", ["context.pool=false"]),
+    ("window", []),
+    ("window", ["context.freeze_after=0"]),
+    ("window", ["context.freeze_after=100", "context.control=delayed", "context.delay=3"]),
+]
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+@pytest.mark.parametrize(("kind", "words"), SILENT)
+def test_it_is_silent_as_long_as_it_says(kind, words, goes_on):
+    envs = ant(kind, *words)
+    if goes_on:
+        envs.take_over(lived(ant(kind, *words), 35).snapshot())
+    silent = envs.provider.silent_steps()
+    envs.reset()
+    rng, first = np.random.default_rng(0), envs.context
+    while envs.env.env_steps < silent:
+        assert (envs.context == first).all(), envs.env.env_steps
+        envs.step(rng.normal(size=(3, 8)))
+    assert (envs.context != first).any()
+
+
 def test_a_window_that_is_measured_before_it_is_frozen_stays_neutral():
     envs, other = ant("window"), ant("window")
     for each in (envs, other):
