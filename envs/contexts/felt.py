@@ -62,9 +62,15 @@ def make_residuals(config: Any, info: EnvInfo, settings: Any, seed: int) -> Resi
         seed: Of the stream.
 
     Raises:
-        ValueError: Nobody says where velocities are, or worlds may differ where
-            environments are pooled.
+        ValueError: Nobody says where velocities are, their places change, or worlds may differ
+            where environments are pooled.
     """
+    if "observation_permutation" in getattr(settings, "modifiers", ()):
+        raise ValueError(
+            f"context={config.kind} reads velocities at fixed places of the observation, and "
+            "modifier=observation_permutation moves them; choose context=window, which reads all "
+            "of it, or a context that is given, such as context=regime"
+        )
     rule = getattr(settings, "switch_rule", "exact")
     if config.pool and (info.num_tasks > 1 or rule != "exact"):
         raise ValueError(

@@ -565,6 +565,19 @@ def test_what_cannot_be_is_refused(words, message):
         ant("inferred", *words)
 
 
+@pytest.mark.parametrize("kind", ["inferred", "detected"])
+@pytest.mark.parametrize("modifier", ["observation_permutation", "[mass,observation_permutation]"])
+@pytest.mark.parametrize("given", [[], ["context.velocities=[13,14,18]"]])
+def test_velocities_that_change_their_places_are_not_read(kind, modifier, given):
+    with pytest.raises(ConfigurationError, match="observation_permutation moves them"):
+        ant(kind, f"env.modifier={modifier}", *given)
+
+
+def test_a_window_reads_the_whole_observation_in_any_order():
+    envs = ant("window", "env.modifier=observation_permutation")
+    assert (lived(envs, 45).context[:, :-1] != 0).any()
+
+
 def test_other_robots_must_say_where_velocities_are():
     info = SimpleNamespace(name="thing", observation_dim=5)
     with pytest.raises(ValueError, match="velocities"):
