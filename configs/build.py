@@ -70,15 +70,23 @@ def with_context(config: RunConfig, envs: Any, info: Any) -> tuple[Any, Any]:
 
 
 def _check_tasks_are_shown(config: RunConfig) -> None:
-    """Refuse agents that tell tasks apart by the context where a control hides or changes it.
+    """Refuse agents that tell tasks apart by the context where it names none, or false ones.
 
     Raises:
-        ValueError: Temperatures, advantages or baselines would belong to false tasks.
+        ValueError: Temperatures, advantages or baselines would belong to false tasks, or a
+            temperature to none.
     """
+    agent = config.agent
+    if config.context.kind == "detected" and getattr(agent, "temperature_per_task", False):
+        raise ValueError(
+            "agent.temperature_per_task=true needs contexts that always name a task, and "
+            "context=detected names none until it has found one, so that nothing would learn the "
+            "temperature of what comes before; set agent.temperature_per_task=false, or choose a "
+            "context that is given, such as context=regime"
+        )
     control = getattr(config.context, "control", "none")
     if control == "none" or getattr(config.context, "input", None) == "source":
         return
-    agent = config.agent
     for name, wanted in (
         ("temperature_per_task", True),
         ("normalize_advantage", "per_task"),

@@ -40,6 +40,14 @@ def test_false_tasks_are_refused(context, words):
         layer(f"context={context}", *words)
 
 
+def test_worlds_that_are_not_found_yet_have_no_temperature():
+    words = ["agent=sac", "agent.temperature_per_task=true"]
+    with pytest.raises(ConfigurationError, match="context=detected names none until it has found"):
+        layer("context=detected", *words)
+    with pytest.raises(AttributeError):  # by empty environments
+        layer("context=detected", "agent=ppo", "agent.normalize_advantage=per_task")
+
+
 @pytest.mark.parametrize(
     "words",
     [
