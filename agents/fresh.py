@@ -24,7 +24,9 @@ class FreshAtTaskChange(Agent):
     unfinished rollout, the replay and its warm-up, and the random streams are those of a new
     agent. Only the count of iterations goes on, because log periods are counted in it, and the
     first answers of a task, which supervised problems tell before they announce it, go to the agent
-    of that task. In its first life it is the plain agent, bit for bit.
+    of that task. In its first life it is the plain agent, bit for bit. What is no part of the
+    agent stays: contexts that are learnt would remember earlier worlds, and runs with them are
+    refused (`configs.build.rehearse`).
 
     It knows when the task changes, so tables call it an oracle: what a learner could reach in
     every world if it had lost nothing and kept nothing.

@@ -15,7 +15,7 @@ from agents.fresh import FreshAtTaskChange
 from agents.parts import Parts
 from configs.run import AGENTS, CONTEXTS, ENVIRONMENTS, RunConfig
 from configs.schema import ConfigurationError
-from envs.contexts.layer import ContextLayer
+from envs.contexts.layer import ContextLayer, learning_provider
 from networks.torso import ContextSpec
 
 REQUIRED = "required"  # what a preset says in place of a checkpoint that it needs
@@ -226,6 +226,42 @@ def _refuse_idle_oracle(config: RunConfig, agent: Agent) -> None:
         )
 
 
+def _refuse_lasting_context(config: RunConfig, envs: Any) -> None:
+    """Refuse to begin anew with everything but what contexts have learnt in earlier worlds.
+
+    A model that began anew as well would be silent in most of every world, and one that is made
+    for several worlds in all of it.
+
+    Raises:
+        ConfigurationError: The yardstick would remember.
+    """
+    if config.fresh_at_switch and learning_provider(envs) is not None:
+        raise ConfigurationError(
+            "fresh_at_switch=true begins anew with everything in every world, but what "
+            f"context={config.context.kind} has learnt of the worlds before would stay; choose a "
+            "context that is given (oracle, task, none), or train fresh networks in single worlds, "
+            "as experiment=oracle_grid does"
+        )
+
+
+def _refuse_silent_context(config: RunConfig, envs: Any) -> None:
+    """Refuse a run in which contexts that are learnt show nothing but the neutral one.
+
+    Raises:
+        ConfigurationError: It ends before anything else can be shown.
+    """
+    provider = learning_provider(envs)
+    silent = 0 if provider is None else provider.silent_steps()
+    if provider is not None and config.total_steps <= silent:
+        names = [*provider.waits_for, *(["delay"] if config.context.delay else [])]
+        read = [f"context.{name}={getattr(config.context, name)}" for name in names]
+        raise ConfigurationError(
+            f"context={config.context.kind} is silent for {silent:,} environment steps "
+            f"({', '.join(read)}), so that total_steps={config.total_steps:,} would end before "
+            "anything is told of the world; lower these settings, or train longer"
+        )
+
+
 def rehearse(
     config: RunConfig,
     begin: Callable[[Agent, RunConfig, Any], None] | None = None,
@@ -255,8 +291,11 @@ def rehearse(
             if is_new:
                 refuse_idle_optimizer(agent)
                 _refuse_idle_oracle(config, agent)
+                _refuse_lasting_context(config, envs)
             if begin is not None:
                 begin(agent, config, envs)
+            if is_new:  # a donor may have learnt enough to be heard at once
+                _refuse_silent_context(config, envs)
         finally:
             agent.close()
     finally:

@@ -121,8 +121,10 @@ class RunConfig:
             run and 1 in a sweep. The results do not depend on it.
         boundary: `oracle` announces world changes to methods that need it; `none` never does.
         fresh_at_switch: Begin anew with everything at every world change: the fresh-network
-            oracle. Needs boundary=oracle.
-        init_from: Checkpoint to start from, with `fresh_parts` new.
+            oracle. Needs boundary=oracle, and contexts that are given: what others have learnt
+            would not begin anew.
+        init_from: Checkpoint to start from, with `fresh_parts` new. Contexts that are learnt go on
+            from there.
         fresh_parts: Organs that stay newly built.
         fresh: Move an existing run directory aside and start anew.
         accept_change: Continue a run directory although settings changed.

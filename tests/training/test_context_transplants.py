@@ -6,7 +6,7 @@ import pytest
 import train
 from analysis.adoption import begin_from
 from analysis.checkpoint import CheckpointStore
-from configs.build import build_agent, build_environment
+from configs.build import build_agent, build_environment, rehearse
 from configs.compose import compose_run
 from configs.schema import ConfigurationError
 
@@ -128,6 +128,14 @@ def test_a_donor_without_environments_or_with_broken_numbers_is_refused(tmp_path
     spoilt = CheckpointStore(tmp_path / "c").save(1, {**state, "env": broken})
     with pytest.raises(ConfigurationError, match="network_weight_0 is not finite"):
         begun(spoilt, words_of(INFERRED))
+
+
+def test_a_donor_that_has_learnt_enough_is_heard_at_once(tmp_path):
+    donor, _ = lived(tmp_path, words_of(WINDOW))
+    short = [*words_of(WINDOW), "total_steps=64"]
+    with pytest.raises(ConfigurationError, match="is silent for 80 environment steps"):
+        rehearse(compose_run(short).config)
+    rehearse(compose_run([*short, f"init_from={donor}"]).config, begin_from)
 
 
 def test_a_whole_run_goes_on_with_the_model_of_its_donor(tmp_path):

@@ -15,6 +15,10 @@ ANT = ["env.num_envs=2", "env.max_episode_steps=12"]
 REL = "restarts its step count where the objective changes"
 NEVER = "never changes, so that boundary=oracle announces nothing"
 ORACLE = ["env=ant", *ANT, "boundary=oracle"]
+SAC = ["agent=sac", "agent.batch_size=8", "agent.replay_size=256", "agent.warmup_steps=16"]
+SLIPPERY = ["env=slippery_ant", *ANT]
+LENT = [*SLIPPERY, "boundary=oracle", "fresh_at_switch=true"]
+SILENT = "so that total_steps={} would end before anything is told"
 MT = ["env=mt1", "env.num_workers=0", "agent=sac", "boundary=oracle"]
 
 
@@ -30,6 +34,19 @@ MT = ["env=mt1", "env.num_workers=0", "agent=sac", "boundary=oracle"]
         (["env=slippery_ant", *ANT, "env.schedule=fixed", "arm=fresh_oracle"], NEVER),
         ([*MT, "method=[si]"], f"si acts at task changes, but env.kind=meta_world {NEVER}"),
         ([*MT, "agent.buffer_on_switch=clear"], f"agent.buffer_on_switch=clear .* {NEVER}"),
+        # Contexts that say nothing, or that remember what is to begin anew.
+        (["experiment=slippery_ant_sac_smoke", "context=window", "total_steps=6144"],
+         r"silent for 100,000 .*freeze_after=100000\), " + SILENT.format("6,144")),
+        ([*SLIPPERY, *SAC, "context=window", "total_steps=100_000"], SILENT.format("100,000")),
+        ([*SLIPPERY, "context=inferred", "context.warmup_steps=1_000_000"],
+         "warmup_steps=1000000, context.fit_every=2048"),
+        ([*SLIPPERY, "context=detected", "total_steps=10_000"],
+         "context.block_steps=100, context.settling_blocks=20"),
+        ([*SLIPPERY, "context=inferred", "total_steps=10_260", "context.control=delayed",
+          "context.delay=20"], "silent for 10,282 .*, context.delay=20"),
+        ([*LENT, "context=inferred"], "what context=inferred has learnt .* would stay"),
+        ([*LENT, "context=detected"], "what context=detected has learnt"),
+        ([*LENT, *SAC, "context=window"], "what context=window has learnt"),
     ],
     ids=lambda value: "" if isinstance(value, str) else " ".join(value)[-40:],
 )  # fmt: skip
@@ -46,9 +63,12 @@ def test_new_runs_are_refused(words, match):
         ["env=slippery_ant", *ANT, "env.schedule=gradual", "boundary=oracle", "method=[ewc]"],
         ORACLE,  # nobody who would listen
         [*ORACLE, "method=[si]", "method.si.at_task_change=false", "method.si.period=10"],
+        [*SLIPPERY, *SAC, "context=window", "total_steps=100_001"],
+        [*SLIPPERY, "context=detected", "total_steps=12_250"],
+        [*LENT, "context=oracle"],
     ],
     ids=lambda words: " ".join(words)[-40:],
-)
+)  # fmt: skip
 def test_what_acts_is_accepted(words):
     rehearse(compose_run([*TINY, *words]).config)
 
@@ -56,8 +76,7 @@ def test_what_acts_is_accepted(words):
 def test_a_run_that_has_begun_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(CheckpointStore, "reserved_bytes", 0)
     monkeypatch.setattr(train, "build_probe", lambda *_: None)
-    sac = ["agent=sac", "agent.batch_size=8", "agent.replay_size=256", "agent.warmup_steps=16"]
-    words = [*TINY, "env=ant", *ANT, *sac, "agent.steps_per_iteration=32", "log.diagnostics=false"]
+    words = [*TINY, "env=ant", *ANT, *SAC, "agent.steps_per_iteration=32", "log.diagnostics=false"]
     words += ["optimizer=adam_rel", "arm=null", "boundary=oracle", "method=[ewc]"]
     words += [f"run_dir={tmp_path / 'run'}", "log.figures=false", "progress=false"]
     with monkeypatch.context() as patch:
@@ -67,6 +86,18 @@ def test_a_run_that_has_begun_goes_on(tmp_path, monkeypatch):
     assert train.main(longer) == train.EXIT_DONE
     assert train.main([*longer, "fresh=true"]) == train.EXIT_CONFIGURATION
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_silent_run_that_has_begun_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(CheckpointStore, "reserved_bytes", 0)
+    monkeypatch.setattr(train, "build_probe", lambda *_: None)
+    words = [*TINY, *SLIPPERY, "context=inferred", "agent.rollout_length=16", "arm=null"]
+    words += ["agent.minibatch_size=16", "log.diagnostics=false"]
+    words += [f"run_dir={tmp_path / 'run'}", "log.figures=false", "progress=false"]
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "rehearse", lambda *_, **__: None)  # as it was
+        assert train.main([*words, "total_steps=64"]) == train.EXIT_DONE
+    assert train.main([*words, "total_steps=96", "accept_change=true"]) == train.EXIT_DONE
 
 
 def test_models_of_sb3_are_refused_too_and_saved_ones_load(tmp_path, monkeypatch):
