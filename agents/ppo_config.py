@@ -48,7 +48,8 @@ class Config:
             set of one is refused.
         state_dependent_std: The standard deviation is an output of the policy network instead of a
             free parameter.
-        log_std_min: Lower clip of a state-dependent log standard deviation.
+        log_std_min: Lower clip of a state-dependent log standard deviation; a free parameter is
+            never clipped.
         log_std_max: Upper clip of it.
         policy_head_bound: Draw the weights of the policy's heads from U(-bound, bound), biases 0;
             None takes the law `network.head_initializer`.

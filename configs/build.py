@@ -13,6 +13,7 @@ import numpy as np
 from agents.base import Agent
 from agents.fresh import FreshAtTaskChange
 from agents.parts import Parts
+from configs.reading import refuse_unread
 from configs.run import AGENTS, CONTEXTS, ENVIRONMENTS, RunConfig
 from configs.schema import ConfigurationError
 from envs.contexts.layer import ContextLayer, learning_provider
@@ -284,6 +285,8 @@ def rehearse(
             f"accept_change=true goes on with a run, but there is none {place}; name the directory "
             "of the run, run_dir=<dir>, or leave accept_change out"
         )
+    if is_new:
+        refuse_unread(config)
     envs, info = build_environment(config)
     try:
         agent = build_agent(config, info)

@@ -1,8 +1,11 @@
-"""Which settings of a schedule are read by which schedule and quantity: one table."""
+"""Which settings of a schedule are read by which schedule and quantity: one table.
+
+`configs.reading` has those of contexts and agents, and the same search.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +25,43 @@ class Reader:
     """
 
     who: str
-    reads: Callable[[ScheduleConfig], bool]
+    reads: Callable[[Any], bool]
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A setting away from its default that nobody reads.
+
+    Attributes:
+        name: Its name.
+        value: What it is set to.
+        default: What it may be left at.
+        who: Who reads it, to follow "is read by".
+    """
+
+    name: str
+    value: Any
+    default: Any
+    who: str
+
+
+def unread(settings: Any, readers: Mapping[str, Reader], asked: Any) -> Iterator[Unread]:
+    """Settings away from their defaults that the choices beside them ignore.
+
+    Args:
+        settings: A dataclass with defaults.
+        readers: Name of a setting -> who reads it; others are read always.
+        asked: The configuration that readers are asked about.
+    """
+    for item in fields(settings):
+        reader = readers.get(item.name)
+        if reader is None or reader.reads(asked):
+            continue
+        value, default = getattr(settings, item.name), _default(item)
+        same = list(value) == list(default) if isinstance(default, list | tuple) else None
+        if not (value == default or same):
+            shown = list(value) if isinstance(value, tuple) else value
+            yield Unread(item.name, shown, default, reader.who)
 
 
 def _friction(config: ScheduleConfig) -> bool:
@@ -121,19 +160,11 @@ def refuse_unread(config: ScheduleConfig) -> None:
     Raises:
         ValueError: Naming the setting, the choice that ignores it, and who reads it.
     """
-    for item in fields(config):
-        reader = READERS.get(item.name)
-        if reader is None or reader.reads(config):
-            continue
-        value, default = getattr(config, item.name), _default(item)
-        same = list(value) == list(default) if isinstance(default, list | tuple) else None
-        if value == default or same:
-            continue
-        shown = list(value) if isinstance(value, tuple) else value
+    for found in unread(config, READERS, config):
         raise ValueError(
-            f"{item.name}={shown} is not read by schedule={config.schedule} "
+            f"{found.name}={found.value} is not read by schedule={config.schedule} "
             f"source={config.source} modifier={'+'.join(config.modifiers)}; it is read by "
-            f"{reader.who}: choose that, or leave {item.name} at {default}."
+            f"{found.who}: choose that, or leave {found.name} at {found.default}."
         )
 
 

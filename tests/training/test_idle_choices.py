@@ -1,12 +1,16 @@
 """Choices that could never act: refused in new runs, kept in runs that have begun."""
 
+from dataclasses import fields
+
 import pytest
 
 import train
 from agents.sb3 import SB3Model
 from analysis.checkpoint import CheckpointStore
+from configs import reading
 from configs.build import build_environment, rehearse
 from configs.compose import compose_run
+from configs.run import AGENTS, CONTEXTS
 from configs.schema import ConfigurationError
 from envs.sb3 import SB3VecEnv
 
@@ -47,6 +51,23 @@ MT = ["env=mt1", "env.num_workers=0", "agent=sac", "boundary=oracle"]
         ([*LENT, "context=inferred"], "what context=inferred has learnt .* would stay"),
         ([*LENT, "context=detected"], "what context=detected has learnt"),
         ([*LENT, *SAC, "context=window"], "what context=window has learnt"),
+        # Settings that nobody reads.
+        ([*SLIPPERY, "context=regime", "context.features=log"],
+         "context.features=log is not read .* by context.source=friction"),
+        ([*SLIPPERY, "context=task", "context.features=log"], "context.features=log is not read"),
+        (["env=bit_flipping", "agent=supervised", "context=oracle", "context.features=log"],
+         "context.features=log is not read"),
+        ([*SLIPPERY, "context=friction", "context.num_regimes=3"],
+         "num_regimes=3 is not read .* by context.source=regime.* at null"),
+        ([*SLIPPERY, "context=window", "context.freeze_after=0", "context.train_every=7"],
+         "train_every=7 .* by context.freeze_after above 0"),
+        ([*SLIPPERY, "agent.log_std_min=-5"], "log_std_min=-5.0 .* agent.state_dependent_std=true"),
+        ([*SLIPPERY, "agent.log_std_max=1"], "agent.log_std_max=1.0 is not read"),
+        ([*SLIPPERY, "agent=mtppo", "agent.value_coefficient=0.5"], "by agent.baseline=network"),
+        ([*SLIPPERY, "agent=mtppo", "agent.timeouts_terminal=true"], "timeouts_terminal=True is"),
+        ([*SLIPPERY, *SAC, "agent.keep_last_n=5000"], "by agent.buffer_on_switch=keep_last_n"),
+        ([*SLIPPERY, *SAC, "agent.temperature_learning_rate=0", "agent.target_entropy=-3"],
+         "target_entropy=-3.0 .* by agent.temperature_learning_rate above 0"),
     ],
     ids=lambda value: "" if isinstance(value, str) else " ".join(value)[-40:],
 )  # fmt: skip
@@ -66,6 +87,11 @@ def test_new_runs_are_refused(words, match):
         [*SLIPPERY, *SAC, "context=window", "total_steps=100_001"],
         [*SLIPPERY, "context=detected", "total_steps=12_250"],
         [*LENT, "context=oracle"],
+        [*SLIPPERY, "context=oracle", "context.features=log"],
+        [*SLIPPERY, "context=regime", "context.num_regimes=3"],
+        [*SLIPPERY, "agent.state_dependent_std=true", "agent.log_std_min=-5"],
+        [*SLIPPERY, *SAC, "boundary=oracle", "agent.buffer_on_switch=keep_last_n",
+         "agent.keep_last_n=64"],
     ],
     ids=lambda words: " ".join(words)[-40:],
 )  # fmt: skip
@@ -92,12 +118,20 @@ def test_a_silent_run_that_has_begun_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(CheckpointStore, "reserved_bytes", 0)
     monkeypatch.setattr(train, "build_probe", lambda *_: None)
     words = [*TINY, *SLIPPERY, "context=inferred", "agent.rollout_length=16", "arm=null"]
-    words += ["agent.minibatch_size=16", "log.diagnostics=false"]
+    words += ["agent.minibatch_size=16", "agent.log_std_min=-5", "log.diagnostics=false"]
     words += [f"run_dir={tmp_path / 'run'}", "log.figures=false", "progress=false"]
     with monkeypatch.context() as patch:
         patch.setattr(train, "rehearse", lambda *_, **__: None)  # as it was
         assert train.main([*words, "total_steps=64"]) == train.EXIT_DONE
     assert train.main([*words, "total_steps=96", "accept_change=true"]) == train.EXIT_DONE
+
+
+def test_tables_name_settings_that_exist():
+    for group, tables in (("context", reading.CONTEXTS), ("agent", reading.AGENTS)):
+        registry = {"context": CONTEXTS, "agent": AGENTS}[group]
+        for kind, readers in tables.items():
+            known = {item.name for item in fields(registry.get(kind).Config)}
+            assert set(readers) <= known, kind
 
 
 def test_models_of_sb3_are_refused_too_and_saved_ones_load(tmp_path, monkeypatch):

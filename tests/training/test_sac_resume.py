@@ -34,7 +34,8 @@ ANT = [
     "agent.steps_per_iteration=256",
     "log.log_every_iterations=1",
 ]
-ANT_ORACLE = [*ANT, "boundary=oracle", "agent.keep_last_n=300"]
+ANT_ORACLE = [*ANT, "boundary=oracle"]
+KEPT = ["agent.buffer_on_switch=keep_last_n", "agent.keep_last_n=300"]
 META_WORLD = [
     "experiment=mt10_smoke",
     "env.benchmark=custom",
@@ -120,7 +121,7 @@ CASES = {
     "exactly full": (ANT, 1_024, 1_024),
     "full and wrapped": (ANT, 1_700, 1_024),
     "just cleared": ([*ANT_ORACLE, "agent.buffer_on_switch=clear"], 780, 12),
-    "cut at the switch": ([*ANT_ORACLE, "agent.buffer_on_switch=keep_last_n"], 1_600, 364),
+    "cut at the switch": ([*ANT_ORACLE, *KEPT], 1_600, 364),
     "tasks, exactly full": (META_WORLD, 300, 300),
     "tasks, in an episode": (META_WORLD, 346, 300),
     "tasks, in the warm-up": (META_WORLD, 50, 50),
