@@ -10,7 +10,7 @@ from agents.at_switch import SwitchRule
 from agents.update import Update
 from networks.heads import Network
 from networks.initializers import Initializer
-from networks.registry import Registry
+from networks.registry import Registry, said_of_values
 from networks.streams import Streams
 from networks.torso import ContextSpec, Torso
 from plasticity.combinations import check_combination
@@ -45,6 +45,7 @@ class Parts:
             all environments have the same task, or a regime that no task names.
         action_low: What the world clamps actions to, (action_dim,); None for -1.
         action_high: Upper end of the same interval; None for 1.
+        of_policy: Whether `network` is that group itself, for messages; see `of_values`.
         answers: In supervised problems, what the right action is: `numbers` or `classes`.
     """
 
@@ -65,13 +66,14 @@ class Parts:
     value_network: Any = None
     action_low: Sequence[float] | None = None
     action_high: Sequence[float] | None = None
+    of_policy: bool = True
 
     @property
     def of_values(self) -> Parts:
         """The parts that value functions are built from."""
         if self.value_network is None:
             return self
-        return replace(self, network=self.value_network, value_network=None)
+        return replace(self, network=self.value_network, value_network=None, of_policy=False)
 
     @property
     def streams(self) -> Streams:
@@ -86,12 +88,20 @@ class Parts:
             name: Name of the network within the agent.
             input_dim: Inputs without the context.
             num_outputs: Outputs of all heads together, for networks whose width depends on them.
+
+        Raises:
+            ValueError: The network does not go with its inputs or contexts, or with itself.
         """
         network = self.network
         if hasattr(network, "num_outputs"):
             network = replace(network, num_outputs=num_outputs)
         module = NETWORKS.get(network.kind)
-        return module.build(network, input_dim, self.context, self.streams.child(name))
+        try:
+            return module.build(network, input_dim, self.context, self.streams.child(name))
+        except ValueError as error:
+            if self.of_policy:
+                raise
+            raise ValueError(said_of_values(str(error))) from error
 
     @property
     def head_initializer(self) -> Initializer:

@@ -52,7 +52,7 @@ class Config:
             never clipped.
         log_std_max: Upper clip of it.
         policy_head_bound: Draw the weights of the policy's heads from U(-bound, bound), biases 0;
-            None takes the law `network.head_initializer`.
+            None takes that of the network (`network.head_initializer`, or its `init`).
         value_head_bound: The same for the value network's head.
         optimizer_on_switch: `reset` makes all optimizers forget at announced switches.
         critic_on_switch: `reset` draws the value network anew at announced switches.

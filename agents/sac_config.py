@@ -50,7 +50,7 @@ class Config:
         critic_clipping: `separate` clips each critic by its own norm, `joint` both by the norm of
             their gradients together.
         actor_head_bound: Draw the weights of the actor's heads from U(-bound, bound), biases 0;
-            None takes the law `network.head_initializer`.
+            None takes that of the network (`network.head_initializer`, or its `init`).
         critic_head_bound: The same for the critics' heads.
         steps_per_iteration: Environment steps whose gradient steps make one iteration, the unit
             of all log periods; 2,048 are one rollout of the reference PPO.

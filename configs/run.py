@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from configs.schema import ConfigurationError, later, load
 from envs.contexts import given
-from networks.registry import Registry
+from networks.registry import Registry, said_of_values
 
 AGENTS = Registry("agents", "agent")
 ENVIRONMENTS = Registry("envs", "environment", builder="make")
@@ -259,8 +259,7 @@ def _value_network(values: Any) -> Any:
     try:
         return _member(NETWORKS, values, "value_network")
     except ConfigurationError as error:
-        message = re.sub(r"(?<![\w.])network\.", "value_network.", str(error))
-        raise ConfigurationError(message) from error
+        raise ConfigurationError(said_of_values(str(error))) from error
 
 
 def can_visit_goals(env_kind: str) -> bool:

@@ -13,7 +13,7 @@ expressive power over a free table of gate logits.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 import torch
@@ -37,6 +37,12 @@ from networks.torso import ContextSpec
 
 # Segments per unit for discrete and for continuous contexts.
 SEGMENTS = {"auto": (1, 4), "many": (10, 4)}
+
+# Settings that only one of the two ways to begin reads.
+_READ_BY = {
+    "suite": ("initializer", "init_gain", "head_initializer"),
+    "published": ("context_density",),
+}
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,8 @@ class Config:
         segment_density: Share of weights each segment keeps, in (0, 1].
         head_density: Share of weights each output of a head keeps, in (0, 1].
         init: `suite` uses the common initialisers, identical in every arm of a comparison;
-            `published` widens the laws for silent inputs and missing weights.
+            `published` widens the laws for silent inputs and missing weights. What only the other
+            one reads is refused; an agent's own bound of its heads wins over both.
         initializer: Law of hidden weights (suite).
         init_gain: Factor on the hidden weights that read k-winners (suite).
         head_initializer: Law of the heads (suite).
@@ -133,6 +140,26 @@ class Config:
                 f"network.weight_density is {self.weight_density}; give shares in (0, 1]"
             )
 
+    def refuse_idle_laws(self) -> None:
+        """Refuse laws that the chosen `init` does not read.
+
+        Where the network is built, not with the other checks: presets may disagree before the
+        command line has brought them together.
+
+        Raises:
+            ValueError: One is not at its default.
+        """
+        defaults = {item.name: item.default for item in fields(self)}
+        other = "suite" if self.init == "published" else "published"
+        idle = [name for name in _READ_BY[other] if getattr(self, name) != defaults[name]]
+        if idle:
+            given = " and ".join(f"network.{name}={getattr(self, name)}" for name in idle)
+            back = " ".join(f"network.{name}={defaults[name]}" for name in idle)
+            raise ValueError(
+                f"{given} would do nothing with network.init={self.init}, which has laws of its "
+                f"own; set {back}, or network.init={other}"
+            )
+
     def densities(self) -> list[float]:
         """Weight density of every hidden layer."""
         if not isinstance(self.weight_density, list):
@@ -189,11 +216,15 @@ class Dendritic(LayerStack):
     def head(
         self, output_dim: int, initializer: Initializer, streams: Streams, name: str
     ) -> Readout:
-        """Build a linear head; published heads have a density and a law of their own."""
+        """Build a linear head; published heads have a density and a law of their own.
+
+        A law that is not the configuration's is a bound that the agent was given for its heads
+        (`actor_head_bound` and the like), and wins over the published one.
+        """
         config, density = self.config, self.config.head_density
         mask = fixed_mask(output_dim, self.output_dim, density, streams.torch(f"{name}.mask"))
         laws = Laws(initializer, initializer)
-        if config.init == "published":
+        if config.init == "published" and initializer == Initializer(config.head_initializer):
             laws = Laws.published(self.output_dim, density, _activity(config))
         head = Readout(self.output_dim, output_dim, mask)
         head.draw(laws.weight, laws.bias, streams.torch(name))
@@ -248,6 +279,8 @@ def build(config: Config, input_dim: int, context: ContextSpec, streams: Streams
     """Build the torso.
 
     Raises:
-        ValueError: The network gates by a context, and there is none.
+        ValueError: The network gates by a context, and there is none; or laws of weights are set
+            that `init` does not read.
     """
+    config.refuse_idle_laws()
     return Dendritic(config, input_dim, context, streams)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+import re
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -13,6 +14,11 @@ def suggestion(name: str, allowed: list[str]) -> str:
     """Return ` (did you mean 'x'?)` for the closest allowed name, or an empty string."""
     close = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def said_of_values(message: str) -> str:
+    """A message about settings of `network`, where they are those of the group `value_network`."""
+    return re.sub(r"(?<![\w.])network\.", "value_network.", message)
 
 
 @dataclass(frozen=True)

@@ -253,3 +253,62 @@ def test_the_guide_shows_the_parameters_that_arms_have():
     assert table in guide, f"put this table into docs/dendrites.md:\n{table}"
     for arm, isolates in ARMS.items():
         assert f"| `{arm}` | {isolates} |" in guide
+
+
+@pytest.mark.parametrize("init", ["suite", "published"])
+@pytest.mark.parametrize(
+    ("agent", "settings", "policy", "values"),
+    [
+        ("sac", ["agent.actor_head_bound=1e-3", "agent.critic_head_bound=3e-3"], "actor", 2),
+        ("ppo", ["agent.policy_head_bound=1e-3", "agent.value_head_bound=3e-3"], "policy", 1),
+    ],
+)
+def test_bounds_of_heads_win_over_the_laws_of_the_network(init, agent, settings, policy, values):
+    words = ["network=dendritic_published", "network.hidden_sizes=[24,24]", f"network.init={init}"]
+    config = compose_run([*WORLDS["mt10"][2], *SMALL[agent], *words, *settings]).config
+    built = build_agent(config, described(config, "mt10"))
+    built.close()
+    networks = built.networks()
+    assert len(networks) == 1 + values
+    for name, network in networks.items():
+        bound = 1e-3 if name == policy else 3e-3
+        for head in network.heads():
+            assert 0.5 * bound < head.weight.abs().max() <= bound
+            assert not head.bias.any()
+            assert (head.weight == 0.0).any()  # a tenth of them does not exist
+
+
+@pytest.mark.parametrize(
+    ("words", "given", "default"),
+    [
+        (["experiment=mt10_paper"], "kaiming_uniform", "lecun_uniform"),
+        (["agent=sac", "method=parseval"], "orthogonal", "lecun_uniform"),
+        (["agent=sac_sb3_init"], "pytorch", None),
+    ],
+)
+def test_laws_that_published_networks_do_not_read_are_refused(words, given, default):
+    small = ["network.hidden_sizes=[24,24]", "network.context_to_input=false"]
+    small += ["agent.replay_size=5000", "agent.keep_last_n=5000", "agent.batch_size=100"]
+    words = [*WORLDS["mt10"][2], *words, "network=dendritic_published", *small]
+
+    def built(*more):
+        config = compose_run([*words, *more]).config
+        agent = build_agent(config, described(config, "mt10"))
+        agent.close()
+        return agent
+
+    said = f"network.initializer={given} .*would do nothing with network.init=published"
+    with pytest.raises(ConfigurationError, match=said.replace(" .*", " " if default else " .*")):
+        built()
+    assert built("network.init=suite").networks()
+    if default:
+        assert built(f"network.initializer={default}").networks()
+
+
+def test_refused_laws_of_the_critics_are_said_of_them():
+    words = [*WORLDS["mt10"][2], "agent=sac", "value_network=dendritic_published"]
+    config = compose_run([*words, "value_network.init_gain=3"]).config
+    with pytest.raises(
+        ConfigurationError, match=r"^value_network\.init_gain=3\.0 would do nothing"
+    ):
+        build_agent(config, described(config, "mt10"))

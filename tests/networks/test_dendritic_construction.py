@@ -213,6 +213,21 @@ def test_published_layers_renew_units_from_their_own_law():
     assert layer.linear.bias.abs().max().item() == pytest.approx(1 / math.sqrt(200), rel=0.05)
 
 
+@pytest.mark.parametrize(
+    ("init", "settings"),
+    [
+        ("published", {"initializer": "orthogonal", "init_gain": 3.0}),
+        ("published", {"head_initializer": "pytorch"}),
+        ("suite", {"context_density": 0.1}),
+    ],
+)
+def test_laws_that_are_not_read_are_refused(init, settings):
+    given = " and ".join(f"network.{name}={value}" for name, value in settings.items())
+    with pytest.raises(ValueError, match=f"{given} would do nothing with network.init={init}"):
+        build(init=init, **settings)
+    assert build(init="published" if init == "suite" else "suite", **settings)
+
+
 # Counts ------------------------------------------------------------------------------------
 
 
