@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -110,9 +110,9 @@ class Config:
             raise ValueError(f"agent.discount is {self.discount}; give a value in [0, 1]")
         if not 0.0 < self.tau <= 1.0:
             raise ValueError(f"agent.tau is {self.tau}; give a value above 0 and at most 1")
-        for name in ("batch_size", "replay_size", "keep_last_n", "steps_per_iteration"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"agent.{name} is {getattr(self, name)}; give at least 1")
+        check_replay(self)
+        if self.keep_last_n < 1:
+            raise ValueError(f"agent.keep_last_n is {self.keep_last_n}; give at least 1")
         for name in ("updates_per_env_step", "initial_temperature", "temperature_epsilon"):
             if not getattr(self, name) > 0.0:
                 raise ValueError(f"agent.{name} is {getattr(self, name)}; give a value above 0")
@@ -135,11 +135,6 @@ class Config:
                 f"agent.log_std_min is {self.log_std_min}; give a value below "
                 f"agent.log_std_max={self.log_std_max}"
             )
-        if self.replay_size < self.batch_size:
-            raise ValueError(
-                f"agent.replay_size is {self.replay_size}; give at least "
-                f"agent.batch_size={self.batch_size}"
-            )
         for name in ("max_grad_norm", "actor_head_bound", "critic_head_bound"):
             value = getattr(self, name)
             if value is not None and not value > 0.0:
@@ -154,6 +149,38 @@ class Config:
     def learns_after(self) -> int:
         """Environment steps before the first gradient step, and again after a new warm-up."""
         return self.warmup_steps if self.learning_starts is None else self.learning_starts
+
+
+def check_replay(config: Any) -> None:
+    """Check what is stored and drawn, in the settings of any SAC.
+
+    Raises:
+        ValueError: A size is out of range, or the replay never holds a minibatch.
+    """
+    for name in ("batch_size", "replay_size", "steps_per_iteration"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"agent.{name} is {getattr(config, name)}; give at least 1")
+    if config.replay_size < config.batch_size:
+        raise ValueError(
+            f"agent.replay_size is {config.replay_size}; give at least "
+            f"agent.batch_size={config.batch_size}"
+        )
+
+
+def check_run_length(config: Any, parts: Parts) -> None:
+    """Refuse a run that ends before its first gradient step, in the settings of any SAC.
+
+    Raises:
+        ValueError: It ends within the warm-up.
+    """
+    starts, name = getattr(config, "learning_starts", None), "learning_starts"
+    if starts is None:
+        starts, name = config.warmup_steps, "warmup_steps"
+    if 0 < parts.total_steps <= starts:
+        raise ValueError(
+            f"agent.{name}={starts:,} leaves nothing of total_steps={parts.total_steps:,} to "
+            "learn from; lower it, or train longer"
+        )
 
 
 def resolved(config: Config, parts: Parts) -> Config:
@@ -220,9 +247,4 @@ def check_together(config: Config, parts: Parts) -> None:
                     f"environments, which "
                     f"agent.task_balanced_batches={config.task_balanced_batches} needs"
                 )
-    if 0 < parts.total_steps <= config.learns_after:
-        name = "warmup_steps" if config.learning_starts is None else "learning_starts"
-        raise ValueError(
-            f"agent.{name}={config.learns_after:,} leaves nothing of "
-            f"total_steps={parts.total_steps:,} to learn from; lower it, or train longer"
-        )
+    check_run_length(config, parts)
