@@ -61,12 +61,15 @@ class Agent(ABC):
         switch_rule: What the agent itself begins anew at announced task changes.
         changes_objective: Whether the loss becomes another one from time to time, as with every
             rollout, of which `Update.new_objective` tells optimizers.
+        learns_from_replay: Whether it takes transitions in any order, so that environments may be
+            left at any step; otherwise only the successors of what it has stored may follow.
     """
 
     iteration: int = 0
     updates: Mapping[str, Update] = types.MappingProxyType({})
     switch_rule: SwitchRule | None = None
     changes_objective: bool = True
+    learns_from_replay: bool = False
 
     @abstractmethod
     def act(self, observation: np.ndarray, context: np.ndarray, explore: bool) -> np.ndarray:

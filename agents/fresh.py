@@ -82,6 +82,11 @@ class FreshAtTaskChange(Agent):
         """Whether optimizers of this life hear of new objectives."""
         return self.inner.changes_objective
 
+    @property
+    def learns_from_replay(self) -> bool:  # type: ignore[override]
+        """Whether the agent of this life takes transitions in any order."""
+        return self.inner.learns_from_replay
+
     # The agent of this life ------------------------------------------------------------------
 
     def act(self, observation: np.ndarray, context: np.ndarray, explore: bool) -> np.ndarray:

@@ -51,6 +51,7 @@ class SAC(Agent):
     """
 
     changes_objective = False
+    learns_from_replay = True
 
     def __init__(self, config: Config, parts: Parts) -> None:
         asked, config = config, resolved(config, parts)

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from agents.base import Agent, Transition
 from agents.sb3_shape import Shape
-from agents.update_clock import UpdateClock
 from analysis.adoption import adopt
 from analysis.checkpoint import CheckpointStore, inspect_checkpoint
 from configs.build import build_agent, refuse_idle_optimizer
@@ -52,6 +51,8 @@ class SB3Model:
         num_timesteps: Environment steps learnt from.
         logger: SB3's logger, silent until `set_logger`.
         ep_info_buffer: The last 100 `episode` entries.
+        events: What methods did in the newest vector step and the update after it, one dict per
+            renewed unit and the like; callbacks find those of the step before theirs.
 
     Raises:
         ValueError: Neither environments nor a shape, or the two differ; or a new agent would have
@@ -77,6 +78,7 @@ class SB3Model:
         self.agent = agent
         self.num_timesteps = 0
         self.ep_info_buffer: deque[dict[str, Any]] = deque(maxlen=100)
+        self.events: list[dict[str, Any]] = []
         self.env: VecEnv | None = None
         self._low = np.array(shape.action_low, dtype=np.float32)
         self._high = np.array(shape.action_high, dtype=np.float32)
@@ -212,6 +214,7 @@ class SB3Model:
                 self._record(agent.update())
                 if log_interval and agent.iteration // log_interval > iteration // log_interval:
                     self.dump_logs()
+            self.events = agent.pop_events()  # nobody else does, and they would pile up
         hooks.on_training_end()
         return self
 
@@ -347,8 +350,7 @@ class SB3Model:
 
 def _is_mid_rollout(agent: Agent) -> bool:
     """Whether only the successors of what is stored may follow; a replay takes anything."""
-    learns_from_replay = isinstance(getattr(agent, "clock", None), UpdateClock)
-    return not learns_from_replay and not agent.is_at_quiet_point
+    return not agent.learns_from_replay and not agent.is_at_quiet_point
 
 
 def _folder(path: str | Path) -> Path:

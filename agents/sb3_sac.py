@@ -67,6 +67,7 @@ class SB3SAC(SB3Agent[SAC]):
     """The agent."""
 
     statistics = _STATISTICS
+    learns_from_replay = True
 
     def __init__(self, config: Config, parts: Parts) -> None:
         super().__init__(config, parts, build_model)

@@ -242,11 +242,11 @@ def test_everything_that_agents_define_for_themselves_is_passed_on():
         overridden = {
             name
             for name in vars(Agent)
-            if not name.startswith("_") and name in vars(kind) and callable_or_property(name)
+            if not name.startswith("_") and name in vars(kind) and says_what_it_is(name)
         }
         assert overridden - own <= set(vars(FreshAtTaskChange))
 
 
-def callable_or_property(name):
+def says_what_it_is(name):
     member = inspect.getattr_static(Agent, name)
-    return callable(member) or isinstance(member, property)
+    return callable(member) or isinstance(member, property | bool)

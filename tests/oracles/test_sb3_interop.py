@@ -300,19 +300,39 @@ def test_foreign_environments_of_sb3_are_accepted(config):
     assert [e["l"] for e in model.ep_info_buffer] == [5] * 6
 
 
-def test_agents_with_a_replay_stop_and_load_at_any_step(tmp_path):
-    words = ["network.hidden_sizes=[8]", "agent.warmup_steps=20", "agent.batch_size=8"]
+@pytest.mark.parametrize("fresh", [[], ["fresh_at_switch=true", "boundary=oracle"]])
+def test_agents_with_a_replay_stop_and_load_at_any_step(fresh, tmp_path):
+    words = ["network.hidden_sizes=[8]", "agent.warmup_steps=20", "agent.batch_size=8", *fresh]
     sac = compose_run(["agent=sac", "agent.replay_size=1000", *words]).config
     model = SB3Model(sac, worlds()).learn(61)
     assert model.num_timesteps == 62
     assert not model.agent.is_at_quiet_point
     model.save(tmp_path / "model")
     loaded = SB3Model.load(tmp_path / "model", worlds())
+    assert loaded.agent.state_dict()["clock"]["env_steps"] == 62
     assert state_hash(loaded.agent.state_dict()) == state_hash(model.agent.state_dict())
     for one in (model, loaded):
         one.set_env(worlds())
         one.learn(20, reset_num_timesteps=False)
     assert state_hash(loaded.agent.state_dict()) == state_hash(model.agent.state_dict())
+
+
+def test_events_are_handed_over_once_and_not_kept():
+    words = ["method=continual_backprop", "method.continual_backprop.replacement_rate=0.05"]
+    words += ["method.continual_backprop.maturity_threshold=2"]
+    model, seen = SB3Model(compose_run([*OVERRIDES, *words]).config, worlds()), []
+
+    def look(*_):
+        seen.append(model.events)
+        return True
+
+    model.learn(4 * NUM_ENVS * LENGTH, look)
+    replaced = sum(v for k, v in model.agent.log_values().items() if k.endswith("replaced_total"))
+    assert replaced > 0
+    assert sum(map(len, [*seen, model.events])) == replaced
+    assert {e["event"] for events in seen for e in events} == {"unit_reset"}
+    assert [i for i, events in enumerate(seen) if events] == [LENGTH, 2 * LENGTH, 3 * LENGTH]
+    assert not model.agent.pop_events()
 
 
 def changing(**settings):
@@ -330,10 +350,11 @@ def test_announced_worlds_reach_the_agent_once(rule):
         seen.append((model.num_timesteps, task)),
         announce(task),
     )
-    newest = []
+    newest, events = [], []
 
     def look(local, _):
         newest.append(max(info["regime"] for info in local["infos"]))
+        events.extend(model.events)
         return True
 
     model.learn(96, look)
@@ -344,7 +365,7 @@ def test_announced_worlds_reach_the_agent_once(rule):
     assert len(seen) >= 2
     for steps, task in seen:  # with the first transition in the new world
         assert newest.index(task) == steps // NUM_ENVS
-    resets = [e for e in model.agent.pop_events() if e["event"] == "intervention"]
+    resets = [e for e in [*events, *model.events] if e["event"] == "intervention"]
     assert len(resets) == len(seen) * len(model.agent.networks())
 
 
