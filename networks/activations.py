@@ -75,6 +75,9 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 """Activations that map every unit to one value."""
 
+SLOPES = {"leaky_relu": 0.01, "smooth_leaky": 0.1}
+"""Activations with a slope below 0, and the one that they have unless told otherwise."""
+
 PAIRED: dict[str, Callable[[], nn.Module]] = {"crelu": CReLU, "deep_fourier": DeepFourier}
 """Activations that give two values per unit: columns i and i + H belong to unit i of H."""
 
@@ -96,18 +99,19 @@ def activation(name: str) -> nn.Module:
     return ACTIVATIONS[name]()
 
 
-def any_activation(name: str, slope: float = 0.1) -> nn.Module:
+def any_activation(name: str, slope: float | None = None) -> nn.Module:
     """Build an activation with one or two values per unit.
 
     Args:
         name: A name of `ACTIVATIONS` or `PAIRED`.
-        slope: Slope of `smooth_leaky` far below 0; the others do not read it.
+        slope: Slope below 0 of those in `SLOPES`, None for their own; the others do not read it.
 
     Raises:
         ValueError: The name is unknown.
     """
-    if name == "smooth_leaky":
-        return SmoothLeaky(slope)
+    if name in SLOPES:
+        slope = SLOPES[name] if slope is None else slope
+        return SmoothLeaky(slope) if name == "smooth_leaky" else nn.LeakyReLU(slope)
     if name in PAIRED:
         return PAIRED[name]()
     if name not in ACTIVATIONS:

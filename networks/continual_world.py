@@ -2,7 +2,8 @@
 
 Source: Wolczyk et al. 2021, arXiv 2105.10919, appendix A: LayerNorm and tanh after the first hidden
     layer, leaky ReLU (slope 0.2) after the others.
-Deviation: PyTorch's slope of 0.01, and weights from the law of the configuration.
+Deviation: PyTorch's slope of 0.01 unless `activation_slope=0.2` is set, and weights from the law
+    of the configuration, with the gain of ReLU (`kaiming_uniform`) in every layer.
 """
 
 from __future__ import annotations
@@ -50,14 +51,15 @@ class ContinualWorld(mlp.MLP):
     def __init__(
         self, config: Config, input_dim: int, context: ContextSpec, streams: Streams
     ) -> None:
-        super().__init__(replace(config, layer_norm=False), input_dim, context, streams)
+        law = Initializer(config.initializer)
+        super().__init__(replace(config, layer_norm=False), input_dim, context, streams, law)
         self._separate_heads = config.separate_heads
         first = cast(mlp.DenseLayer, self.layers[0])
         self.layers[0] = mlp.DenseLayer(
             first.linear.in_features,
             first.num_units,
             "tanh",
-            first.initializer,
+            law,
             streams.torch("layers.0"),
             layer_norm=config.layer_norm,
         )

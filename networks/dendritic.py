@@ -241,7 +241,8 @@ def _plan(config: Config, index: int, width: int, streams: Streams) -> LayerPlan
     if config.init == "published":
         laws = Laws.published(width, density, _activity(config) if index else 1.0)
     else:
-        laws = Laws.suite(config.initializer, config.init_gain if index else 1.0)
+        gain = config.init_gain if index else 1.0
+        laws = Laws.suite(config.initializer, gain, config.activation)
     return LayerPlan(
         width,
         config.hidden_sizes[index],

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from networks.activations import activation
-from networks.initializers import Initializer
+from networks.initializers import Initializer, hidden_law
 from networks.masks import MaskedLinear, fixed_mask
 from networks.streams import Streams
 from networks.units import HiddenLayer, Touched, reset_norm_units
@@ -32,9 +32,9 @@ class Laws:
     bias: Initializer
 
     @staticmethod
-    def suite(initializer: str, gain: float = 1.0) -> Laws:
+    def suite(initializer: str, gain: float = 1.0, activation: str = K_WINNERS) -> Laws:
         """The common law, without correction for how many weights or units are active."""
-        law = Initializer(initializer)
+        law = hidden_law(initializer, activation)
         if gain != 1.0:
             law = Initializer(initializer, law.scale * gain)
         return Laws(law, law)

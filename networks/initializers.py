@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from networks.activations import SLOPES
+
 _BOUNDS: dict[str, Callable[[int, int, float], float]] = {
     "lecun_uniform": lambda fan_in, fan_out, gain: gain * math.sqrt(3.0 / fan_in),
     "kaiming_uniform": lambda fan_in, fan_out, gain: gain * math.sqrt(3.0 / fan_in),
@@ -22,6 +24,8 @@ _BOUNDS: dict[str, Callable[[int, int, float], float]] = {
 }
 _DEFAULT_GAIN = {"kaiming_uniform": math.sqrt(2.0), "orthogonal": math.sqrt(2.0)}
 INITIALIZERS = (*_BOUNDS, "orthogonal")
+# Of the activations that do not take ReLU's sqrt(2).
+_KAIMING_GAIN = {"tanh": 5.0 / 3.0, "sigmoid": 1.0, "identity": 1.0}
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Initializer:
     `kaiming_uniform` b = gain sqrt(3/fan_in), `xavier_uniform` b = gain sqrt(6/(fan_in+fan_out)),
     `pytorch` b = sqrt(1/fan_in) for weights and biases, `uniform` b = gain. `orthogonal` draws a
     matrix with orthonormal rows or columns, scaled by gain. Biases are 0 except for `pytorch`.
+    Hidden layers take Kaiming's gain from their activation, see `hidden_law`.
 
     Attributes:
         kind: One of `INITIALIZERS`.
@@ -108,3 +113,26 @@ class Initializer:
         q = q * torch.sign(torch.diagonal(r))  # makes the law uniform over orthogonal matrices
         q = q if rows >= columns else q.T
         return (self.scale * q).reshape(like.shape).to(like)
+
+
+def hidden_law(kind: str, activation: str, slope: float | None = None) -> Initializer:
+    """Law of the weights in front of an activation: `kaiming_uniform` with the activation's gain.
+
+    The gain is 5/3 for tanh, 1 for sigmoid and identity, sqrt(2 / (1 + slope^2)) for leaky ReLU,
+    and ReLU's sqrt(2) for all others, among which swish and ELU borrow it in the published code.
+    Other laws do not depend on the activation.
+
+    Args:
+        kind: One of `INITIALIZERS`.
+        activation: Name of the nonlinearity, or `k_winners`.
+        slope: Of a leaky ReLU below 0; None for its own.
+
+    Source: He et al. 2015; Dohare et al., Nature 632:768-774 (2024), learners of slowly-changing
+    regression.
+    """
+    if kind != "kaiming_uniform":
+        return Initializer(kind)
+    if activation == "leaky_relu":
+        slope = SLOPES[activation] if slope is None else slope
+        return Initializer(kind, math.sqrt(2.0 / (1.0 + slope**2)))
+    return Initializer(kind, _KAIMING_GAIN.get(activation))

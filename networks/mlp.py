@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from networks.activations import any_activation, values_per_unit
-from networks.initializers import Initializer
+from networks.activations import SLOPES, any_activation, values_per_unit
+from networks.initializers import Initializer, hidden_law
 from networks.readers import paired_readers
 from networks.stack import check_hidden_sizes
 from networks.streams import Streams
@@ -24,6 +24,9 @@ from networks.units import (
     reset_norm_units,
 )
 
+# What is recorded of activations without a slope, as it always was, so that older runs go on.
+_NO_SLOPE = 0.1
+
 
 @dataclass(frozen=True)
 class Config:
@@ -35,18 +38,22 @@ class Config:
             `crelu` and `deep_fourier` make two features of every unit, so that a layer of H
             features (H even) has H/2 units.
         activation: Name of the nonlinearity, one or two values per unit.
-        activation_slope: Slope of `smooth_leaky` far below 0, in [0, 1); published range .01 to
-            .3. The other activations do not read it.
+        activation_slope: Slope far below 0 of `smooth_leaky` (published .01 to .3) and
+            `leaky_relu`, in [0, 1). None takes .1 and .01; the other activations have none, where
+            anything else is refused. Runs record the slope, and .1 where there is none.
         layer_norm: LayerNorm before every nonlinearity (affine, eps 1e-5), not on outputs.
-        initializer: Law of hidden weights.
+        initializer: Law of hidden weights; the gain of `kaiming_uniform` is the activation's.
         head_initializer: Law of the heads.
         context_to_input: Concatenate the context to the input; ignored without a context.
+
+    Raises:
+        ValueError: A value is out of range, or a slope is set that nothing reads.
     """
 
     kind: str = "mlp"
     hidden_sizes: list[int] = field(default_factory=lambda: [256, 256])
     activation: str = "relu"
-    activation_slope: float = 0.1
+    activation_slope: float | None = None
     layer_norm: bool = False
     initializer: str = "lecun_uniform"
     head_initializer: str = "lecun_uniform"
@@ -55,10 +62,7 @@ class Config:
     def __post_init__(self) -> None:
         check_hidden_sizes(self.hidden_sizes)
         any_activation(self.activation)
-        if not 0.0 <= self.activation_slope < 1.0:
-            raise ValueError(
-                f"network.activation_slope is {self.activation_slope}; give a slope in [0, 1)"
-            )
+        self._check_slope()
         values = values_per_unit(self.activation)
         if any(size % values for size in self.hidden_sizes):
             raise ValueError(
@@ -67,6 +71,20 @@ class Config:
             )
         Initializer(self.initializer)
         Initializer(self.head_initializer)
+
+    def _check_slope(self) -> None:
+        slope = self.activation_slope
+        if slope is None:
+            slope = SLOPES.get(self.activation, _NO_SLOPE)
+            object.__setattr__(self, "activation_slope", slope)
+        if not 0.0 <= slope < 1.0:
+            raise ValueError(f"network.activation_slope is {slope}; give a slope in [0, 1)")
+        if self.activation not in SLOPES and slope != _NO_SLOPE:
+            raise ValueError(
+                f"network.activation_slope={slope} would do nothing with network.activation="
+                f"{self.activation}, which has no slope to set; leave it null, or choose "
+                f"{' or '.join(SLOPES)}"
+            )
 
 
 class DenseLayer(HiddenLayer):
@@ -84,7 +102,7 @@ class DenseLayer(HiddenLayer):
         initializer: Initializer,
         generator: torch.Generator,
         layer_norm: bool = False,
-        slope: float = 0.1,
+        slope: float | None = None,
     ) -> None:
         super().__init__()
         self.num_units = num_units
@@ -114,10 +132,23 @@ class DenseLayer(HiddenLayer):
 
 
 class MLP(Torso):
-    """Stack of dense hidden layers."""
+    """Stack of dense hidden layers.
+
+    Args:
+        config: Settings.
+        input_dim: Inputs without the context.
+        context: Shape of the context.
+        streams: Random streams of the network.
+        law: Of hidden weights; None takes that of the configuration with the activation's gain.
+    """
 
     def __init__(
-        self, config: Config, input_dim: int, context: ContextSpec, streams: Streams
+        self,
+        config: Config,
+        input_dim: int,
+        context: ContextSpec,
+        streams: Streams,
+        law: Initializer | None = None,
     ) -> None:
         super().__init__()
         refuse_gate_context(context)
@@ -125,7 +156,9 @@ class MLP(Torso):
         self.uses_context = config.context_to_input and context.dim > 0
         self.num_contexts = context.dim
         widths = [input_dim + (context.dim if self.uses_context else 0), *config.hidden_sizes]
-        law, values = Initializer(config.initializer), values_per_unit(config.activation)
+        values = values_per_unit(config.activation)
+        if law is None:
+            law = hidden_law(config.initializer, config.activation, config.activation_slope)
         self.layers = nn.ModuleList(
             DenseLayer(
                 width,

@@ -50,13 +50,12 @@ def plain_plan(config: PlainSettings, index: int, width: int, streams: Streams) 
         width: Inputs of the layer.
         streams: Random streams of the network.
     """
-    law = Initializer(config.initializer)
     return LayerPlan(
         width,
         config.hidden_sizes[index],
         streams,
         f"layers.{index}",
-        Laws(law, law),
+        Laws.suite(config.initializer, activation=config.activation),
         layer_norm=config.layer_norm,
         activation=config.activation,
     )

@@ -67,7 +67,7 @@ class Block(nn.Module):
 
     def __init__(self, config: Config, streams: Streams, name: str) -> None:
         super().__init__()
-        laws, hidden = Laws.suite(config.initializer), config.width * config.expansion
+        hidden = config.width * config.expansion
         self.norm = nn.LayerNorm(config.width)
         self.hidden = GatedLayer(
             LayerPlan(
@@ -75,12 +75,15 @@ class Block(nn.Module):
                 hidden,
                 streams,
                 f"{name}.hidden",
-                laws,
+                Laws.suite(config.initializer, activation=config.activation),
                 activation=config.activation,
             )
         )
         self.output = linear_readout(
-            hidden, config.width, laws.weight, streams.torch(f"{name}.output")
+            hidden,
+            config.width,
+            Initializer(config.initializer),
+            streams.torch(f"{name}.output"),
         )
 
     def forward(self, x: Tensor) -> Tensor:

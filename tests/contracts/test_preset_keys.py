@@ -64,7 +64,8 @@ def test_the_run_names_every_setting():
         ["experiment=class_increments_smoke", "agent.step_size_epochs=[1,3]"],
         ["experiment=permuted_digits", "env.context=clusters", "env.num_features=16"],
         ["method=shrink_perturb_soft", "method.shrink_perturb.law=normal"],
-        ["network=multi_head", "network.activation_slope=0.2"],
+        ["network=multi_head", "network.activation=leaky_relu", "network.activation_slope=0.2"],
+        ["network=continual_world", "network.activation_slope=0.2"],
     ],
 )
 def test_settings_that_came_later_can_be_set_and_count(words):

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from networks import dendritic, film, simba
+from networks import continual_world, dendritic, film, simba
 from networks.activations import (
     ACTIVATIONS,
     PAIRED,
@@ -101,8 +101,34 @@ def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match="activation_slope"):
         Config(activation_slope=1.0)
 
+    for name in ("relu", "tanh", "crelu"):
+        with pytest.raises(
+            ValueError, match=f"=0.2 would do nothing with network.activation={name}"
+        ):
+            Config(activation=name, activation_slope=0.2)
 
-def test_the_slope_reaches_the_layers():
-    config = Config(hidden_sizes=[4], activation="smooth_leaky", activation_slope=0.3)
-    torso = build(config, 2, ContextSpec(), Streams(0))
-    assert torso.layers[0].activation.slope == 0.3
+
+@pytest.mark.parametrize(("name", "own"), [("smooth_leaky", 0.1), ("leaky_relu", 0.01)])
+def test_the_slope_reaches_the_layers(name, own):
+    below = torch.tensor([[-50.0]], dtype=torch.float64, requires_grad=True)
+    for given in (None, 0.0, 0.1, 0.3):
+        config = Config(hidden_sizes=[4], activation=name, activation_slope=given)
+        torso = build(config, 2, ContextSpec(), Streams(0))
+        slope = torch.autograd.grad(torso.layers[0].activation(below).sum(), below)[0]
+        assert slope.item() == pytest.approx(own if given is None else given)
+        assert config.activation_slope == (own if given is None else given)
+
+
+@pytest.mark.parametrize(("slope", "used"), [(None, 0.01), (0.2, 0.2)])
+def test_the_network_of_continual_world_takes_the_slope_where_it_is_leaky(slope, used):
+    config = continual_world.Config(
+        hidden_sizes=[4, 4], activation="leaky_relu", activation_slope=slope, separate_heads=False
+    )
+    first, second = continual_world.build(config, 2, ContextSpec(), Streams(0)).layers
+    assert isinstance(first.activation, torch.nn.Tanh)
+    assert second.activation.negative_slope == used
+
+
+def test_what_has_no_slope_records_what_older_runs_did():
+    assert Config().activation_slope == 0.1
+    assert Config(activation_slope=0.1) == Config()

@@ -7,7 +7,12 @@ import pytest
 import torch
 from scipy import stats
 
-from networks.initializers import Initializer
+from networks import continual_world, film, mlp, simba
+from networks.activations import ACTIVATIONS, PAIRED
+from networks.gated_layer import K_WINNERS
+from networks.initializers import Initializer, hidden_law
+from networks.streams import Streams
+from networks.torso import ContextSpec
 
 
 def draw(kind: str, rows: int, columns: int, seed: int = 0, gain: float | None = None):
@@ -67,3 +72,70 @@ def test_masked_fan_in_widens_the_law():
 def test_unknown_law_is_refused():
     with pytest.raises(ValueError, match="choose one of"):
         Initializer("lecun")
+
+
+# What reads the layer -----------------------------------------------------------------------
+
+GAINS = {
+    "tanh": 5 / 3,
+    "sigmoid": 1.0,
+    "identity": 1.0,
+    "leaky_relu": math.sqrt(2 / (1 + 0.01**2)),
+}
+TASKS = ContextSpec(3, discrete=True)
+
+
+@pytest.mark.parametrize("name", [*ACTIVATIONS, *PAIRED, K_WINNERS])
+def test_the_gain_of_kaiming_is_that_of_the_activation(name):
+    law = hidden_law("kaiming_uniform", name)
+    assert law.scale == pytest.approx(GAINS.get(name, math.sqrt(2)), abs=1e-12)
+    if name in ("relu", "elu", "swish"):  # bit for bit what it was
+        assert law == Initializer("kaiming_uniform")
+    if name in ("relu", "tanh", "sigmoid", "leaky_relu"):
+        assert law.scale == pytest.approx(torch.nn.init.calculate_gain(name), abs=1e-12)
+    for other in ("lecun_uniform", "orthogonal", "pytorch"):
+        assert hidden_law(other, name) == Initializer(other)
+
+
+def test_a_leaky_slope_counts():
+    law = hidden_law("kaiming_uniform", "leaky_relu", 0.2)
+    assert law.scale == pytest.approx(math.sqrt(2 / 1.04))
+    settings = {"activation": "leaky_relu", "initializer": "kaiming_uniform"}
+    config = mlp.Config(hidden_sizes=[4], activation_slope=0.2, **settings)
+    assert mlp.build(config, 20, ContextSpec(), Streams(0)).layers[0].initializer == law
+
+
+@pytest.mark.parametrize("name", ["tanh", "sigmoid", "leaky_relu", "elu", "swish", "relu"])
+def test_learners_start_from_and_are_renewed_by_the_law_of_their_activation(name):
+    """The six learners of slowly-changing regression."""
+    config = mlp.Config(hidden_sizes=[500], activation=name, initializer="kaiming_uniform")
+    layer = mlp.build(config, 20, ContextSpec(), Streams(0)).layers[0]
+    bound = GAINS.get(name, math.sqrt(2)) * math.sqrt(3 / 20)
+    assert 0.999 * bound < layer.linear.weight.abs().max().item() <= bound * (1 + 1e-6)
+    first = layer.linear.weight.clone()
+    layer.reset_units(torch.arange(500), torch.Generator().manual_seed(1))
+    assert not (layer.linear.weight == first).any()
+    assert 0.999 * bound < layer.linear.weight.abs().max().item() <= bound * (1 + 1e-6)
+    assert not layer.linear.bias.any()
+
+
+def test_arms_with_one_activation_share_their_first_weights():
+    settings = {"activation": "tanh", "initializer": "kaiming_uniform"}
+    plain = mlp.build(
+        mlp.Config(hidden_sizes=[8], context_to_input=False, **settings), 5, TASKS, Streams(0)
+    )
+    gated = film.build(film.Config(hidden_sizes=[8], **settings), 5, TASKS, Streams(0))
+    assert torch.equal(plain.layers[0].linear.weight, gated.layers[0].linear.weight)
+    block = simba.build(
+        simba.Config(width=8, num_blocks=1, **settings), 5, TASKS, Streams(0)
+    ).blocks[0]
+    assert block.hidden.laws.weight.scale == 5 / 3
+    assert block.output.laws[0] == Initializer("kaiming_uniform")  # no activation behind it
+
+
+def test_the_network_of_continual_world_keeps_one_law():
+    config = continual_world.Config(
+        hidden_sizes=[8, 8], activation="leaky_relu", initializer="kaiming_uniform"
+    )
+    for layer in continual_world.build(config, 5, TASKS, Streams(0)).layers:
+        assert layer.initializer == Initializer("kaiming_uniform")
