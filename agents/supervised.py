@@ -103,6 +103,10 @@ class Supervised(Agent):
 
     Attributes:
         network: What predicts.
+
+    Raises:
+        ValueError: The settings do not go with the world or the methods, or a value network is
+            set, which nothing would read.
     """
 
     changes_objective = False
@@ -112,6 +116,11 @@ class Supervised(Agent):
             raise ValueError(
                 f"agent.batch_size={config.batch_size} must divide env.num_envs="
                 f"{parts.num_envs}, the examples of a step; change one of them"
+            )
+        if parts.value_network is not None:
+            raise ValueError(
+                "agent=supervised has no value function and would ignore value_network; leave it "
+                "null, and choose the network that predicts with network=..."
             )
         self.config, self.iteration = config, 0
         self._context_width = parts.context.width

@@ -151,16 +151,18 @@ def test_groups_that_cannot_be_empty(word, message):
         compose_run([word])
 
 
-def test_sb3_builds_its_own():
+@pytest.mark.parametrize("words", [["agent=sb3_ppo"], ["agent=supervised", "env=bit_flipping"]])
+def test_agents_that_would_ignore_it_refuse_it(words):
     from types import SimpleNamespace
 
     info = SimpleNamespace(
         observation_dim=3, action_dim=1, num_envs=1, context_dim=0, context_discrete=False,
-        gate_context_dim=0, num_tasks=1,
+        gate_context_dim=0, num_tasks=1, gate_context_discrete=True,
     )  # fmt: skip
-    config = compose_run(["agent=sb3_ppo", "value_network=mlp"]).config
-    with pytest.raises(ConfigurationError, match="leave it null"):
+    config = compose_run([*words, "value_network=mlp"]).config
+    with pytest.raises(ConfigurationError, match="would ignore value_network; leave it null"):
         build_agent(config, info)
+    build_agent(compose_run(words).config, info).close()
 
 
 def test_every_network_preset_can_be_chosen():
