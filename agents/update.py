@@ -197,22 +197,12 @@ class Update:
             torch.nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
         self.finish(activations)
 
-    def prepare(self, loss: Tensor) -> list[nn.Parameter]:
-        """Make all of `step` that comes before clipping, for networks that are clipped together.
-
-        Call `clip_grad_norm_` with the parameters of all of them, then `finish` for each.
-
-        Args:
-            loss: As for `step`.
-
-        Returns:
-            The parameters of the network.
-        """
-        self.backward(loss)
-        return self.see_gradients()
-
     def see_gradients(self) -> list[nn.Parameter]:
-        """Show complete gradients, which are in `.grad`, to methods; returns all parameters."""
+        """Show complete gradients, which are in `.grad`, to methods; returns all parameters.
+
+        Where networks are clipped together, `clip_grad_norm_` with the parameters of all of them
+        comes next, then `finish` of each.
+        """
         for method in self._active.values():
             method.after_backward()
         if self.observer is not None:
