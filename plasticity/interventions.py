@@ -76,8 +76,6 @@ class Intervention(Method):
         self.period = _gradient_steps(config, target) if enabled else 0
         self.active = enabled and (self.period > 0 or config.at_task_change)
         self.uses_task_boundary = self.active and config.at_task_change
-        if self.uses_task_boundary:
-            self.needs = frozenset({"task_boundary"})
         self.calls = self.count = 0
         self._events: list[dict[str, Any]] = []
         self._touched: list[Touched] = []

@@ -69,12 +69,13 @@ class Method:
 
     Attributes:
         active: False when its settings switch it off; then no hook is ever called.
-        needs: What the method consumes: any of `activations`, `gradients` (derivatives of the
-            loss by those activations; the ones by parameters always are in `.grad`), `contexts`
-            (of the samples), `reference_params`, `batch`, `task_boundary`.
+        needs: What of the training pass is recorded for the method: any of `activations`,
+            `gradients` (derivatives of the loss by those activations; the ones by parameters
+            always are in `.grad`) and `contexts` (of the samples).
         uses_task_boundary: True when it acts on announced task changes (printed in tables).
         resets_optimizer: `no`, `entries` or `all` (printed in tables).
-        touches: Roles of the parameters it may edit or pull at.
+        touches: Roles of the parameters it may edit or pull at (`networks.units.parameter_roles`);
+            a promise to people, which the conformance tests hold it to.
         renews_entries: Whether the entries that it reports hold freshly drawn values (recyclers,
             resets) rather than old ones changed (shrinking, projecting, copying).
         mirrors_targets: Whether target networks get the edits that it reports.

@@ -133,7 +133,6 @@ class CChain(Method):
                 "(agent=supervised drops examples once it has learnt from them); use another "
                 "method, such as method=[si]"
             )
-        self.needs = frozenset({"reference_params", "batch"})
         self._inputs = target.inputs
         parameters = dict(target.module.named_parameters())
         self._parameters = list(parameters.values())

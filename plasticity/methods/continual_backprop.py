@@ -146,9 +146,10 @@ def resolved(config: Config, target: Target) -> tuple[float, int]:
 class ContinualBackprop(Recycler):
     """Continual backprop on one network.
 
-    `after_step` does two things that a captured update may call apart: `update_utilities` has a
-    fixed shape and never waits for the device (with `utility=contribution`, the default, nothing
-    in it depends on the number of the call), `replace_due` counts on the host and is eager.
+    `after_step` does two things. `update_utilities` has a fixed shape and never waits for the
+    device (with `utility=contribution`, the default, nothing in it depends on the number of the
+    call), so that a captured gradient step holds it. `replace_due` counts on the host and is
+    eager: beside a replay of that step it is called by itself.
 
     Attributes:
         rate: `replacement_rate` in gradient steps of this network.
@@ -243,13 +244,14 @@ class ContinualBackprop(Recycler):
     ) -> None:
         """Update utilities and renew the units that are due."""
         if self.active:
-            self._update_utilities(activations)
+            self.update_utilities(activations)
             self._replace_due(optimizer)
 
-    @torch.no_grad()
     def update_utilities(self, activations: Mapping[str, Tensor]) -> None:
         """Fold the activations of this step and the stepped weights into the statistics."""
-        self._update_utilities(activations)
+        # No no_grad block here, which costs as much as a small operation: nothing has a graph.
+        if self._stacked is None or not self._stacked.update(activations):
+            self._update_one_by_one(activations)
 
     @torch.no_grad()
     def replace_due(self, optimizer: torch.optim.Optimizer) -> None:
@@ -264,11 +266,6 @@ class ContinualBackprop(Recycler):
     def is_due_next(self) -> bool:
         """Whether the next step will renew a unit; known without looking at the device."""
         return any(counter.is_due_next() for counter in self.counters.values())
-
-    def _update_utilities(self, activations: Mapping[str, Tensor]) -> None:
-        # No no_grad block here, which costs as much as a small operation: nothing has a graph.
-        if self._stacked is None or not self._stacked.update(activations):
-            self._update_one_by_one(activations)
 
     @torch.no_grad()
     def _update_one_by_one(self, activations: Mapping[str, Tensor]) -> None:

@@ -84,7 +84,6 @@ class EWC(Intervention):
                 f"ewc needs stored inputs of {target.name!r}, but this agent keeps none "
                 "(agent=supervised drops examples once it has learnt from them); use method=[si]"
             )
-        self.needs = self.needs | {"reference_params", "batch"}
         roles = FEED_FORWARD | ({"segment"} if config.include_segments else set())
         self.touches = roles
         self._source = target.inputs

@@ -71,7 +71,6 @@ class HareTortoise(Intervention):
         super().__init__(config, target)
         self.config = config
         if self.active:
-            self.needs = frozenset({"reference_params"})
             self._references = References(trained_parameters(target.module, FEED_FORWARD))
             self._slow = self._references.copies()
 

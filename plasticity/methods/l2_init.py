@@ -63,7 +63,6 @@ class L2Init(Method):
         self.active = config.strength > 0.0 and acts_on(config.networks, target.name)
         if not self.active:
             return
-        self.needs = frozenset({"reference_params"})
         self._references = References(trained_parameters(target.module, WEIGHTS_AND_BIASES))
         self._initial = self._references.copies()
         sizes = [value.numel() for value in self._initial]

@@ -77,7 +77,6 @@ class SI(Intervention):
         self.config = config
         if not self.active:
             return
-        self.needs = self.needs | {"reference_params"}
         roles = FEED_FORWARD | ({"segment"} if config.include_segments else set())
         self.touches = roles
         self._references = References(trained_parameters(target.module, roles))

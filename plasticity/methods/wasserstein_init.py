@@ -53,7 +53,6 @@ class WassersteinInit(Method):
         self.active = config.strength > 0.0 and acts_on(config.networks, target.name)
         if not self.active:
             return
-        self.needs = frozenset({"reference_params"})
         parameters = trained_parameters(target.module, WEIGHTS_AND_BIASES)
         masks = masks_of(target.module)
         self._masks = [masks.get(name) for name in parameters]

@@ -391,6 +391,7 @@ def test_edits_what_it_declares_after_the_optimizer_and_keeps_masks(kind, place)
     watchers = [Watcher(*pair) for pair in networks_acted_on(agent, kind).values()]
     world.iterate(agent, 2)
     for watcher in watchers:
+        assert watcher.method.needs <= {"activations", "gradients", "contexts"}  # what is read
         assert watcher.order == ["optimizer", "after_step"] * (len(watcher.order) // 2)
         assert len(watcher.order) == 32
         assert watcher.pulls > 0 or not watcher.method.adds_penalty
