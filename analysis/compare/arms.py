@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections import Counter
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.compare.members import Member
-from configs.run import AGENTS, EXECUTION_KEYS
+from configs.run import AGENTS, EXECUTION_KEYS, METHODS
 from configs.schema import flat
 from networks.registry import suggestion
 
@@ -58,12 +59,27 @@ def learning_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in flat(config).items()
         if key not in _NOT_LEARNING and not key.startswith("log.") and value != {}
     }
+    for key, default in _later_defaults(config).items():
+        if settings.get(key) == default:  # runs from before the setting do not name it
+            del settings[key]
     if isinstance(source := settings.get("init_from"), str):  # every seed goes on from its own
         settings["init_from"] = _SEED_FOLDER.sub("seed_*", source)
     methods = list(config.get("method") or {})
     if len(methods) > 1:
         settings["method order"] = methods
     return settings
+
+
+def _later_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Defaults of the settings of methods that came after the first runs, by flat key."""
+    defaults: dict[str, Any] = {}
+    for name, settings in (config.get("method") or {}).items():
+        if settings.get("kind") not in METHODS.files():
+            continue
+        for item in dataclasses.fields(METHODS.get(settings["kind"]).Config):
+            if item.metadata.get("later"):
+                defaults[f"method.{name}.{item.name}"] = item.default
+    return defaults
 
 
 def begins_trained(config: Mapping[str, Any]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -71,7 +71,8 @@ class Config:
     maturity_threshold: int | Literal["auto"] = 10_000
     utility_decay: float = 0.99
     utility: str = "contribution"
-    utility_over_contexts: str = "pooled"
+    # Came after the first runs: left out of config.yaml at its default, so that those can go on.
+    utility_over_contexts: str = field(default="pooled", metadata={"later": True})
     rank_key: str = "corrected"
     count_mode: str = "accumulate"
     optimizer_state: str = "keep"

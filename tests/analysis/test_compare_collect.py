@@ -427,6 +427,19 @@ def test_flags_of_networks_that_need_a_context():
     assert method_flags(settings_with(network="dendrites", redo=zeroed)) == (False, "entries")
 
 
+def test_runs_from_before_a_setting_of_a_method_belong_to_its_default(root):
+    """One seed says what the other, of an earlier version, could not say."""
+    for seed, later in ((0, {}), (1, {"utility_over_contexts": "pooled"})):
+        add_run(root, "cbp", seed)
+        file = run_place(root, "cbp", seed) / "config.yaml"
+        config = yaml.safe_load(file.read_text())
+        config["method"] = {"continual_backprop": {"kind": "continual_backprop", **later}}
+        file.write_text(yaml.safe_dump(config))
+    places = [run_place(root, "cbp", seed) for seed in (0, 1)]
+    (arm,) = group_arms(find_members(places))
+    assert len(arm.members) == 2
+
+
 def test_settings_that_this_version_does_not_know_are_refused():
     with pytest.raises(UnknownSettings, match=r"methods redo .*did you mean"):
         method_flags(settings_with(redo={"dormancy_treshold": 0.1}))
