@@ -161,17 +161,16 @@ class Replay:
 
     # Sampling ------------------------------------------------------------------------------
 
-    def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
-        """Draw transitions uniformly, with replacement.
+    def draw(self, batch_size: int, generator: torch.Generator) -> Tensor:
+        """Draw indices of stored rows uniformly, with replacement; see `rows`.
 
         Args:
             batch_size: Rows to draw.
             generator: Random stream on the device of the replay.
-        """
-        return self.rows(self.draw(batch_size, generator))
 
-    def draw(self, batch_size: int, generator: torch.Generator) -> Tensor:
-        """Draw indices of stored rows, int64 (batch_size,)."""
+        Returns:
+            int64 (batch_size,).
+        """
         # 53 random bits: a float32 would miss rows of a large replay.
         uniform = torch.rand(
             batch_size, generator=generator, dtype=torch.float64, device=self.device

@@ -129,11 +129,6 @@ class BitFlipping:
     def _bits(self, *shape: int) -> np.ndarray:
         return self._generator.integers(0, 2, size=shape).astype(np.float64)
 
-    @property
-    def slow_bits(self) -> np.ndarray:
-        """The bits that keep still, (num_slow_bits,), a copy."""
-        return self._slow.copy()
-
     def next_block(self) -> Block:
         """The next examples, all of one task."""
         config, num_rows = self.config, self.config.num_envs

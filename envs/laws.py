@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-SCALES = ("log", "linear", "whole")
-
 
 @dataclass(frozen=True)
 class Law:

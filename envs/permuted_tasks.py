@@ -18,6 +18,7 @@ import numpy as np
 
 from envs.base import EnvInfo
 from envs.contexts.clusters import PUBLISHED, Clusters, ClusterSettings
+from envs.contexts.prototypes import nearest_means
 from envs.curricula import Lessons, Phase, one_hot, stream
 from envs.datasets import Images, load_images
 from envs.problems import Block, ProblemEnv
@@ -173,14 +174,7 @@ class PermutedTasks:
 
     def nearest(self, inputs: np.ndarray, num_known: int) -> np.ndarray:
         """Number of the prototype nearest to every image (Euclidean), (n,)."""
-        return _nearest(inputs, self.prototypes[:num_known])
-
-
-def _nearest(inputs: np.ndarray, prototypes: np.ndarray) -> np.ndarray:
-    known = prototypes.astype(np.float64)
-    # |x - p|^2 without |x|^2, which is the same for all prototypes.
-    distances = (known**2).sum(1) - 2.0 * inputs.astype(np.float64) @ known.T
-    return distances.argmin(1)
+        return nearest_means(inputs, self.prototypes[:num_known])
 
 
 class PermutedLessons(Lessons):
@@ -220,7 +214,7 @@ class PermutedLessons(Lessons):
     def _closest(self, features: np.ndarray) -> np.ndarray:
         assert self.clusters is not None
         means = self.clusters.means
-        return means[_nearest(features, means)].astype(np.float32)
+        return means[nearest_means(features, means)].astype(np.float32)
 
     def snapshot(self) -> Snapshot:
         """The place, and the clusters."""

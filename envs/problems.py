@@ -21,7 +21,6 @@ from gymnasium.vector.utils import batch_space
 from envs.base import EnvInfo
 from envs.snapshots import Snapshot, load_arrays, require, require_equal
 
-SPLITS = ("train", "validation", "test")
 NO_TASK = -1
 Event = dict[str, int | float | str | None]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +13,6 @@ from networks.units import UnitGroup
 
 __all__ = [
     "GaussianPolicy",
-    "HasHeadInitializer",
     "Network",
     "QFunction",
     "SquashedGaussianPolicy",
@@ -37,13 +34,6 @@ class Network(nn.Module):
     def unit_groups(self) -> tuple[UnitGroup, ...]:
         """One group per hidden layer of the torso."""
         return self.torso.unit_groups(self.heads())
-
-
-class HasHeadInitializer(Protocol):
-    """Any network configuration: it names the law of the heads."""
-
-    @property
-    def head_initializer(self) -> str: ...
 
 
 class GaussianPolicy(Network):

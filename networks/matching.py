@@ -33,16 +33,6 @@ def perceptron_parameters(
     return hidden + output_dim * (round_half_up(head_density * widths[-1]) + 1)
 
 
-def segment_parameters(
-    hidden_sizes: Sequence[int],
-    num_segments: int,
-    context_dim: int,
-    dendritic_layers: Sequence[int] = (-1,),
-) -> int:
-    """Weights of all segments of a dendritic network."""
-    return sum(hidden_sizes[layer] for layer in dendritic_layers) * num_segments * context_dim
-
-
 def matched_width(num_parameters: int, input_dim: int, num_layers: int, output_dim: int) -> int:
     """Equal hidden width whose dense perceptron comes closest to a number of parameters.
 

@@ -15,6 +15,14 @@ SIGNIFICANCE = 0.99
 _RIDGE = 1e-6
 
 
+def nearest_means(samples: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """Index of the nearest of some means (M, dim), Euclidean, of every sample (B, dim), (B,)."""
+    known = np.asarray(means, dtype=np.float64)
+    # |x - m|^2 without |x|^2, which is the same for all means.
+    distances = (known**2).sum(1) - 2.0 * np.asarray(samples, dtype=np.float64) @ known.T
+    return distances.argmin(1)
+
+
 class NearestMeans:
     """One prototype per task, told when tasks begin; the nearest one where nobody tells.
 
@@ -39,8 +47,7 @@ class NearestMeans:
         """
         if not len(self.means):
             raise ValueError("no prototype exists yet; call begin_task with a task's samples first")
-        products = np.asarray(samples, dtype=np.float64) @ self.means.T
-        return (0.5 * (self.means**2).sum(axis=1) - products).argmin(axis=1)
+        return nearest_means(samples, self.means)
 
     def contexts(self, samples: np.ndarray) -> np.ndarray:
         """The nearest prototype itself, (B, dim)."""

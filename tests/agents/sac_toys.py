@@ -110,6 +110,6 @@ def different(first, second):
 
 def sampled(agent, seed=0):
     """A minibatch and noise for one gradient step."""
-    batch = agent.replay.sample(agent.config.batch_size, torch.Generator().manual_seed(seed))
+    rows = agent.replay.draw(agent.config.batch_size, torch.Generator().manual_seed(seed))
     noise = torch.randn(2, agent.config.batch_size, agent.action_dim)
-    return batch, *noise
+    return agent.replay.rows(rows), *noise

@@ -49,6 +49,10 @@ def live(replay):
     return sorted(numbers_in(replay.rows(slice(0, replay.size))))
 
 
+def sample(replay, batch_size, generator):
+    return replay.rows(replay.draw(batch_size, generator))
+
+
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
@@ -67,7 +71,7 @@ def test_holds_what_a_deque_holds(total, seed):
         assert replay.size == len(expected)
         assert live(replay) == sorted(expected)
         assert numbers_in(replay.last(5)) == list(expected)[-5:]
-    drawn = {round(n) for n in numbers_in(replay.sample(4_000, generator()))}
+    drawn = {round(n) for n in numbers_in(sample(replay, 4_000, generator()))}
     assert drawn == set(expected)
 
 
@@ -83,7 +87,7 @@ def test_every_field_comes_back_in_its_own_row():
     numbers = np.arange(CAPACITY + 5)
     for start in range(0, len(numbers), 4):
         replay.add(transition(numbers[start : start + 4]))
-    batch = replay.sample(300, generator())
+    batch = sample(replay, 300, generator())
     expected = transition(batch.observation[:, 0].numpy())
     answers = {"target", "split"}  # of supervised problems, which no replay serves
     for name in Transition.__dataclass_fields__.keys() - answers:
@@ -98,7 +102,7 @@ def test_every_field_comes_back_in_its_own_row():
 def test_without_a_context_there_is_none():
     replay = make(context_dim=0)
     replay.add(transition([1, 2], context_dim=0))
-    batch = replay.sample(3, generator())
+    batch = sample(replay, 3, generator())
     assert batch.context is None
     assert batch.next_context is None
 
@@ -163,7 +167,7 @@ def test_state_round_trip_samples_the_same_rows(added):
     twin.load_state_dict(state)
     for both in (replay, twin):
         both.add(transition([901, 902, 903]))
-    first, second = (both.sample(50, generator(3)) for both in (replay, twin))
+    first, second = (sample(both, 50, generator(3)) for both in (replay, twin))
     assert numbers_in(first) == numbers_in(second)
     assert live(replay) == live(twin)
     if added:

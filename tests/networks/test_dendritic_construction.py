@@ -11,7 +11,7 @@ from networks import dendritic, k_winners, mlp
 from networks.heads import GaussianPolicy, QFunction, SquashedGaussianPolicy
 from networks.initializers import Initializer
 from networks.masks import apply_masks, fixed_mask, live_parameters
-from networks.matching import matched_width, perceptron_parameters, segment_parameters
+from networks.matching import matched_width, perceptron_parameters
 from networks.streams import Streams
 from networks.torso import ContextSpec
 
@@ -229,6 +229,10 @@ def test_laws_that_are_not_read_are_refused(init, settings):
 
 
 # Counts ------------------------------------------------------------------------------------
+
+
+def segment_parameters(hidden_sizes, num_segments, context_dim, dendritic_layers=(-1,)):
+    return sum(hidden_sizes[layer] for layer in dendritic_layers) * num_segments * context_dim
 
 
 def counts(network):
