@@ -17,6 +17,18 @@ class ConfigurationError(ValueError):
     """A configuration that cannot run; the message is one sentence for the user."""
 
 
+class UnknownSetting(ConfigurationError):
+    """A key that nobody reads.
+
+    Attributes:
+        key: Its dotted name.
+    """
+
+    def __init__(self, message: str, key: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
 def load(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
     """Build a dataclass from a mapping.
 
@@ -33,7 +45,8 @@ def load(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
     fields = {field.name: field for field in dataclasses.fields(kind) if field.init}  # type: ignore[arg-type]
     for key in values:
         if key not in fields:
-            raise ConfigurationError(unknown_key(_join(where, str(key)), list(fields)))
+            path = _join(where, str(key))
+            raise UnknownSetting(unknown_key(path, list(fields)), path)
     arguments = {}
     for name, field in fields.items():
         path = _join(where, name)

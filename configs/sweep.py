@@ -28,18 +28,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from configs.compose import (
-    CONFIG_FOLDER,
-    GROUPS,
-    Composed,
-    check_overrides,
-    compose_run,
-    declared,
-    presets,
-    spelled_for_hydra,
-    without_none,
-)
+from configs.compose import Composed, check_overrides, compose_run, without_none
 from configs.members import member_words, swept_by_experiment
+from configs.presets import CONFIG_FOLDER, GROUPS, declared, presets, spelled_for_hydra
 from configs.schema import ConfigurationError
 from networks.registry import suggestion
 

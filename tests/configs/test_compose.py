@@ -44,7 +44,6 @@ def test_settings_that_differ_never_share_a_directory():
         ["arm=continual_backprop"],
         ["arm=continual_backprop_published"],
         ["arm=redo"],
-        ["arm=standard", "method=[continual_backprop]"],
         ["method=[continual_backprop]"],
         ["method=[continual_backprop_published]"],
         ["method=[continual_backprop]", "method.continual_backprop.utility_decay=0.9"],
@@ -68,6 +67,29 @@ def test_settings_that_differ_never_share_a_directory():
     names = [directory(*line) for line in lines]
     for (first, a), (second, b) in itertools.combinations(zip(lines, names, strict=True), 2):
         assert a != b, (first, second)
+
+
+def label(*words):
+    return directory(*words).split("/")[2].partition("-")[2].partition("-")[2]
+
+
+def test_a_run_is_not_named_after_an_arm_of_which_words_replace_a_preset():
+    smoke = "experiment=slippery_ant_smoke"
+    assert label(smoke) == "continual_backprop_smoke"
+    assert label(smoke, "method=[redo]") == "ns_adam.redo"
+    assert label(smoke, "method=none") == "ns_adam"
+    decayed = label("arm=continual_backprop", "method=[redo]")  # by 1e-4, as in the arm
+    assert decayed.startswith("ns_adam.redo-")
+    assert decayed == label("arm=l2", "method=[redo]", "optimizer.weight_decay=1e-4")
+    assert label("arm=redo", "optimizer=adam").startswith("adam.redo_published-")
+    assert label("arm=layer_norm_only", "network=mlp") == "adam"
+    assert label("arm=dendritic", "context=zero").startswith("adam-")
+    # Whatever an arm leaves open belongs to no arm, and what it says itself replaces nothing.
+    assert label("arm=standard", "method=[redo]") == label("method=[redo]") == "adam.redo"
+    assert label("arm=dendritic", "optimizer=adamw").startswith("dendritic-")
+    assert label("arm=redo", "optimizer=ns_adam") == label("arm=redo") == "redo"
+    assert label("arm=redo", "network=small") == "redo"
+    assert label("arm=redo", "method=[redo_published]").startswith("redo-")  # as it always was
 
 
 def stream_presets():
@@ -183,6 +205,28 @@ def test_parity_preset():
         (
             ["method=[reset_head]", "method.reset_head.period=5"],
             r"not after its preset reset_head: write method\.reset\.period$",
+        ),
+        (
+            ["method=[redo_published]", "method.redo_published.threshold=1"],
+            r"no setting method\.redo\.threshold; did you mean method\.redo\.dormancy_threshold\?",
+        ),
+        # Settings of a preset that is not chosen, though the default composition has them.
+        (["agent=sac", "agent.clip_range=0.2"], r"^there is no setting agent\.clip_range; known"),
+        (["env=mt10", "agent=sac", "env.schedule=fixed"], r"^there is no setting env\.schedule"),
+        (["optimizer=sgd", "optimizer.beta1=0.9"], r"^there is no setting optimizer\.beta1"),
+        # Settings that nobody typed.
+        (
+            ["experiment=slippery_ant_smoke", "agent=sac"],
+            r"^experiment=slippery_ant_smoke sets agent\.rollout_length, which agent=sac does not",
+        ),
+        (
+            ["network=simba", "method=[nap]"],
+            r"^method=\[nap\] sets network\.layer_norm, which network=simba does not have",
+        ),
+        (["network=simba", "arm=nap"], r"^method=\[nap\] sets network\.layer_norm"),
+        (
+            ["experiment=slippery_ant_smoke", "agent=sac", "agent.rollout_length=8"],
+            r"^there is no setting agent\.rollout_length",
         ),
         (["method.redo_sac.period=5"], r"write method\.redo\.period beside method=\[redo_sac\]"),
         (["agent.learning_rate=1e-3"], r"did you mean optimizer\.learning_rate\?"),
