@@ -37,6 +37,7 @@ from analysis.progress import Progress
 from analysis.recorder import Recorder
 from analysis.run_directory import ConfigurationChanged, RunDirectory, RunLocked
 from analysis.run_refusals import refuse_moved_donor, refuse_shorter
+from analysis.sequences.command import incomplete_sequence
 from analysis.storage import StorageError, StorageLostError
 from analysis.world_changes import WorldChanges
 from configs.build import build_agent, build_environment, build_probe, rehearse, resolve_threads
@@ -324,7 +325,7 @@ def _run_in(composed: Composed, directory: RunDirectory) -> int:
         f"from step {start:,} to {config.total_steps:,} in {directory.path}",
         flush=True,
     )
-    for line in training.agent.announcements():
+    for line in (*training.agent.announcements(), *incomplete_sequence(config)):
         print(f"  {line}", flush=True)
     facts = {
         "num_threads": resolve_threads(config),

@@ -10,7 +10,7 @@ from analysis.checkpoint_reading import LoadedCheckpoint
 from analysis.process_memory import PeakMemory
 from analysis.restored import can_be_measured
 from analysis.run_directory import RunDirectory
-from analysis.sequences.command import conclude_sequence
+from analysis.sequences.command import conclude_sequence, has_matrix
 from analysis.summary import final_return, outcome, summary_table
 from configs.run import RunConfig
 
@@ -71,8 +71,8 @@ def end_run(
             f"{evaluation['success_iqm']:.3f}); by task and goal in evaluation.csv"
         )
     look = "run" if can_be_measured(config) and not evaluation else "figures"
-    look = "sequence" if stages else look
-    more = " --out results/NAME" if stages else ""
+    look = "sequence" if has_matrix(config) else look
+    more = " --out results/NAME" if has_matrix(config) else ""
     print(
         f"finished {env_steps:,} steps in {seconds:,.0f} s; {outcome(directory.path)}\n"
         f"next: python evaluate.py {look} {directory.path}{more}"

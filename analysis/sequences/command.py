@@ -63,12 +63,41 @@ def report_sequences(
         print(f"wrote small copies of the runs and their references to {export}")
 
 
+def incomplete_sequence(config: RunConfig) -> Sequence[str]:
+    """What to say of a run that ends before the last stage of its sequence.
+
+    Short trials are legitimate, so it is a warning, and no refusal.
+
+    Args:
+        config: Of the run.
+
+    Returns:
+        Lines to print: one about where it ends and the `total_steps` to set, or none.
+    """
+    env = config.env
+    if not hasattr(env, "steps_per_task") or config.total_steps >= env.planned_steps:
+        return ()
+    stages, steps = env.plan.stages, env.steps_per_task
+    last = (config.total_steps - 1) // steps
+    return (
+        f"warning: total_steps={config.total_steps} ends the run in stage {last + 1} of "
+        f"{len(stages)} ({stages[last].name}) and leaves it without a success matrix; set "
+        f"total_steps={env.planned_steps} for all stages of {steps} steps",
+    )
+
+
+def has_matrix(config: RunConfig) -> bool:
+    """Whether a finished run with these settings has a success matrix."""
+    return is_sequence(config) and config.total_steps >= config.env.planned_steps
+
+
 def conclude_sequence(run_dir: Path, config: RunConfig) -> Sequence[str]:
     """Write the success matrices of a finished run beside its other results.
 
     Args:
         run_dir: Its directory.
-        config: Of the run; nothing is done if it is no sequence, or ended before its last stage.
+        config: Of the run; nothing is written if it is no sequence, or ended before its last
+            stage.
 
     Returns:
         Lines to print.
@@ -76,8 +105,8 @@ def conclude_sequence(run_dir: Path, config: RunConfig) -> Sequence[str]:
     Raises:
         StorageError: A file cannot be written.
     """
-    if not is_sequence(config) or config.total_steps < config.env.planned_steps:
-        return ()
+    if not has_matrix(config):
+        return incomplete_sequence(config)
     lines = []
     for source in sources_of(config):
         try:

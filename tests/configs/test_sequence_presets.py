@@ -2,6 +2,7 @@
 
 import pytest
 
+from analysis.sequences.command import incomplete_sequence
 from configs.compose import CONFIG_FOLDER, compose_run, presets
 from configs.schema import ConfigurationError, to_plain
 
@@ -28,6 +29,19 @@ def test_an_experiment_is_exactly_as_long_as_its_stages(name):
     if config.agent.kind == "sac":
         assert config.agent.replay_size >= min(config.env.steps_per_task, 200_000)
         assert (config.agent.buffer_on_switch == "clear") == announced
+
+
+def test_a_sequence_that_is_cut_short_gets_a_warning_with_the_steps_to_set():
+    words = ["experiment=mt10_sequence_cpu", "env.repeats=2"]  # twice the stages, half the steps
+    (line,) = incomplete_sequence(compose_run(words).config)
+    assert "total_steps=2000000 ends the run in stage 10 of 20 (" in line
+    assert line.endswith("set total_steps=4000000 for all stages of 200000 steps")
+    assert not incomplete_sequence(compose_run([*words, "total_steps=4_000_000"]).config)
+    (line,) = incomplete_sequence(compose_run([*words, "total_steps=3_900_000"]).config)
+    assert "stage 20 of 20" in line
+    assert not incomplete_sequence(compose_run(["env=slippery_ant"]).config)
+    guide = (CONFIG_FOLDER.parent / "docs" / "sequences.md").read_text()
+    assert "`env.repeats=2 total_steps=4_000_000`" in guide
 
 
 def test_the_paper_preset_has_the_published_settings():

@@ -285,9 +285,13 @@ def test_the_key_of_a_reference_holds_what_matters_and_nothing_else():
     assert key_of(task=TASKS[1]) != same
 
 
-def test_an_unfinished_run_has_no_matrix_yet(tmp_path):
+def test_a_run_shorter_than_its_sequence_says_so_and_has_no_matrix(tmp_path, capsys):
     words = [*WORDS, "total_steps=120", f"run_dir={tmp_path / 'run'}"]
-    assert train.main(words) == train.EXIT_DONE  # shorter than its sequence
+    assert train.main(words) == train.EXIT_DONE
+    said = capsys.readouterr().out
+    warning = "warning: total_steps=120 ends the run in stage 1 of 2 (handle-press-v3)"
+    assert said.count(warning) == said.count("set total_steps=240") == 2  # at its start and end
+    assert f"next: python evaluate.py sequence {tmp_path}" not in said  # it would be refused
     with pytest.raises(NotARun, match="2 of 4 evaluations"):
         read_matrix(tmp_path / "run")
 
