@@ -240,22 +240,25 @@ class RunDirectory:
         released_keys: Collection[str] | None,
     ) -> None:
         """Refuse changes that cannot be accepted; writes nothing."""
+        fixed = tuple(
+            change
+            for change in changes
+            if released_keys is not None and not is_covered(change.key, released_keys)
+        )
         if not accept_change:
+            accept = "" if fixed else "accept_change=true to go on with these, "
             raise ConfigurationChanged(
                 f"{self._path} was started with another configuration:\n{describe(changes)}\n"
-                "Use the old settings, accept_change=true to go on with these, or fresh=true to "
-                "start anew.",
+                f"Use the old settings, {accept}or fresh=true to start anew.",
                 changes,
             )
-        if released_keys is not None:
-            fixed = tuple(change for change in changes if not is_covered(change.key, released_keys))
-            if fixed:
-                raise ConfigurationChanged(
-                    f"{self._path}: these settings cannot change within a run:\n"
-                    f"{describe(fixed)}\nOnly {', '.join(sorted(released_keys))} can; use "
-                    "fresh=true to start anew.",
-                    fixed,
-                )
+        if fixed:
+            raise ConfigurationChanged(
+                f"{self._path}: these settings cannot change within a run:\n"
+                f"{describe(fixed)}\nOnly {', '.join(sorted(released_keys or ()))} can; use "
+                "fresh=true to start anew.",
+                fixed,
+            )
         if self.is_finished and (self.done or {}).get("status") == "failed":
             raise ConfigurationChanged(
                 f"{self._path} has failed, and a failure is final: it counts as a result. Use "

@@ -269,6 +269,15 @@ class TestChanges:
                 released_keys=released,
             )
         new = changed(agent={**CONFIG["agent"], "hidden": [1]})
+        # What would be refused is not recommended.
+        for config, advice in (
+            (new, "accept_change=true to go on"),
+            (changed(total_steps=5, seed=1), "Use the old settings, or fresh=true to start anew."),
+        ):
+            with pytest.raises(ConfigurationChanged) as caught:
+                start(tmp_path, config, released_keys=released)
+            assert advice in str(caught.value)
+            assert ("accept_change" in str(caught.value)) == (config is new)
         with start(tmp_path, new, accept_change=True, released_keys=released) as run:
             assert len(run.changes) == 1
 
