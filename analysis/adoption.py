@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from agents.base import Agent
-from analysis.checkpoint import CheckpointError, load_checkpoint
+from analysis.checkpoint import CheckpointError, CheckpointStore, load_checkpoint
 from analysis.state_files import flatten
 from configs.run import CONTEXTS, RunConfig
 from configs.schema import ConfigurationError
@@ -69,10 +69,12 @@ def begin_from(agent: Agent, config: RunConfig, envs: Any) -> None:
     Raises:
         CheckpointError: The checkpoint cannot be read.
         ConfigurationError: It does not fit this agent, a number is not finite, or parts that are
-            kept know contexts that were learnt otherwise than those of this run.
+            kept know contexts that were learnt otherwise than those of this run, or a
+            whole run is named instead of a checkpoint.
     """
     if config.init_from is None:
         return
+    _refuse_run(Path(config.init_from))
     donor = load_checkpoint(Path(config.init_from)).state
     try:
         _go_on_with_contexts(envs, donor.get("env", {}), _readers(agent, config))
@@ -83,6 +85,21 @@ def begin_from(agent: Agent, config: RunConfig, envs: Any) -> None:
     except LOADING_ERRORS as error:
         reason = _misfit(error) or _reason(error)
         raise ConfigurationError(f"cannot start from {config.init_from}: {reason}") from error
+
+
+def _refuse_run(path: Path) -> None:
+    """Refuse a run in place of a checkpoint: which one is newest may change while it goes on.
+
+    Raises:
+        ConfigurationError: With the checkpoint to name.
+    """
+    folder = path if path.name == "checkpoints" else path / "checkpoints"
+    found = CheckpointStore(folder).paths() if folder.is_dir() else []
+    if found:
+        raise ConfigurationError(
+            f"init_from={path} holds {len(found)} checkpoint(s) and is none itself; name one of "
+            f"them, such as init_from={found[0]}"
+        )
 
 
 def _readers(agent: Agent, config: RunConfig) -> list[str]:

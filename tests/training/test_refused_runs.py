@@ -81,3 +81,16 @@ def test_a_budget_that_is_used_up_is_refused(tmp_path, capsys):
     assert train.main(shorter) == train.EXIT_CONFIGURATION
     assert "total_steps=64, but the run in" in capsys.readouterr().err
     assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("named", ["run", "run/checkpoints"])
+def test_a_run_in_place_of_its_checkpoint_is_refused_with_the_newest(tmp_path, capsys, named):
+    newest = tmp_path / "run" / "checkpoints" / "step-000000000128"
+    for place in (newest, newest.with_name("step-000000000064")):
+        place.mkdir(parents=True)
+    words = [*TINY, *NARROW, f"init_from={tmp_path / named}", f"run_dir={tmp_path / 'new'}"]
+    assert train.main(words) == train.EXIT_CONFIGURATION
+    error = capsys.readouterr().err
+    assert f"{named} holds 2 checkpoint(s) and is none itself; name one of them" in error
+    assert f"such as init_from={newest}\n" in error
+    assert not (tmp_path / "new").exists()
