@@ -42,6 +42,7 @@ from analysis.storage import StorageError, StorageLostError
 from analysis.world_changes import WorldChanges
 from configs.build import build_agent, build_environment, build_probe, rehearse, resolve_threads
 from configs.compose import Composed, compose_run
+from configs.members import check_single
 from configs.run import EXECUTION_KEYS, RunConfig
 from configs.schema import ConfigurationError
 from configs.sweep import is_multirun, sweep
@@ -382,6 +383,7 @@ def main(arguments: list[str]) -> int:
     if is_multirun(arguments):
         return sweep(arguments)
     try:
+        check_single(arguments)
         composed = compose_run(arguments)
     except ConfigurationError as error:
         return _refuse("configuration", error, EXIT_CONFIGURATION)

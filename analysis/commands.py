@@ -7,14 +7,19 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import yaml
 
 from analysis import planning, tune
+from analysis.adoption import begin_from
+from analysis.checkpoint import CheckpointError
+from analysis.run_refusals import refuse_moved_donor
 from analysis.sequences import references
 from analysis.tuning_plan import TuneConfig
-from configs.compose import compose_run, without_none
-from configs.members import member_words
+from configs.build import rehearse
+from configs.compose import Composed, compose_run, without_none
+from configs.members import check_single, member_words
 from configs.schema import ConfigurationError
 from configs.sweep import check_sweep, is_multirun
 
@@ -43,7 +48,9 @@ def show(arguments: Sequence[str]) -> int:
 
     Prints the directory of the run and its composed configuration, as config.yaml will hold it.
     With `-m` one line per run of the sweep instead, its directory and the words that make it.
-    What training would refuse before its first step is refused here, too.
+    What training would refuse before its first step is refused here, too, after the settings: a run
+    that is not there yet is built once. The runs of a sweep are not built, only their settings
+    checked.
     """
     words = [word for word in arguments if word not in ("-m", "--multirun")]
     try:
@@ -53,16 +60,28 @@ def show(arguments: Sequence[str]) -> int:
                 composed = compose_run(member)
                 print(_place(composed.plain, composed.relative_directory), *member)
         else:
+            check_single(words)
             composed = compose_run(words)
             print(f"# {_place(composed.plain, composed.relative_directory)}")
             print(yaml.safe_dump(composed.plain, sort_keys=False, allow_unicode=True), end="")
+            sys.stdout.flush()
+            _rehearse(composed)
         sys.stdout.flush()
     except BrokenPipeError:  # `| head` has seen enough; nothing may be written at the end either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except ConfigurationError as error:
+    except (ConfigurationError, CheckpointError) as error:
         print(f"configuration: {error}", file=sys.stderr)
         return EXIT_CONFIGURATION
     return EXIT_DONE
+
+
+def _rehearse(composed: Composed) -> None:
+    """Build what training would build first: only there some choices turn out not to fit."""
+    config = composed.config
+    place = Path(_place(composed.plain, composed.relative_directory))
+    refuse_moved_donor(config, place)
+    if config.fresh or not (place / "config.yaml").exists():
+        rehearse(config, begin_from)
 
 
 def _place(plain: Mapping[str, object], relative_directory: str) -> str:

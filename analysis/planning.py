@@ -22,7 +22,7 @@ from analysis.multitask.training import rehearsed_goals
 from analysis.throughput.processes import WorkerFailed, measure
 from analysis.throughput.summary import floor_seconds, share_of_floor
 from configs.compose import Composed, check_overrides, compose_run
-from configs.members import member_words
+from configs.members import member_words, refuse_repeated
 from configs.run import RunConfig
 from configs.schema import ConfigurationError, flat, load
 from configs.sweep import is_multirun
@@ -91,6 +91,7 @@ def plan(arguments: Sequence[str]) -> int:
     try:
         options = _options(arguments)
         words = [word for word in arguments if not word.startswith(_PREFIX)]
+        refuse_repeated(words)
         swept = is_multirun(words)
         kinds = find_kinds([word for word in words if word not in ("-m", "--multirun")], swept)
     except (ConfigurationError, ValueError) as error:

@@ -14,6 +14,7 @@ from analysis.tuning import FIRST_TUNING_WORLD
 from analysis.tuning_results import write_text
 from analysis.tuning_space import Value, axes_of, draw
 from configs.compose import check_overrides, compose_run
+from configs.members import refuse_repeated
 from configs.schema import ConfigurationError, flat, load
 
 PLAN_FILE = "plan.json"
@@ -103,6 +104,7 @@ def prepare(arguments: Sequence[str]) -> Study:
     Raises:
         ConfigurationError: Wrong words, an evaluation world, or another plan in that group.
     """
+    refuse_repeated(arguments)
     words = [word for word in arguments if not word.startswith(_PREFIX)]
     config, arms = _options(arguments), _arms(words)
     fixed = tuple(word for word in words if not word.startswith("arm="))

@@ -29,7 +29,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from configs.compose import Composed, check_overrides, compose_run, without_none
-from configs.members import member_words, swept_by_experiment
+from configs.members import member_words, refuse_repeated, swept_by_experiment
 from configs.presets import CONFIG_FOLDER, GROUPS, declared, presets, spelled_for_hydra
 from configs.schema import ConfigurationError
 from networks.registry import suggestion
@@ -94,11 +94,12 @@ def check_sweep(arguments: Sequence[str]) -> None:
     """Refuse in one sentence what no member could do, before the first one starts.
 
     Raises:
-        ConfigurationError: An unknown preset or launcher, an arm that the sweep would undo, or one
-            directory for several runs.
+        ConfigurationError: An unknown preset or launcher, an arm that the sweep would undo, one
+            directory for several runs, or a word or value that is there twice.
     """
     words = [word for word in arguments if word not in _FLAGS]
     check_overrides(words)
+    refuse_repeated(words)
     check_launcher(_chosen_launcher(arguments))
     _check_arms(words)
     _check_directories(words)

@@ -102,6 +102,7 @@ def reference_words(words: Sequence[str]) -> list[str]:
         ConfigurationError: They are no sequence.
     """
     ours = ("method", "group=", "total_steps=", "env.only_task=", "+method", "env.order_seed=")
+    ours += ("log.final_evaluation=", "log.stage_evaluation=")
     kept = [word for word in words if not word.startswith(ours)]
     plain = [_first(word) for word in kept]
     config = compose_run([word for word in plain if not word.startswith("hydra")]).config

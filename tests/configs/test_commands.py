@@ -10,7 +10,7 @@ import train
 from analysis.commands import COMMANDS
 from configs import sweep as sweeping
 from configs.compose import compose_run, presets
-from configs.members import swept_by_experiment
+from configs.members import check_single, swept_by_experiment
 from configs.schema import ConfigurationError
 
 
@@ -55,6 +55,13 @@ def test_show_takes_the_run_directory_that_is_named(capsys):
         ["-m", "env=ant,nope"],
         ["-m", "env=ant", "hydra/launcher=nope"],
         ["agent.nope=1"],
+        ["experiment=compare_methods"],
+        ["seed=0", "seed=1"],
+        ["-m", "seed=0,0"],
+        # Refused only when the run is built.
+        ["method=[ewc]"],
+        ["network=dendrites", "env.num_envs=2"],
+        ["env=ant", "init_from=/nowhere/step-1"],
     ],
 )
 def test_show_refuses_as_training_does(words, capsys):
@@ -89,6 +96,63 @@ def test_several_runs_in_one_directory_are_refused(capsys):
         sweeping.check_sweep([*words, "run_dir=X,Y"])
     for alone in (["seed=0", "run_dir=X"], ["seed=0", "run_dir=X,Y"], ["run_dir=X/${seed}"]):
         sweeping.check_sweep([*words, *alone])
+
+
+# Words that do not say which runs are meant ------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("experiment", "message"),
+    [
+        ("compare_methods", "differ in arm; add -m to train them all, or name one, as in arm=stan"),
+        ("compare_methods_gradual", "differ in arm; add -m"),  # what it builds on is swept
+        ("inferred_context_cpu", "differ in arm; add -m"),
+        ("transplant", "differ in fresh_parts; add -m"),
+        ("sac_against_sb3", "name one, as in agent=sac_sb3_init"),
+        ("oracle_grid", "differ in arm and env.fixed_friction; add -m"),
+    ],
+)
+def test_one_run_of_several_arms_is_refused(experiment, message, tmp_path, capsys):
+    words = [f"experiment={experiment}", "seed=0", f"runs_root={tmp_path}"]
+    assert train.main(words) == train.EXIT_CONFIGURATION
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"configuration: experiment={experiment} is several runs, which ")
+    assert message in line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["experiment=compare_methods", "arm=standard"],
+        ["experiment=mt10_cpu"],  # seeds only
+        ["experiment=slippery_ant_smoke"],
+        ["arm=standard"],
+    ],
+)
+def test_words_that_say_which_run_is_meant_are_taken(words):
+    check_single(words)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["seed=0", "seed=1"], "seed=0 and seed=1 set seed twice; keep one of them, or sweep: -m"),
+        (["-m", "seed=5,6", "seed=7"], "or sweep: -m seed=5,6,7"),
+        (["arm=standard", "arm=l2"], "set arm twice"),
+        (["seed=0", "seed=0"], "set seed twice; keep one of them\n"),
+        (["agent.discount=0.9", "++agent.discount=0.8"], "set agent.discount twice"),
+        (["experiment=parity", "experiment=quickstart"], "set experiment twice"),
+        (["-m", "seed=0,0"], "seed=0,0 names 0 twice, which would be one run"),
+        (["-m", "arm=l2,redo,l2", "seed=0,1"], "names l2 twice"),
+        (["plan", "seed=0", "seed=1"], "set seed twice"),
+        (["tune", "arm=standard,l2", "seed=0", "seed=1"], "set seed twice"),
+    ],
+)
+def test_words_and_values_that_are_there_twice_are_refused(words, message, tmp_path, capsys):
+    assert train.main([*words, f"runs_root={tmp_path}"]) == train.EXIT_CONFIGURATION
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 # Sweeps over what an arm decides ------------------------------------------------------------
