@@ -6,6 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
+from torch import nn
+
 from agents.at_switch import SwitchRule
 from agents.update import Update
 from networks.heads import Network
@@ -15,6 +18,7 @@ from networks.streams import Streams
 from networks.torso import ContextSpec, Torso
 from plasticity.combinations import check_combination
 from plasticity.method import InputSource, Method, Target
+from plasticity.optimizer_state import rehearse_policy
 from plasticity.settings import acts_on
 
 NETWORKS = Registry("networks", "network")
@@ -90,18 +94,26 @@ class Parts:
             num_outputs: Outputs of all heads together, for networks whose width depends on them.
 
         Raises:
-            ValueError: The network does not go with its inputs or contexts, or with itself.
+            ValueError: The network does not go with its inputs or contexts, or with itself, or it
+                would drop what the world says of itself.
         """
         network = self.network
         if hasattr(network, "num_outputs"):
             network = replace(network, num_outputs=num_outputs)
         module = NETWORKS.get(network.kind)
         try:
-            return module.build(network, input_dim, self.context, self.streams.child(name))
+            torso = module.build(network, input_dim, self.context, self.streams.child(name))
         except ValueError as error:
             if self.of_policy:
                 raise
             raise ValueError(said_of_values(str(error))) from error
+        if torso.context != self.context:
+            raise ValueError(
+                f"network.kind={network.kind} does not take the context of {self.context.width} "
+                "numbers that this run shows to networks; choose another network, or context=none; "
+                "a network of your own says self.context = context and reads it in forward"
+            )
+        return torso
 
     @property
     def head_initializer(self) -> Initializer:
@@ -153,8 +165,8 @@ class Parts:
             inputs: Stored inputs of the network.
 
         Raises:
-            ValueError: A method cannot work on this network, in a run of this length, or beside
-                another one.
+            ValueError: A method cannot work on this network, in a run of this length, beside
+                another one, or with this optimizer.
         """
         planned = int(self.total_steps * gradient_steps_per_env_step)
         methods: dict[str, Method] = {}
@@ -178,12 +190,26 @@ class Parts:
             )
             methods[identifier] = METHODS.get(config.kind).build(config, target)
         check_combination(name, methods, self.optimizer)
-        per_unit = any(
-            method.active
-            and getattr(self.methods[identifier], "optimizer_state", "") == "per_unit_step"
+        policies = {
+            getattr(self.methods[identifier], "optimizer_state", "keep")
             for identifier, method in methods.items()
-        )
-        optimizer = OPTIMIZERS.get(self.optimizer.kind).build(
-            self.optimizer, network, per_unit_step=per_unit, generator=streams[0]
-        )
+            if method.active
+        }
+        optimizer = self._optimizer(network, policies, streams[0])
         return Update(name, network, optimizer, methods, max_grad_norm, streams)
+
+    def _optimizer(
+        self, network: nn.Module, policies: Collection[str], generator: torch.Generator
+    ) -> torch.optim.Optimizer:
+        """Build the optimizer of one network, which can do what its methods ask of it."""
+        per_unit = "per_unit_step" in policies
+        build = OPTIMIZERS.get(self.optimizer.kind).build
+        optimizer = build(self.optimizer, network, per_unit_step=per_unit, generator=generator)
+        for policy in sorted(policies):
+            rehearse_policy(
+                policy,
+                lambda layer: build(
+                    self.optimizer, layer, per_unit_step=per_unit, generator=torch.Generator()
+                ),
+            )
+        return optimizer

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from omegaconf import OmegaConf
 
 from agents.base import Agent
 from agents.fresh import FreshAtTaskChange
 from agents.parts import Parts
+from configs.compose import CONFIG_FOLDER, method_ids, presets
 from configs.reading import refuse_unread
 from configs.run import AGENTS, CONTEXTS, ENVIRONMENTS, RunConfig
-from configs.schema import ConfigurationError
+from configs.schema import ConfigurationError, to_plain
 from envs.contexts.layer import ContextLayer, learning_provider
 from networks.torso import ContextSpec
 
@@ -184,11 +186,36 @@ def build_agent(config: RunConfig, info: Any, num_threads: int = 1) -> Agent:
                 f"{', '.join(sorted(known))}"
             )
     if config.boundary == "none" and (needy := agent.methods_that_need_boundaries()):
+        clocks = ", ".join(
+            f"method.{name}.period=<steps> method.{name}.at_task_change=false"
+            for name in needy
+            if hasattr(config.method.get(name), "period")
+        )
         raise ConfigurationError(
-            f"{', '.join(needy)} acts at task changes; set boundary=oracle to announce them "
-            "(tables will say so), or choose another method"
+            f"{_as_typed(needy, config)} acts at task changes; set boundary=oracle to announce "
+            f"them (tables will say so), {f'or a clock instead ({clocks}), ' if clocks else ''}"
+            "or choose another method"
         )
     return agent
+
+
+def _as_typed(needy: Sequence[str], config: RunConfig) -> str:
+    """Names of what acts at task changes, of methods the preset that makes them do so."""
+    return ", ".join(_preset_of(name, config) for name in needy)
+
+
+def _preset_of(identifier: str, config: RunConfig) -> str:
+    """The preset that a method follows in acting at task changes; its id where there is none."""
+    settings = to_plain(config.method.get(identifier)) or {}
+    for preset in presets("method"):
+        if method_ids(preset) != [identifier]:
+            continue
+        own = OmegaConf.to_container(OmegaConf.load(CONFIG_FOLDER / "method" / f"{preset}.yaml"))
+        assert isinstance(own, dict)
+        own.pop("defaults", None)
+        if own.get("at_task_change") and own.items() <= settings.items():
+            return preset
+    return identifier
 
 
 def refuse_idle_optimizer(agent: Agent) -> None:
@@ -220,7 +247,7 @@ def _refuse_idle_oracle(config: RunConfig, agent: Agent) -> None:
     if needy := agent.methods_that_need_boundaries():
         world = "env.schedule=fixed" if fixed else f"env.kind={config.env.kind}"
         raise ConfigurationError(
-            f"{', '.join(needy)} acts at task changes, but {world} never changes, so that "
+            f"{_as_typed(needy, config)} acts at task changes, but {world} never changes, so that "
             "boundary=oracle announces nothing; choose a world that changes, such as "
             "env=slippery_ant or env=mt10_sequence, or leave it out (where a method has a period: "
             "at_task_change=false)"

@@ -7,18 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from plasticity.method import Method
-from plasticity.methods.fire import Fire
-from plasticity.methods.hare_tortoise import HareTortoise
 from plasticity.methods.injection import Injection
 from plasticity.methods.l2_init import L2Init
 from plasticity.methods.nap import NaP
-from plasticity.methods.shrink_perturb import ShrinkPerturb
 from plasticity.methods.si import SI
 from plasticity.methods.weight_clipping import WeightClipping
 from plasticity.recycling import Recycler
-
-# Edits of these would enter the path integral if they came between optimizer step and its sum.
-_EDITS_OF_EVERY_STEP = (Fire, HareTortoise, L2Init, NaP, ShrinkPerturb, WeightClipping)
 
 
 def check_combination(network: str, methods: Mapping[str, Method], optimizer: Any) -> None:
@@ -65,10 +59,11 @@ def _check_injection(network: str, methods: Mapping[str, Method]) -> None:
 
 
 def _check_path_integral(methods: Mapping[str, Method]) -> None:
+    # Edits between the optimizer's step and the sum would enter the path integral.
     order = list(methods)
     for path in _named(methods, SI):
-        early = _named(methods, _EDITS_OF_EVERY_STEP)
-        early = [name for name in early if order.index(name) < order.index(path)]
+        earlier = order[: order.index(path)]
+        early = [name for name in earlier if methods[name].changes_weights]
         if early:
             names = ",".join([path, *early])
             raise ValueError(

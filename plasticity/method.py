@@ -78,6 +78,9 @@ class Method:
             a promise to people, which the conformance tests hold it to.
         renews_entries: Whether the entries that it reports hold freshly drawn values (recyclers,
             resets) rather than old ones changed (shrinking, projecting, copying).
+        changes_weights: Whether it changes weights that live on (shrinking, projecting, clipping,
+            noise) rather than drawing units anew; a method that sums up the optimizer's own steps
+            (`si`) has to come before it.
         mirrors_targets: Whether target networks get the edits that it reports.
         restarts_network: Whether an edit starts the whole network anew, so that what belongs to
             it (the temperature of SAC) starts anew as well.
@@ -89,6 +92,7 @@ class Method:
     resets_optimizer: str = "no"
     touches: frozenset[str] = frozenset({"weight", "bias"})
     renews_entries: bool = True
+    changes_weights: bool = False
     mirrors_targets: bool = True
     restarts_network: bool = False
 

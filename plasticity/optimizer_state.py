@@ -11,10 +11,10 @@ A step counter shared by a whole tensor is never reset: that would slow down the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from networks.units import Touched
 
@@ -34,9 +34,34 @@ def check_policy(policy: str, optimizer: torch.optim.Optimizer) -> None:
     if not isinstance(optimizer, torch.optim.SGD):  # plain SGD has no step counter to restart
         raise ValueError(
             f"optimizer_state=per_unit_step needs step counters per unit, which "
-            f"{type(optimizer).__name__} does not have; build the optimizer with "
-            "per_unit_step=True (PerUnitAdam), or choose keep or zero_moments"
+            f"{type(optimizer).__name__} does not have; choose keep or zero_moments, build the "
+            "optimizer with per_unit_step=True (PerUnitAdam), or give your own one a "
+            "restart_entries(parameter, dim, indices) method"
         )
+
+
+def rehearse_policy(policy: str, build: Callable[[nn.Module], torch.optim.Optimizer]) -> None:
+    """Carry a policy out once on a small layer, so that a run is refused before it starts.
+
+    What an optimizer remembers shows only after a step, and the first unit may be renewed late.
+
+    Args:
+        policy: One of `POLICIES`.
+        build: Builds the optimizer of the run for another network.
+
+    Raises:
+        ValueError: The optimizer cannot carry out the policy.
+    """
+    if policy == "keep":
+        return
+    layer = nn.utils.skip_init(nn.Linear, 2, 2)  # draws from no generator
+    for parameter in layer.parameters():
+        nn.init.ones_(parameter)
+        parameter.grad = torch.ones_like(parameter)
+    optimizer = build(layer)
+    optimizer.step()
+    weight, first = next(layer.parameters()), torch.tensor([0])
+    apply_policy(policy, optimizer, [Touched(weight, dim, first) for dim in (0, 1)])
 
 
 @torch.no_grad()

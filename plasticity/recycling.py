@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from networks.units import Touched, UnitGroup
 from plasticity.method import Method, Target
 from plasticity.optimizer_state import POLICIES, apply_policy, check_policy
-from plasticity.settings import check_choice, check_networks
+from plasticity.settings import acts_on, check_choice, check_networks
 
 TARGET_EDITS = ("copy", "drift")
 
@@ -151,7 +151,7 @@ class Recycler(Method):
         self.target = target
         self.policy = config.optimizer_state
         self.mirrors_targets = config.target_edit == "copy"
-        self.active = enabled and (config.networks == "all" or target.name in config.networks)
+        self.active = enabled and acts_on(config.networks, target.name)
         self.calls = 0
         self._events: list[dict[str, Any]] = []
         self._touched: list[Touched] = []

@@ -41,9 +41,19 @@ def check_networks(
 
 
 def acts_on(networks: str | list[str], name: str) -> bool:
-    """Whether a checked `networks` setting covers the network of some name."""
+    """Whether a checked `networks` setting covers the network of some name.
+
+    Raises:
+        ValueError: No setting but `all` covers such a name, so that the method would silently stay
+            off.
+    """
     if networks == "all":
         return True
+    if name not in NETWORKS:
+        raise ValueError(
+            f"networks={networks!r} does not say whether the network {name!r} is meant; set "
+            f"networks='all', or name the network one of {', '.join(NETWORKS)}"
+        )
     return name in (ACTORS if networks == "actors" else networks)
 
 

@@ -85,6 +85,7 @@ class Fire(Intervention):
 
     touches = frozenset({"weight"})
     renews_entries = False
+    changes_weights = True
 
     def __init__(self, config: Config, target: Target) -> None:
         super().__init__(config, target, enabled=config.iterations > 0)

@@ -65,6 +65,7 @@ class HareTortoise(Intervention):
 
     touches = FEED_FORWARD
     renews_entries = False
+    changes_weights = True
     mirrors_targets = False
 
     def __init__(self, config: Config, target: Target) -> None:

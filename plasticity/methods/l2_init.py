@@ -58,6 +58,8 @@ class L2Init(Method):
     re-implementations use the unsquared norm, whose pull is equally strong at any distance.
     """
 
+    changes_weights = True
+
     def __init__(self, config: Config, target: Target) -> None:
         self.config = config
         self.active = config.strength > 0.0 and acts_on(config.networks, target.name)

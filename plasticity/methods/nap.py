@@ -89,6 +89,7 @@ class NaP(Method):
 
     touches = frozenset({"weight", "bias", "norm_gain", "norm_offset"})
     renews_entries = False
+    changes_weights = True
 
     def __init__(self, config: Config, target: Target) -> None:
         self.config = config

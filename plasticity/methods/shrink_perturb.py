@@ -105,6 +105,7 @@ class ShrinkPerturb(Intervention):
     """
 
     renews_entries = False
+    changes_weights = True
 
     def __init__(self, config: Config, target: Target) -> None:
         self.config = config

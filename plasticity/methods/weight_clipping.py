@@ -53,6 +53,7 @@ class WeightClipping(Method):
     """
 
     renews_entries = False
+    changes_weights = True
 
     def __init__(self, config: Config, target: Target) -> None:
         kappa = math.inf if config.kappa is None else config.kappa

@@ -373,7 +373,12 @@ class Watcher:
         for name in edited:
             assert self.roles[name] in self.method.touches, f"{name} was edited"
         resets = self.method.resets_optimizer
-        touched = [e for e in getattr(self.method, "_touched", []) if e.renewed]
+        reported = getattr(self.method, "_touched", [])
+        drawn = {id(entry.parameter) for entry in reported if self.method.renews_entries}
+        for name, parameter in self.update.network.named_parameters():
+            if name in edited and id(parameter) not in drawn:
+                assert self.method.changes_weights, f"{name} was changed; set changes_weights"
+        touched = [entry for entry in reported if entry.renewed]
         listed = {id(entry.parameter) for entry in touched}
         for name, parameter in self.update.network.named_parameters():
             if resets == "no" or (resets == "entries" and id(parameter) not in listed):

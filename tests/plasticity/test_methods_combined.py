@@ -333,3 +333,13 @@ def test_actors_is_the_policy_of_whatever_agent():
     task_level = compose_run(["network=small", "method=shrink_perturb"]).config
     with pytest.raises(ConfigurationError, match=r"shrink_perturb acts at task changes"):
         build_agent(task_level, info)
+    clock = "method.si.period=<steps> method.si.at_task_change=false"
+    for method, said in (
+        ("si", f"^si acts at task changes; .*{clock}"),
+        ("new_optimizer", "^new_optimizer acts at task changes; .*method.reset.at_task_change"),
+    ):
+        refused = compose_run(["network=small", f"method={method}", "total_steps=100000"]).config
+        with pytest.raises(ConfigurationError, match=said):
+            build_agent(refused, info)
+    words = ["method.si.period=50", "method.si.at_task_change=false", "total_steps=100000"]
+    build_agent(compose_run(["network=small", "method=si", *words]).config, info)

@@ -9,7 +9,7 @@ from torch import nn
 
 from agents.update import clone
 from networks.units import Touched
-from plasticity.optimizer_state import apply_policy, check_policy
+from plasticity.optimizer_state import apply_policy, check_policy, rehearse_policy
 from plasticity.optimizers import adam
 from plasticity.optimizers.per_unit_adam import PerUnitAdam
 from plasticity.recycling import renew
@@ -163,3 +163,30 @@ def test_optimizers_may_define_their_own_edit():
     own.state[weight]["importance"] = torch.zeros(2, 3)
     apply_policy("zero_moments", own, [Touched(weight, 1, torch.tensor([0, 2]))])
     assert calls == [(1, [0, 2])]
+
+
+class Remembering(torch.optim.Optimizer):
+    """Keeps something for every weight, under a name that nobody knows."""
+
+    def __init__(self, parameters):
+        super().__init__(parameters, {"lr": 0.1})
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self.state[parameter]["own"] = torch.zeros_like(parameter)
+
+
+@pytest.mark.parametrize(
+    ("policy", "named"), [("zero_moments", "zero_entries"), ("per_unit_step", "restart_entries")]
+)
+def test_a_policy_that_an_optimizer_cannot_carry_out_is_refused_before_any_step(policy, named):
+    with pytest.raises(ValueError, match=named):
+        rehearse_policy(policy, lambda layer: Remembering(layer.parameters()))
+    rehearse_policy("keep", lambda layer: Remembering(layer.parameters()))
+
+
+def test_trying_a_policy_out_draws_from_no_stream():
+    before = torch.get_rng_state()
+    rehearse_policy("zero_moments", lambda layer: torch.optim.Adam(layer.parameters()))
+    assert torch.equal(torch.get_rng_state(), before)
