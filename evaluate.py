@@ -107,8 +107,20 @@ def _evaluate_run(
         out, goals = arguments.out or run_dir, arguments.goals
         evaluate_tasks(run_dir, checkpoint, out, goals, arguments.rows_per_task, films)
     else:
-        _refuse_options(run_dir, arguments, ("goals", "rows_per_task"))
+        _refuse_options(run_dir, arguments, _not_of_worlds(run_dir))
         _evaluate_worlds(run_dir, checkpoint, frictions, arguments, films)
+
+
+def _not_of_worlds(run_dir: Path) -> tuple[str, ...]:
+    """Options that say nothing of a walking robot, given the (first) quantity that changed."""
+    from analysis.run_files import read_config
+
+    env = read_config(run_dir)["env"]
+    if "fixed_friction" not in env:
+        return ()  # such a run cannot be measured at all, which is said where it is loaded
+    changed = env.get("modifier", "friction")
+    first = changed if isinstance(changed, str) else changed[0]
+    return ("values" if first == "friction" else "frictions", "goals", "rows_per_task")
 
 
 def _refuse_options(run_dir: Path, arguments: argparse.Namespace, names: Sequence[str]) -> None:
@@ -158,11 +170,8 @@ def _worlds_to_visit(
     from analysis.evaluation import checked_values
 
     quantity, law = next(iter(restored.config.env.laws.items()))
-    others = ("goals", "rows_per_task")
     if quantity == "friction":
-        _refuse_options(run_dir, arguments, ("values", *others))
         return quantity, frictions
-    _refuse_options(run_dir, arguments, ("frictions", *others))
     if law.high is None:  # it numbers the actuators
         law = law.narrowed(None, None, restored.envs.info.action_dim)
     return quantity, checked_values(arguments.values, quantity, law)

@@ -8,11 +8,10 @@ from typing import Any
 from agents.base import Agent
 from analysis.checkpoint_reading import LoadedCheckpoint
 from analysis.process_memory import PeakMemory
-from analysis.restored import can_be_measured
 from analysis.run_directory import RunDirectory
 from analysis.sequences.command import conclude_sequence, has_matrix
 from analysis.summary import final_return, outcome, summary_table
-from configs.run import RunConfig
+from configs.run import RunConfig, can_be_measured
 
 
 def earlier(loaded: LoadedCheckpoint | None, name: str) -> float:

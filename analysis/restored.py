@@ -91,13 +91,6 @@ def has_tasks(run_dir: Path) -> bool:
         raise NotARun(f"{run_dir} has env.kind={kind}: {error}") from error
 
 
-def can_be_measured(config: RunConfig) -> bool:
-    """Whether `evaluate.py run` knows what to do with such runs; see `fixed_worlds`."""
-    if hasattr(config.env, "fixed_friction"):
-        return getattr(config.context, "source", None) != "regime"
-    return can_visit_goals(config.env.kind)
-
-
 def restore(run_dir: Path, checkpoint: Path | None = None) -> Restored:
     """Build environments and agent of a run and load a checkpoint.
 

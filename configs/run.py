@@ -267,6 +267,13 @@ def can_visit_goals(env_kind: str) -> bool:
     return hasattr(ENVIRONMENTS.get(env_kind), "make_evaluation")
 
 
+def can_be_measured(config: RunConfig) -> bool:
+    """Whether `evaluate.py run` knows what to do with such runs."""
+    if hasattr(config.env, "fixed_friction"):
+        return getattr(config.context, "source", None) != "regime"
+    return can_visit_goals(config.env.kind)
+
+
 def _check_evaluations(config: RunConfig) -> None:
     log = config.log
     chosen = ["log.quick_evaluation_steps"] if log.quick_evaluation_steps is not None else []
@@ -275,9 +282,14 @@ def _check_evaluations(config: RunConfig) -> None:
     if not chosen:
         return
     if not can_visit_goals(config.env.kind):
+        later = (
+            "measure it with: python evaluate.py run"
+            if can_be_measured(config)
+            else "draw its curves with: python evaluate.py figures"
+        )
         raise ConfigurationError(
             f"{chosen[0]} needs tasks with goals to visit, such as env=mt10; env.kind="
-            f"{config.env.kind} has none, so measure it after training with: python evaluate.py run"
+            f"{config.env.kind} has none, so leave it out; after training, {later}"
         )
     _check_stages(config)
     highest = max(log.quick_evaluation_goals)

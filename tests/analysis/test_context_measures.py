@@ -12,9 +12,10 @@ from agents.parts import NETWORKS
 from analysis import context_data, context_measures, measure
 from analysis.context_data import ContextData, measure_layers
 from analysis.context_figures import draw, draw_contexts_if_any, unit_order
-from analysis.restored import can_be_measured, fixed_worlds
+from analysis.restored import fixed_worlds
 from analysis.run_files import NotARun
 from configs.compose import compose_run
+from configs.run import can_be_measured
 from configs.schema import to_plain
 from envs.probe import probe_values
 from networks import dendritic, k_winners, mlp, xdg

@@ -264,6 +264,14 @@ def test_walking_robots_are_not_evaluated_while_they_train(word, tmp_path, capsy
     assert "python evaluate.py run" in error
 
 
+def test_worlds_that_cannot_be_measured_later_are_not_sent_there(tmp_path, capsys):
+    words = ["env=bit_flipping", "agent=supervised", "log.final_evaluation=true"]
+    code = train.main([*words, f"run_dir={tmp_path / 'run'}"])
+    assert code == train.EXIT_CONFIGURATION
+    error = capsys.readouterr().err
+    assert "leave it out; after training, draw its curves with: python evaluate.py fig" in error
+
+
 # Afterwards -----------------------------------------------------------------------------------
 
 
@@ -379,6 +387,13 @@ def test_walking_robots_and_tasks_are_never_mixed_up(copied, tmp_path, capsys):
     refused(capsys, [ant, "--checkpoint", tasks], f"{words}meta-world-custom", "locomotion")
     refused(capsys, [ant, "--goals", "2"], "--goals has no meaning", "--frictions")
     refused(capsys, [ant, "--rows-per-task", "2"], "--rows-per-task has no meaning")
+    # What is offered instead is taken: friction changed, so --values is not.
+    assert evaluate.main(["run", str(ant), "--goals", "2"]) == evaluate.EXIT_CONFIGURATION
+    assert "--values" not in capsys.readouterr().err
+    refused(capsys, [ant, "--values", "1,2"], "--values has no meaning", "--frictions")
+    change(ant, {"modifier": "mass"})
+    refused(capsys, [ant, "--goals", "2"], "--goals has no meaning", "--values")
+    refused(capsys, [ant, "--frictions", "1,2"], "--frictions has no meaning", "--values")
 
 
 def test_another_network_is_refused(copied, capsys):
