@@ -161,11 +161,22 @@ def refuse_unread(config: ScheduleConfig) -> None:
         ValueError: Naming the setting, the choice that ignores it, and who reads it.
     """
     for found in unread(config, READERS, config):
+        twin = _of_friction(found.name, config)
+        is_told = twin is not None and READERS[twin].reads(config)
+        instead = f", while friction is told by {twin}={found.value}" if is_told else ""
         raise ValueError(
             f"{found.name}={found.value} is not read by schedule={config.schedule} "
             f"source={config.source} modifier={'+'.join(config.modifiers)}; it is read by "
-            f"{found.who}: choose that, or leave {found.name} at {found.default}."
+            f"{found.who}{instead}: choose that, or leave {found.name} at {found.default}."
         )
+
+
+def _of_friction(name: str, config: ScheduleConfig) -> str | None:
+    """What a setting of other quantities is called for friction; None for all other settings."""
+    if name == "values":
+        return "cyclic_values" if config.schedule == "cyclic" else "friction_values"
+    twins = {"low": "friction_low", "high": "friction_high", "fixed_value": "fixed_friction"}
+    return twins.get(name)
 
 
 def _default(item: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import numpy as np
 import pytest
@@ -161,6 +162,21 @@ def test_settings_that_nothing_reads_are_refused(name):
     ScheduleConfig(**{name: value}, **reading)
     with pytest.raises(ValueError, match=rf"{name}=.* is not read by .*; it is read by schedule="):
         ScheduleConfig(**{name: value}, **ignoring)
+
+
+@pytest.mark.parametrize(
+    ("settings", "own"),
+    [
+        ({"values": (0.7, 0.8), "source": "list"}, "friction_values=[0.7, 0.8]"),
+        ({"values": (0.7, 0.8), "schedule": "list"}, "friction_values=[0.7, 0.8]"),
+        ({"values": (0.7, 0.8), "schedule": "cyclic"}, "cyclic_values=[0.7, 0.8]"),
+        ({"high": 1.5}, "friction_high=1.5"),
+        ({"fixed_value": 0.7, "schedule": "fixed"}, "fixed_friction=0.7"),
+    ],
+)
+def test_who_lists_values_for_friction_is_told_its_own_name_for_them(settings, own):
+    with pytest.raises(ValueError, match=f"friction is told by {re.escape(own)}"):
+        ScheduleConfig(**settings)
 
 
 @pytest.mark.parametrize("modifier", ["joint_paralysis", "observation_permutation"])
