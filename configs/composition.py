@@ -121,6 +121,9 @@ def _unknown(key: str, values: Mapping[str, Any]) -> str:
         return _not_chosen(parts, methods)
     if parts[0] == "value_network" and len(parts) > 1 and values.get("value_network") is None:
         return f"{key} is set but no value_network is chosen; add it, as in value_network=mlp"
+    if key == "agent.device":
+        kind = values["agent"]["kind"]
+        return f"agent.device is of agent=sac; {kind} trains on the CPU, so leave it out"
     namesakes = [k for k in {**flat(values), **values} if k.rpartition(".")[2] == parts[-1]]
     if 0 < len(namesakes) <= MAX_NAMESAKES:
         return f"there is no setting {key}; did you mean {' or '.join(namesakes)}?"

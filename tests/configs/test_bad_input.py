@@ -30,6 +30,7 @@ SHARE = "give the share of winning units, in (0, 1]"
             [*TASKS, "agent.replay_size=100", "agent.batch_size=320"],
             "agent.replay_size is 100; give at least agent.batch_size=320",
         ),
+        (["env=slippery_ant", "agent.device=cuda"], "ppo trains on the CPU, so leave it out"),
         (["accept_change=true", "total_steps=40960"], "but there is none of these settings"),
     ],
 )
