@@ -75,7 +75,8 @@ def test_weights_after_three_rollouts_equal_those_of_sb3s_own_loop():
         n_epochs=3,
         vf_coef=1.0,
         max_grad_norm=float("inf"),
-        policy_kwargs={"net_arch": [16, 12], "activation_fn": torch.nn.ReLU},
+        policy_kwargs={"net_arch": [16, 12], "activation_fn": torch.nn.ReLU}
+        | {"optimizer_kwargs": {"eps": 1e-8}},  # the reference value instead of SB3's
         device="cpu",
     )
     theirs.policy.load_state_dict(agent.model.policy.state_dict())

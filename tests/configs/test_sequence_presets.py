@@ -3,6 +3,7 @@
 import pytest
 
 from analysis.sequences.command import incomplete_sequence
+from configs.build import rehearse
 from configs.compose import CONFIG_FOLDER, compose_run, presets
 from configs.schema import ConfigurationError, to_plain
 
@@ -111,3 +112,24 @@ def test_new_settings_are_recorded_only_where_they_are_used():
     assert not later & set(to_plain(compose_run(["agent=ppo"]).config)["agent"])
     used = to_plain(compose_run(["experiment=cw10_paper"]).config)
     assert later - {"critic_on_switch"} <= set(used["agent"])
+
+
+@pytest.mark.metaworld
+@pytest.mark.parametrize(
+    ("words", "missing"),
+    [
+        ("agent.warmup_on_switch=false agent.warmup_steps=0", "warmup_on_switch=false"),
+        (
+            "env.hide_task_id=true network=mlp agent.temperature_per_task=false",
+            "temperature_per_task",
+        ),
+    ],
+)
+def test_the_page_prints_choices_that_are_accepted_as_they_stand(words, missing):
+    page = (CONFIG_FOLDER.parent / "docs" / "sequences.md").read_text()
+    assert f"`{words}`" in page
+    start = ["experiment=mt10_sequence_cpu"]
+    rehearse(compose_run([*start, *words.split()]).config)
+    fewer = [word for word in words.split() if missing not in word]
+    with pytest.raises(ConfigurationError, match=missing):
+        rehearse(compose_run([*start, *fewer]).config)
