@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from words import named_once
 
 import train
 from agents import supervised
@@ -269,7 +270,7 @@ def test_a_run_made_longer_equals_one_of_that_length(tmp_path):
     words += ["method.continual_backprop.replacement_rate=0.01"]
     once, twice = tmp_path / "once", tmp_path / "twice"
     assert train.main([*words, f"run_dir={once}"]) == 0
-    assert train.main([*words, f"run_dir={twice}", "total_steps=2000"]) == 0
+    assert train.main(named_once([*words, f"run_dir={twice}", "total_steps=2000"])) == 0
     assert train.main([*words, f"run_dir={twice}", "accept_change=true"]) == 0
     progress, events = rows_of(once)
     longer_progress, longer_events = rows_of(twice)

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from words import named_once
 
 import evaluate
 import train
@@ -37,7 +38,7 @@ def make_run(root, arm, *words):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CheckpointStore, "reserved_bytes", 0)
         words = [*WORDS, f"arm={arm}", f"runs_root={root}", *words]
-        assert train.main(words) == train.EXIT_DONE
+        assert train.main(named_once(words)) == train.EXIT_DONE
 
 
 @pytest.fixture(scope="module")

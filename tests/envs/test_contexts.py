@@ -315,7 +315,7 @@ def test_there_is_a_column_for_every_world_of_a_run(num_regimes, words, width):
 
 @pytest.mark.parametrize("words", [[], ["context.input=source"]])
 def test_a_stream_has_no_episodes_to_shuffle(words, tmp_path, capsys):
-    words = ["experiment=permuted_digits", "context=shuffled", *words]
+    words = ["experiment=permuted_digits", "arm=permuted_dendrites", "context=shuffled", *words]
     assert main([*words, f"runs_root={tmp_path}", "progress=false"]) == EXIT_CONFIGURATION
     assert "choose control=zero or constant" in capsys.readouterr().err
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from words import named_once
 
 import train
 
@@ -49,7 +50,7 @@ def test_every_command_trains(checkout):
     commands = re.findall(r"^python (train\.py .*)$", TEXT, re.M)
     assert len(commands) == 5
     for command in commands:
-        result = follow(checkout, [*command.split(), *QUICK.split()])
+        result = follow(checkout, named_once([*command.split(), *QUICK.split()]))
         assert result.returncode == 0, result.stdout + result.stderr
         assert "finished 4,096 steps" in result.stdout
 

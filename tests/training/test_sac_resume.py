@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from words import named_once
 
 import train
 from analysis.checkpoint import CheckpointStore
@@ -255,7 +256,7 @@ def test_half_and_half_equals_the_whole(tmp_path):
     ],
 )
 def test_bad_input_gets_one_sentence_and_leaves_nothing(words, message, tmp_path, capsys):
-    arguments = [*words, *COMMON, f"runs_root={tmp_path}"]
+    arguments = [*named_once(words), *COMMON, f"runs_root={tmp_path}"]
     # None: the smallest replay that is enough
     expected = train.EXIT_DONE if message is None else train.EXIT_CONFIGURATION
     assert train.main(arguments) == expected

@@ -186,7 +186,7 @@ def test_the_selector_never_sees_later_rows_or_evaluation_worlds(trials):
         ("init_from=runs/some/checkpoint", "leave init_from out"),
         ("tune.budgte=3", "tune.budgte"),
         ("arm=standard,rdeo", "there is no arm 'rdeo' (did you mean 'redo'?)"),
-        ("arm=redo,redo", "names an arm twice"),
+        ("arm=redo,redo", "names redo twice"),
         ("arm=", "name the arms to tune"),
     ],
 )
