@@ -9,15 +9,15 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from analysis.measure import unit_features, weights_of
+from analysis.measure import masks_of, unit_features, weights_of
 from networks.heads import Network
 from networks.units import UnitGroup
 from plasticity import diagnostics
 
 Inputs = Callable[[str], tuple[Tensor, Tensor | None]]
 
-WEIGHTS: Mapping[str, Callable[[Tensor], float]] = {
-    "weight_rms": diagnostics.weight_rms,
+RMS = "weight_rms"
+SPECTRA: Mapping[str, Callable[[Tensor], float]] = {
     "sigma_max": diagnostics.sigma_max,
     "condition": diagnostics.condition,
     "orthogonality": diagnostics.orthogonality,
@@ -58,7 +58,7 @@ class ExtendedMeasures:
         found: list[str] = []
         for name, network in networks.items():
             layers = weights_of(network)
-            found += [f"weights/{name}/{layer}/{m}" for layer in layers for m in WEIGHTS]
+            found += [f"weights/{name}/{layer}/{m}" for layer in layers for m in (RMS, *SPECTRA)]
             if self._inputs is not None:
                 groups = network.unit_groups()
                 found += [f"probe/{name}/{g.name}/{m}" for g in groups for m in _of_units(g)]
@@ -74,8 +74,10 @@ class ExtendedMeasures:
         """
         row: dict[str, float] = {}
         for name, network in networks.items():
+            masks = masks_of(network)
             for layer, weight in weights_of(network).items():
-                for metric, function in WEIGHTS.items():
+                live = functools.partial(diagnostics.weight_rms, mask=masks.get(layer))
+                for metric, function in {RMS: live, **SPECTRA}.items():
                     _take(row, reasons, f"weights/{name}/{layer}/{metric}", function, weight)
             if self._inputs is None:
                 continue

@@ -186,7 +186,7 @@ def measure_weights(network_name: str, network: Network) -> dict[str, float]:
     """
     row: dict[str, float] = {}
     total, count = 0.0, 0
-    masks, num_live = _masks_of(network), live_counts(network)
+    masks, num_live = masks_of(network), live_counts(network)
     for layer, weight in weights_of(network).items():
         magnitude = float(diagnostics.weight_magnitude(weight, masks.get(layer)))
         row[f"weights/{network_name}/{layer}/weight_magnitude"] = magnitude
@@ -201,7 +201,7 @@ def measure_weights(network_name: str, network: Network) -> dict[str, float]:
 
 def live_counts(network: Network) -> dict[str, int]:
     """Weights that no mask leaves out, by layer name."""
-    masks = _masks_of(network)
+    masks = masks_of(network)
     return {
         layer: int(masks[layer].sum()) if layer in masks else weight.numel()
         for layer, weight in weights_of(network).items()
@@ -222,7 +222,7 @@ def _layer_name(module_name: str) -> str:
     return module_name.removeprefix("torso.").removesuffix(".linear")
 
 
-def _masks_of(network: Network) -> dict[str, Tensor]:
+def masks_of(network: Network) -> dict[str, Tensor]:
     """Fixed masks of weight tensors by layer name, of those that have one."""
     return {
         _layer_name(name): module.mask

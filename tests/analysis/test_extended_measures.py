@@ -15,6 +15,7 @@ from agents import ppo, sac
 from agents.parts import Parts
 from analysis import extended_measures
 from analysis.extended_measures import ExtendedMeasures, tangent_kernel_rank
+from analysis.measure import weights_of
 from analysis.network_measures import NetworkMeasures
 from configs.run import LogConfig
 from networks import dendritic, mlp
@@ -134,6 +135,18 @@ def test_a_singular_matrix_and_a_huge_network_have_a_reason(monkeypatch):
     assert "singular" in reasons["weights/policy/layers.1/condition"]
     assert "measured up to 10" in reasons["probe/policy/all/entk_effective_rank"]
     assert math.isnan(row["probe/policy/all/entk_effective_rank"])
+
+
+def test_weights_that_a_mask_leaves_out_are_not_averaged():
+    network = dendritic.Config(hidden_sizes=[16, 16], weight_density=0.5)
+    agent = of_ppo(network=network, context=ContextSpec(NUM_TASKS, discrete=True))
+    policy = agent.networks()["policy"]
+    weight = weights_of(policy)["layers.1"].double()
+    live = weight[weight != 0]
+    assert live.numel() == weight.numel() // 2
+    row = ExtendedMeasures(None).measure({"policy": policy}, {})
+    expected = float(live.square().mean().sqrt())
+    assert row["weights/policy/layers.1/weight_rms"] == pytest.approx(expected)
 
 
 def test_only_saturating_units_have_a_saturated_fraction():
