@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 
 from configs.composition import compose_values, typed_keys, whose_setting
 from configs.naming import relative_directory
-from configs.presets import CONFIG_FOLDER, GROUPS, declared, method_ids, presets
+from configs.presets import CONFIG_FOLDER, GROUPS, NO_ARM, declared, method_ids, presets
 from configs.run import RunConfig, load_run
 from configs.schema import ConfigurationError, UnknownSetting, flat, to_plain
 from networks.registry import suggestion
@@ -56,7 +56,7 @@ def compose_run(overrides: Sequence[str]) -> Composed:
     """
     overrides = [*map(without_none, overrides)]
     check_overrides(overrides)
-    overrides = [word for word in overrides if not _chooses_nothing(word)]
+    overrides = _without_nothing(overrides)
     values, choices = compose_values(overrides)
     _check_arm(values, choices, overrides)
     try:
@@ -71,9 +71,19 @@ def compose_run(overrides: Sequence[str]) -> Composed:
 
 
 def _chooses_nothing(word: str) -> bool:
-    """Whether a word says `arm=null` or the like, which is the default anyway."""
+    """Whether a word says `arm=null` or the like, the default where no experiment has an arm."""
     key, _, value = word.partition("=")
     return key in ("arm", "experiment", "value_network") and value in ("null", "")
+
+
+def _without_nothing(overrides: Sequence[str]) -> list[str]:
+    """Leave out words such as `arm=null`, and undo the arm of an experiment where one says so."""
+    words = [word for word in overrides if not _chooses_nothing(word)]
+    if any(word.startswith("arm=") and _chooses_nothing(word) for word in overrides):
+        chosen = [word.partition("=")[2] for word in words if word.startswith("experiment=")]
+        if chosen and "arm" in declared("experiment", chosen[-1])[0]:
+            words.append(NO_ARM)
+    return words
 
 
 def without_none(word: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from configs.composition import compose_values, method_presets
-from configs.presets import SPELLED, declared, presets
+from configs.presets import NO_ARM, SPELLED, declared, presets
 from configs.run import EXECUTION_KEYS, RunConfig, load_run
 from configs.schema import flat, to_plain
 
@@ -43,6 +43,7 @@ def relative_directory(
     experiment = choices.get("experiment")
     if experiment and config.group == experiment:
         words.append(f"experiment={experiment}")
+        words += [NO_ARM] if NO_ARM in overrides else []
     base = flat(to_plain(load_run(compose_values([*words, f"seed={config.seed}"])[0])))
     differing = differences(base, flat(plain))
     if config.group in presets("experiment") and config.group != experiment:

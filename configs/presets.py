@@ -17,6 +17,7 @@ GROUPS = (
 )  # fmt: skip
 # Groups that choose among the presets of another one, as Hydra spells them.
 SPELLED = {"value_network": "network@value_network"}
+NO_ARM = "~arm"  # how Hydra is told to leave out the arm of an experiment
 
 
 def spelled_for_hydra(word: str) -> str:

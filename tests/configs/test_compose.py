@@ -92,6 +92,19 @@ def test_a_run_is_not_named_after_an_arm_of_which_words_replace_a_preset():
     assert label("arm=redo", "method=[redo_published]").startswith("redo-")  # as it always was
 
 
+def test_an_experiment_can_be_had_without_its_arm():
+    smoke = ["experiment=slippery_ant_smoke"]
+    assert compose_run(smoke).config.method
+    bare = compose_run([*smoke, "arm=null"])
+    assert not bare.config.method
+    assert bare.plain["optimizer"]["kind"] == "adam"
+    assert bare.plain["network"]["hidden_sizes"] == [32, 32]
+    assert label(*smoke, "arm=null") == "adam"
+    redo = ["method=[redo]", "method.redo.period=100"]
+    assert label(*smoke, "arm=null", *redo).startswith("adam.redo-")
+    assert directory("arm=null") == directory()
+
+
 def stream_presets():
     kinds = {name: yaml_kind(CONFIG_FOLDER / "env" / f"{name}.yaml") for name in presets("env")}
     return {n for n, k in kinds.items() if hasattr(ENVIRONMENTS.get(k), "GIVES_ANSWERS")}
