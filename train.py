@@ -36,7 +36,7 @@ from analysis.process_memory import PeakMemory
 from analysis.progress import Progress
 from analysis.recorder import Recorder
 from analysis.run_directory import ConfigurationChanged, RunDirectory, RunLocked
-from analysis.run_refusals import refuse_moved_donor, refuse_shorter
+from analysis.run_refusals import refuse_shorter, refuse_start
 from analysis.sequences.command import incomplete_sequence
 from analysis.storage import StorageError, StorageLostError
 from analysis.world_changes import WorldChanges
@@ -267,9 +267,7 @@ def run(composed: Composed) -> int:
     if config.run_dir is not None:
         root, relative = Path(config.run_dir).parent, Path(config.run_dir).name
     try:
-        refuse_moved_donor(config, root / relative)
-        if config.fresh or not (root / relative / "config.yaml").exists():
-            rehearse(config, begin_from)  # a refusal leaves no directory and moves none aside
+        refuse_start(config, root / relative)
         directory = RunDirectory.open(
             root,
             relative,

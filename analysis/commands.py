@@ -12,13 +12,11 @@ from pathlib import Path
 import yaml
 
 from analysis import planning, tune
-from analysis.adoption import begin_from
 from analysis.checkpoint import CheckpointError
-from analysis.run_refusals import refuse_moved_donor
+from analysis.run_refusals import refuse_start
 from analysis.sequences import references
 from analysis.tuning_plan import TuneConfig
-from configs.build import rehearse
-from configs.compose import Composed, compose_run, without_none
+from configs.compose import compose_run, without_none
 from configs.members import check_single, member_words
 from configs.schema import ConfigurationError
 from configs.sweep import check_sweep, is_multirun
@@ -58,14 +56,14 @@ def show(arguments: Sequence[str]) -> int:
             check_sweep([*map(without_none, arguments)])
             for member in member_words(words):
                 composed = compose_run(member)
-                print(_place(composed.plain, composed.relative_directory), *member)
+                print(composed.place, *member)
         else:
             check_single(words)
             composed = compose_run(words)
-            print(f"# {_place(composed.plain, composed.relative_directory)}")
+            print(f"# {composed.place}")
             print(yaml.safe_dump(composed.plain, sort_keys=False, allow_unicode=True), end="")
             sys.stdout.flush()
-            _rehearse(composed)
+            refuse_start(composed.config, Path(composed.place))
         sys.stdout.flush()
     except BrokenPipeError:  # `| head` has seen enough; nothing may be written at the end either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -73,19 +71,6 @@ def show(arguments: Sequence[str]) -> int:
         print(f"configuration: {error}", file=sys.stderr)
         return EXIT_CONFIGURATION
     return EXIT_DONE
-
-
-def _rehearse(composed: Composed) -> None:
-    """Build what training would build first: only there some choices turn out not to fit."""
-    config = composed.config
-    place = Path(_place(composed.plain, composed.relative_directory))
-    refuse_moved_donor(config, place)
-    if config.fresh or not (place / "config.yaml").exists():
-        rehearse(config, begin_from)
-
-
-def _place(plain: Mapping[str, object], relative_directory: str) -> str:
-    return str(plain["run_dir"] or f"{plain['runs_root']}/{relative_directory}")
 
 
 COMMANDS: Mapping[str, Command] = {

@@ -1,9 +1,10 @@
 """`python train.py plan ...`: how long a command would take here, before it is given.
 
 Every different configuration of the command trains for some seconds in a temporary place, with as
-many processes side by side as the command would have, and is extrapolated. Seeds are taken to cost
-the same. For the Ant with plain perceptrons the share of the machine's floor says how much of the
-time is bare physics and matrix products (see `analysis.throughput.floors`).
+many processes side by side as the command would have, and is extrapolated. What training would
+refuse before its first step is refused here, too. Seeds are taken to cost the same. For the Ant
+with plain perceptrons the share of the machine's floor says how much of the time is bare physics
+and matrix products (see `analysis.throughput.floors`).
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from analysis.canonical_json import canonical_json
+from analysis.checkpoint import CheckpointError
 from analysis.multitask.training import rehearsed_goals
+from analysis.run_refusals import refuse_start
 from analysis.throughput.processes import WorkerFailed, measure
 from analysis.throughput.summary import floor_seconds, share_of_floor
 from configs.compose import Composed, check_overrides, compose_run
@@ -94,7 +98,9 @@ def plan(arguments: Sequence[str]) -> int:
         refuse_repeated(words)
         swept = is_multirun(words)
         kinds = find_kinds([word for word in words if word not in ("-m", "--multirun")], swept)
-    except (ConfigurationError, ValueError) as error:
+        for kind in kinds:
+            refuse_start(kind.composed.config, Path(kind.composed.place))
+    except (ConfigurationError, CheckpointError, ValueError) as error:
         print(f"configuration: {error}", file=sys.stderr)
         return EXIT_CONFIGURATION
     cores = sorted(os.sched_getaffinity(0))

@@ -1,12 +1,14 @@
-"""What a command asks of a run that exists already, and cannot get."""
+"""What a command asks of a run, and cannot get: said before the run is touched."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from analysis.adoption import begin_from
 from analysis.checkpoint import CheckpointStore
 from analysis.checkpoint_files import parse_step_name
 from analysis.run_files import read_config
+from configs.build import rehearse
 from configs.run import RunConfig
 from configs.schema import ConfigurationError
 
@@ -28,6 +30,24 @@ def refuse_moved_donor(config: RunConfig, path: Path) -> None:
                 f"init_from={config.init_from} lies in the run that fresh=true moves aside; give "
                 "the new run a directory of its own, run_dir=<dir>, and leave fresh out"
             )
+
+
+def refuse_start(config: RunConfig, path: Path) -> None:
+    """Build a run that is not there yet once: only there some choices turn out not to fit.
+
+    A refusal leaves no directory and moves none aside.
+
+    Args:
+        config: What was asked for.
+        path: Directory of the run.
+
+    Raises:
+        ConfigurationError: The run could not start, or a part of it would never act.
+        CheckpointError: The donor of `init_from` cannot be read.
+    """
+    refuse_moved_donor(config, path)
+    if config.fresh or not (path / "config.yaml").exists():
+        rehearse(config, begin_from)
 
 
 def refuse_shorter(config: RunConfig, path: Path) -> None:

@@ -44,6 +44,12 @@ class Composed:
     relative_directory: str
     overrides: tuple[str, ...]
 
+    @property
+    def place(self) -> str:
+        """The run directory, as it is written for people."""
+        named = self.config.run_dir
+        return str(named or f"{self.config.runs_root}/{self.relative_directory}")
+
 
 def compose_run(overrides: Sequence[str]) -> Composed:
     """Compose and check one configuration.

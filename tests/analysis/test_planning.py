@@ -205,3 +205,16 @@ def test_a_plan_comes_within_a_fifth_of_the_run(tmp_path, monkeypatch):
         assert train.main([*words, f"runs_root={tmp_path / str(len(ratios))}"]) == train.EXIT_DONE
         ratios.append(found.seconds / (time.perf_counter() - begin))
     assert 0.8 < ratios[-1] < 1.2, ratios
+
+
+def test_what_training_would_refuse_is_not_planned(capsys, tmp_path):
+    words = [*SMALL, "agent.log_std_min=-5"]  # read with state_dependent_std=true only
+    place = f"runs_root={tmp_path}"
+    assert train.main([*words, place]) == planning.EXIT_CONFIGURATION
+    said = capsys.readouterr().err
+    assert said.startswith("configuration: ")
+    assert planning.plan([*words, place]) == planning.EXIT_CONFIGURATION
+    assert capsys.readouterr().err == said
+    assert planning.plan([*SMALL, place, f"init_from={tmp_path}"]) == planning.EXIT_CONFIGURATION
+    assert str(tmp_path) in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())

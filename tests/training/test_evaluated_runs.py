@@ -531,7 +531,7 @@ def test_a_run_and_its_checkpoint_are_measured_with_the_same_contexts(
 ):
     place = tmp_path / "run"
     if not is_frozen:  # a new run would be refused: its contexts never say anything
-        monkeypatch.setattr(train, "rehearse", lambda *_, **__: None)
+        monkeypatch.setattr(train, "refuse_start", lambda *_: None)
     words = [*WINDOW, f"context.freeze_after={freeze_after}", "total_steps=120"]
     assert run(place, *words) == train.EXIT_DONE
     (stored,) = load_evaluations([place / "evaluation.json"])

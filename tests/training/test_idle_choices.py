@@ -107,7 +107,7 @@ def test_a_run_that_has_begun_goes_on(tmp_path, monkeypatch):
     words += ["optimizer=adam_rel", "arm=null", "boundary=oracle", "method=[ewc]"]
     words += [f"run_dir={tmp_path / 'run'}", "log.figures=false", "progress=false"]
     with monkeypatch.context() as patch:
-        patch.setattr(train, "rehearse", lambda *_, **__: None)  # as it was
+        patch.setattr(train, "refuse_start", lambda *_: None)  # as it was
         assert train.main([*words, "total_steps=64"]) == train.EXIT_DONE
     longer = [*words, "total_steps=128", "accept_change=true"]
     assert train.main(longer) == train.EXIT_DONE
@@ -123,7 +123,7 @@ def test_a_silent_run_that_has_begun_goes_on(tmp_path, monkeypatch):
     words += ["agent.minibatch_size=16", "agent.log_std_min=-5", "log.diagnostics=false"]
     words += [f"run_dir={tmp_path / 'run'}", "log.figures=false", "progress=false"]
     with monkeypatch.context() as patch:
-        patch.setattr(train, "rehearse", lambda *_, **__: None)  # as it was
+        patch.setattr(train, "refuse_start", lambda *_: None)  # as it was
         assert train.main([*words, "total_steps=64"]) == train.EXIT_DONE
     assert train.main([*words, "total_steps=96", "accept_change=true"]) == train.EXIT_DONE
 
