@@ -114,6 +114,23 @@ def test_some_of_the_copies_may_be_compared(copied):
                 np.testing.assert_array_equal(small.runs[arm][key].values[quantity], values)
 
 
+def test_a_set_may_grow_by_copies_that_are_made_later(copied, tmp_path, monkeypatch):
+    root, _, _ = copied
+    monkeypatch.chdir(tmp_path)
+    arms = ("standard", "redo", "fresh_oracle")
+    for lot, seeds in (("first", [0]), ("later", [1, 2])):
+        paths = [str(run_place(root, arm, seed)) for arm in arms for seed in seeds]
+        assert evaluate.main(["compare", *paths, "--out", lot, "--export-data", "grown"]) == 0
+    grown = collect([tmp_path / "grown"])
+    whole = collect([run_place(root, arm, seed) for arm in arms for seed in range(3)])
+    assert grown.runs.keys() == whole.runs.keys()
+    for arm, runs in whole.runs.items():
+        assert grown.runs[arm].keys() == runs.keys()
+        for key, run in runs.items():
+            for quantity, values in run.values.items():
+                np.testing.assert_array_equal(grown.runs[arm][key].values[quantity], values)
+
+
 def test_returns_in_chosen_worlds_are_no_success_on_tasks(tmp_path):
     """`evaluate.py run` leaves a file of the same name in runs of walking robots."""
     folder = add_group(tmp_path, {"standard": 100.0, "redo": 120.0}, seeds=range(2))
