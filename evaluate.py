@@ -330,7 +330,9 @@ def _parser() -> argparse.ArgumentParser:
     added = command(compare)
     added.add_argument("runs", type=Path, nargs="*", metavar="RUN_OR_GROUP")
     added.add_argument("--out", type=Path, help="folder of the report, such as results/NAME")
-    added.add_argument("--baseline", metavar="ARM", help="default: standard")
+    added.add_argument(
+        "--baseline", metavar="ARM", help="default: standard; of transplants, what was kept"
+    )
     added.add_argument("--partial", action="store_true", help="cut to what all runs have done")
     small = "also write small copies of the runs that give the same report"
     added.add_argument("--export-data", type=Path, metavar="DIR", help=small)

@@ -145,8 +145,9 @@ def _misfit(error: Exception) -> str | None:
         return None
     first = textwrap.shorten(lines[0].strip().rstrip(".,"), 300)
     return (
-        f"{first}; give both runs the same networks, or name those that differ in fresh_parts, "
-        "which keeps them new"
+        f"{first}; give both runs the same networks and the same inputs (such as "
+        "env.obs_pad_to_111 and context), or name the networks that differ in fresh_parts, which "
+        "keeps them new"
     )
 
 

@@ -18,6 +18,7 @@ from networks.registry import suggestion
 DEFAULT_BASELINE = "standard"
 ORACLE = "fresh_oracle"
 _FRESH = "fresh_"
+_KEPT = "-kept"
 _SEED_FOLDER = re.compile(r"\bseed_\d+\b")
 _HASH = re.compile(r"-[0-9a-f]{8}$")
 # Runs of one arm may differ in these: which seed, where it is filed, and how it is logged.
@@ -158,7 +159,7 @@ def group_arms(members: Sequence[Member], partial: bool = False) -> list[Arm]:
         groups.setdefault(json.dumps(settings, sort_keys=True), []).append(member)
     ordered = sorted(groups.values(), key=lambda group: str(group[0].path))
     identities = [_identity(group[0]) for group in ordered]
-    names = _names(identities)
+    names = _names(identities, [_organs(group[0].config) for group in ordered])
     firsts = {name: group[0] for name, group in zip(names, ordered, strict=True)}
     fresh = []
     for name, named in zip(names, _fresh_of(identities, names), strict=True):
@@ -181,7 +182,15 @@ def stripped(identity: Mapping[str, Any]) -> str:
     return _HASH.sub("", str(identity["arm"]))
 
 
-def _names(identities: Sequence[Mapping[str, Any]]) -> list[str]:
+def _organs(config: Mapping[str, Any]) -> str:
+    """What a run from a checkpoint has kept or begun anew, at the end of its name."""
+    if not begins_trained(config):
+        return ""
+    parts = config.get("fresh_parts") or []
+    return "-new_" + "+".join(parts) if parts else _KEPT
+
+
+def _names(identities: Sequence[Mapping[str, Any]], organs: Sequence[str]) -> list[str]:
     """The shortest way of naming that tells all arms apart."""
     parts = [(str(i["agent"]), str(i["network"]), stripped(i)) for i in identities]
     full = [f"{i['agent']}-{i['network']}-{i['arm']}" for i in identities]
@@ -190,9 +199,9 @@ def _names(identities: Sequence[Mapping[str, Any]]) -> list[str]:
         [f"{network}-{arm}" for _, network, arm in parts],
         [f"{agent}-{arm}" for agent, _, arm in parts],
         [f"{agent}-{network}-{arm}" for agent, network, arm in parts],
-        full,
     ]
-    for names in choices:
+    choices += [[name + own for name, own in zip(c, organs, strict=True)] for c in choices]
+    for names in [*choices, full]:
         if len(set(names)) == len(names):
             return names
     seen: Counter[str] = Counter()
@@ -264,7 +273,9 @@ def _fresh_of(identities: Sequence[Mapping[str, Any]], names: Sequence[str]) -> 
 
 
 def find_baseline(arms: Sequence[Arm], name: str | None) -> str:
-    """Name of the baseline arm; with one arm only, that one.
+    """Name of the baseline arm: with one arm only, that one; `standard` where it is there.
+
+    Without it, runs from a checkpoint are compared with those that keep all of it.
 
     Raises:
         CannotCompare: There is no such arm, or it is a fresh copy of another.
@@ -276,6 +287,9 @@ def find_baseline(arms: Sequence[Arm], name: str | None) -> str:
         )
     if name is None and len(names) == 1:
         return names[0]
+    kept = [a.name for a in arms if a.name in names and _organs(a.members[0].config) == _KEPT]
+    if name is None and DEFAULT_BASELINE not in names and len(kept) == 1:
+        return kept[0]
     wanted = DEFAULT_BASELINE if name is None else name
     if wanted not in names:
         raise CannotCompare(

@@ -303,6 +303,23 @@ def test_arms_are_named_as_briefly_as_they_can_be_told_apart(tmp_path):
     ]
 
 
+def test_transplants_are_named_after_what_is_new_and_compared_with_what_was_kept(tmp_path):
+    parts = {"10a7b39f": [], "27a484ca": ["policy"], "82d41a0c": ["policy", "value", "optimizer"]}
+    for digits, fresh in parts.items():
+        for seed in range(2):
+            donor = f"runs/a/seed_{seed}/checkpoints/step-000000000064"
+            arm = f"standard-{digits}"
+            add_run(tmp_path, arm, seed, init_from=donor, fresh_parts=fresh, num_regimes=1)
+    study = collect([tmp_path])
+    assert study.baseline == "standard-kept"
+    everything = "standard-new_policy+value+optimizer"
+    assert sorted(study.runs) == ["standard-kept", "standard-new_policy", everything]
+    assert all(len(runs) == 2 for runs in study.runs.values())
+    assert collect([tmp_path], baseline=everything).baseline == everything
+    add_run(tmp_path, "standard", 0, num_regimes=1)
+    assert collect([tmp_path], partial=True).baseline == "standard"
+
+
 def fresh_copy_of_standard(root, changed):
     """Arms by name where the fresh copy has other settings; dotted names, None takes one away."""
     add_run(root, "standard", 0, learning_rate=0.1)

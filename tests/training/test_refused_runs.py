@@ -56,7 +56,7 @@ def test_a_donor_that_does_not_fit_leaves_no_directory_and_moves_none(tmp_path, 
     assert train.main([*start, *WIDE]) == train.EXIT_CONFIGURATION
     error = capsys.readouterr().err
     assert "size mismatch for torso.layers.0.linear.weight" in error
-    assert "give both runs the same networks" in error
+    assert "give both runs the same networks and the same inputs" in error
     assert error.count("\n") == 1
     assert files(tmp_path) == before
     if not fresh:  # the corrected command, in the same place
