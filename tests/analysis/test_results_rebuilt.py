@@ -16,7 +16,7 @@ REPORTS = {
     "stationary_ant/terminal_timeouts": [],
     "compare_slippery_ant/seed_0": ["--partial"],
     "compare_slippery_ant/seed_0_adam": ["--partial", "--baseline", "ns_adam"],
-    "compare_slippery_ant/seed_1": ["--partial"],
+    "compare_slippery_ant/seed_1": [],
     "sac_against_sb3": ["--baseline", "sb3_sac-adam"],
     "inferred_context": [],
     "bfloat16": ["--partial", "--baseline", "ppo-mlp-standard"],
