@@ -17,6 +17,7 @@ REPORTS = {
     "compare_slippery_ant/seed_0": ["--partial"],
     "compare_slippery_ant/seed_0_adam": ["--partial", "--baseline", "ns_adam"],
     "compare_slippery_ant/seed_1": [],
+    "transplant": [],
     "sac_against_sb3": ["--baseline", "sb3_sac-adam"],
     "inferred_context": [],
     "bfloat16": ["--partial", "--baseline", "ppo-mlp-standard"],
