@@ -400,7 +400,7 @@ def test_unit_histories_resume_exactly(tmp_path, monkeypatch):
 # Transplants -------------------------------------------------------------------------------------
 
 
-def test_a_transplant_sweep_has_a_run_for_every_organ(tmp_path, monkeypatch, capsys):
+def test_a_transplant_sweep_has_a_run_for_every_organ_and_a_pair(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run("donors", *TINY["ppo"], "total_steps=512") == train.EXIT_DONE
     donor = directory("donors") / "checkpoints" / "step-000000000512"
@@ -408,14 +408,14 @@ def test_a_transplant_sweep_has_a_run_for_every_organ(tmp_path, monkeypatch, cap
     words += [w for w in SHORT if not w.startswith(("env=", "env.switch", "total_steps"))]
     assert train.main([*words, *TINY["ppo"], "total_steps=256", "seed=0"]) == train.EXIT_DONE
     found = sorted(Path("runs/transplant").glob("*/*/seed_0"))
-    assert len(found) == 6
+    assert len(found) == 7
     parts = set()
     for folder in found:
         config = (folder / "config.yaml").read_text()
         assert "init_from" in config
         parts.add(config.partition("fresh_parts:")[2].partition("fresh:")[0].strip())
-    assert len(parts) == 6
-    assert "6 runs: 6 done" in capsys.readouterr().out
+    assert len(parts) == 7
+    assert "7 runs: 7 done" in capsys.readouterr().out
 
 
 def test_a_transplant_without_a_donor_is_refused(tmp_path, capsys):
