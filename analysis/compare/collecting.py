@@ -93,7 +93,7 @@ def gather(
 
     Args:
         paths: Run directories or folders of them.
-        baseline: Arm to compare with; `standard` by default.
+        baseline: Arm to compare with; without it, see `find_baseline`.
         partial: Accept unfinished runs, unequal budgets and unequal seeds: cut all runs to the
             shortest and keep the seeds that all arms share.
 
