@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -31,7 +31,14 @@ from analysis.plots import COLOURS, STYLE, save_figure
 from analysis.run_files import read_progress
 from analysis.statistics import holm, sign_flip_p_value
 from analysis.supervised_activity import activity, draw_activity
-from analysis.supervised_runs import account, finished_runs, place_once
+from analysis.supervised_runs import (
+    FAILED,
+    FINISHED,
+    account,
+    ending,
+    finished_runs,
+    place_once,
+)
 from analysis.supervised_tables import (
     interval,
     mean_text,
@@ -45,14 +52,14 @@ BIN = 20_000
 Curves = dict[str, dict[int, np.ndarray]]
 
 
-def run_dirs(root: Path) -> dict[str, dict[int, Path]]:
-    """Arm -> seed -> run directory, for all finished runs below a folder.
+def run_dirs(root: Path, endings: Collection[str] = (FINISHED,)) -> dict[str, dict[int, Path]]:
+    """Arm -> seed -> run directory, for all runs below a folder that ended so.
 
     Raises:
         ValueError: There is none, or two have the same settings and seed.
     """
     found: dict[str, dict[int, tuple[None, Path]]] = {}
-    for path, _, arm in finished_runs(root, by_network=False):
+    for path, _, arm in finished_runs(root, by_network=False, endings=endings):
         place_once(found.setdefault(arm, {}), path, None)
     if not found:
         raise ValueError(
@@ -67,12 +74,16 @@ def run_dirs(root: Path) -> dict[str, dict[int, Path]]:
 def error_curves(root: Path, width: int = BIN) -> Curves:
     """Arm -> seed -> (bins,) mean squared error in whole bins of `width` examples.
 
+    Runs that failed have no bins: their seeds count, and nobody knows their errors.
     A row of progress.csv is the mean over the iterations since the row before, each of equally
     many examples, so bins weigh rows by the examples between them.
     """
     curves: Curves = {}
-    for arm, seeds in run_dirs(root).items():
+    for arm, seeds in run_dirs(root, (FINISHED, FAILED)).items():
         for seed, path in seeds.items():
+            if ending(path) == FAILED:
+                curves.setdefault(arm, {})[seed] = np.zeros(0)
+                continue
             table = read_progress(path)
             steps, losses = table["env_steps"], table["loss"]
             weights = np.diff(steps, prepend=0.0)
@@ -87,19 +98,24 @@ def error_curves(root: Path, width: int = BIN) -> Curves:
 
 
 def common(curves: Curves) -> tuple[list[int], int]:
-    """Seeds that every arm has, and the bins that all of these have reached."""
+    """Seeds that every arm has, and the bins that all of their runs which did not fail reached."""
     seeds = sorted(set.intersection(*(set(by_seed) for by_seed in curves.values())))
-    if not seeds:
+    lengths = [len(by_seed[s]) for by_seed in curves.values() for s in seeds]
+    if not any(lengths):
         raise ValueError("no seed has been run with every arm; finish the sweep first")
-    return seeds, min(len(by_seed[s]) for by_seed in curves.values() for s in seeds)
+    return seeds, min(length for length in lengths if length)
 
 
 def regression(root: Path, out: Path) -> str:
     """Write curves.csv, table.csv and the figure; returns the table as Markdown."""
     curves = error_curves(root)
     seeds, num_bins = common(curves)
-    used = [dirs[seed] for dirs in run_dirs(root).values() for seed in seeds]
-    stacked = {a: np.array([c[s][:num_bins] for s in seeds]) for a, c in curves.items()}
+    used = [dirs[seed] for dirs in run_dirs(root).values() for seed in seeds if seed in dirs]
+    unknown = np.full(num_bins, np.nan)
+    stacked = {
+        arm: np.array([by_seed[s][:num_bins] if len(by_seed[s]) else unknown for s in seeds])
+        for arm, by_seed in curves.items()
+    }
     write_rows(
         out / "curves.csv",
         ("arm", "seed", "examples", "squared_error"),
@@ -130,29 +146,47 @@ def draw_regression(stored: Path, out: Path) -> str:
     stacked = {arm: np.array(list(seeds.values())) for arm, seeds in curves.items()}
     table = write_table(out / "table.csv", regression_lines(stacked))
     centres = BIN * (np.arange(lengths.pop()) + 0.5)
-    _draw(out, {a: (centres, rows) for a, rows in stacked.items()}, "examples", "squared error")
+    lived = {arm: rows[~_failed(rows)] for arm, rows in stacked.items()}
+    drawn = {arm: (centres, rows) for arm, rows in lived.items() if len(rows)}
+    _draw(out, drawn, "examples", "squared error")
     return table
+
+
+def _failed(rows: np.ndarray) -> np.ndarray:
+    """Which runs failed, (seeds,) bool: they have no errors."""
+    return np.asarray(np.isnan(rows).any(axis=1))
 
 
 def regression_lines(stacked: Mapping[str, np.ndarray]) -> list[dict[str, str]]:
     """Lines of the table: how far the end is from the beginning, and from the linear learner.
 
+    Means are over the runs that did not fail. An arm with failed runs has no test and no
+    difference: the seeds that it survived would be compared with the same easy seeds of others.
+
     Args:
-        stacked: Arm -> (seeds, bins) errors, seeds in the same order.
+        stacked: Arm -> (seeds, bins) errors, seeds in the same order; NaN for runs that failed.
     """
     tenth = max(1, min(rows.shape[1] for rows in stacked.values()) // 10)
-    first = {arm: rows[:, :tenth].mean(1) for arm, rows in stacked.items()}
-    last = {arm: rows[:, -tenth:].mean(1) for arm, rows in stacked.items()}
+    num_failed = {arm: int(_failed(rows).sum()) for arm, rows in stacked.items()}
+    whole = [arm for arm in stacked if not num_failed[arm]]
+    lived = {arm: rows[~_failed(rows)] for arm, rows in stacked.items()}
+    first = {arm: rows[:, :tenth].mean(1) for arm, rows in lived.items()}
+    last = {arm: rows[:, -tenth:].mean(1) for arm, rows in lived.items()}
     since_first = {arm: last[arm] - first[arm] for arm in stacked}
     baseline = next((arm for arm in stacked if "linear" in arm), None)
-    others = [arm for arm in stacked if arm != baseline and baseline is not None]
+    others = [arm for arm in whole if arm != baseline and baseline in whole]
     to_linear = {arm: last[arm] - last[str(baseline)] for arm in others}
-    p_first, p_linear = _p_values(since_first), _p_values(to_linear)
+    p_first = _p_values({arm: since_first[arm] for arm in whole})
+    p_linear = _p_values(to_linear)
     lines = []
-    for arm, rows in stacked.items():
-        line = {"arm": arm, "runs": str(len(rows)), "first tenth": mean_text(first[arm])}
-        line |= {"last tenth": mean_text(last[arm]), "last - first": mean_text(since_first[arm])}
-        line["p (last - first)"] = p_first[arm]
+    for arm, rows in lived.items():
+        line = {"arm": arm, "runs": str(len(rows))}
+        if len(whole) < len(stacked):
+            line["failed"] = str(num_failed[arm])
+        if len(rows):
+            line |= {"first tenth": mean_text(first[arm]), "last tenth": mean_text(last[arm])}
+            line["last - first"] = mean_text(since_first[arm])
+        line["p (last - first)"] = p_first.get(arm, "-")
         if arm in to_linear:
             line["last - linear"] = mean_text(to_linear[arm])
             line["p (last - linear)"] = p_linear[arm]

@@ -34,7 +34,7 @@ def ending(path: Path) -> str:
 
 
 def finished_runs(
-    root: Path, by_network: bool = True
+    root: Path, by_network: bool = True, endings: Collection[str] = (FINISHED,)
 ) -> Iterator[tuple[Path, dict[str, Any], str]]:
     """Run directory, configuration and name of the arm of every finished run below a folder.
 
@@ -45,11 +45,12 @@ def finished_runs(
     Args:
         root: Folder of run directories.
         by_network: Which of the two is the name.
+        endings: Of the runs wanted; with `FAILED` also those that failed.
 
     Raises:
         ValueError: One folder holds runs with different settings.
     """
-    left = [(path, read_config(path)) for path in every_run(root) if ending(path) == FINISHED]
+    left = [(path, read_config(path)) for path in every_run(root) if ending(path) in endings]
     for naming in (_network if by_network else _arm, _without_hash, _both, _folder):
         shared = _shared_names(left, naming)
         for path, config in left:

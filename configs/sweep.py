@@ -30,6 +30,7 @@ from omegaconf import DictConfig
 
 from configs.compose import Composed, check_overrides, compose_run, without_none
 from configs.members import member_words, refuse_repeated, swept_by_experiment
+from configs.next_steps import facts, next_steps
 from configs.presets import CONFIG_FOLDER, GROUPS, declared, presets, spelled_for_hydra
 from configs.schema import ConfigurationError
 from networks.registry import suggestion
@@ -206,8 +207,8 @@ def _summarize(rows: Sequence[dict[str, Any]]) -> None:
     if done + failed < len(rows):
         return
     for group in sorted({row["group"] for row in rows if row["group"]}):
-        name = Path(group).name
-        print(f"next: python evaluate.py compare {group} --out results/{name}")
+        for command in next_steps(group, [row for row in rows if row["group"] == group]):
+            print(f"next: {command}")
 
 
 def _line(row: Mapping[str, Any]) -> str:
@@ -242,7 +243,8 @@ def run_member(overrides: Sequence[str], command: str) -> dict[str, Any]:
         command: Command line of the sweep, kept beside the runs.
 
     Returns:
-        How it ended: directory, group, status, code, env_steps, final_return, seconds.
+        How it ended: directory, group, facts (of `next_steps`), status, code, env_steps,
+        final_return, seconds.
     """
     from train import EXIT_CONFIGURATION, EXIT_FAILED, run
 
@@ -252,7 +254,7 @@ def run_member(overrides: Sequence[str], command: str) -> dict[str, Any]:
     try:
         composed = compose_run([*words, "num_threads=1"])
         row["directory"] = composed.relative_directory
-        row["group"] = str(_group_folder(composed))
+        row |= {"group": str(_group_folder(composed)), "facts": facts(composed)}
         _note_command(composed, command)
         code = run(composed)
         row |= _ending(composed, code)

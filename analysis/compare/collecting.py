@@ -22,6 +22,7 @@ from analysis.compare.arms import (
     shared_seeds,
 )
 from analysis.compare.condensed import Condensed
+from analysis.compare.cut_regimes import cut_facts
 from analysis.compare.evaluations import NO_TASKS, add_tasks
 from analysis.compare.flags import context_flags, method_flags, resets_replay
 from analysis.compare.measuring import (
@@ -192,6 +193,9 @@ def measured(gathered: Gathered, command: str = "", extras: Extras = NO_EXTRAS) 
         "stationary": clock.stationary,
         "rank_in_percent": in_percent,
         **_world_facts(members, clock),
+        **cut_facts(
+            members[0].config["env"], [line for line, _ in gathered.lines.values()], clock.windows
+        ),
         # Tasks are evaluated at the ends of whole runs, which a cut comparison does not look at.
         **(add_tasks(values, members) if clock.end == _planned(members) else NO_TASKS),
         "training_commands": training_commands(members),
@@ -292,8 +296,10 @@ def _runs(
         runs[fact.name] = {}
         for member in by_name[fact.name].members:
             steps = _end_step(member, clock)
+            # What happened after the steps compared is not part of them.
+            is_of_then = member.status != "failed" or member.env_steps <= clock.end
             runs[fact.name][member.key] = Run(
-                member.status,
+                member.status if is_of_then else "finished",
                 steps,
                 gradient_steps(member.config, steps),
                 member.speed,

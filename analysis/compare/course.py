@@ -10,8 +10,9 @@ import numpy as np
 
 from analysis.compare.cells import Table
 from analysis.compare.ends import EndValue
-from analysis.compare.study import Study, csv_bytes
+from analysis.compare.study import Study, after_failures, csv_bytes
 from analysis.compare.tables import interval_text, rank_title
+from analysis.compare.yardsticks import untrained_return
 from analysis.continual.episodes import Array
 from analysis.statistics import Interval
 
@@ -50,6 +51,8 @@ def _points(study: Study) -> Iterator[CoursePoint]:
     for quantity in _quantities(study):
         for arm in study.arms:
             curves = study.matrix(arm.name, f"curve/{quantity}")
+            if quantity == "return":
+                curves = after_failures(study, arm.name, curves, untrained_return(study))
             for share in SHARES:
                 values = _before(curves, share) if curves.shape[1] else np.zeros(0)
                 point = EndValue.of(values).mean
@@ -93,14 +96,18 @@ def course_table(study: Study, points: Sequence[CoursePoint]) -> Table:
     for point in points:
         factor = 100.0 if point.quantity == "dormant_fraction" else 1.0
         row = cells.setdefault((point.quantity, point.arm), [])
-        row.append(interval_text(point.mean, factor))
+        text = interval_text(point.mean, factor)
+        if point.mean is not None and point.mean.n < len(study.runs[point.arm]):
+            text += f" (n = {point.mean.n})"
+        row.append(text)
     return Table(
         "Course of training",
         ("quantity", "arm", *(f"{step:,} steps" for step in steps)),
         tuple((titles[quantity], arm, *row) for (quantity, arm), row in cells.items()),
         "Means over runs with 95 % intervals, each run over the 5 % of training before the step "
-        "(whole bins); diagnostics of the policy on the on-policy window. A failed run counts "
-        "until it failed.",
+        "(whole bins); diagnostics of the policy on the on-policy window. A failed run earns the "
+        "untrained policy's return from its failure on and has no diagnostics; n: runs with a "
+        "value, where some have none.",
     )
 
 

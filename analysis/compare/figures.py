@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis.compare.scores import Scores
-from analysis.compare.study import Study
+from analysis.compare.study import Study, after_failures
 from analysis.compare.styles import WIDTH, ArmStyles
 from analysis.compare.task_figures import learning_figure, tasks_figure
 from analysis.continual.episodes import Array
@@ -217,7 +217,7 @@ def _curves(
         edges = np.linspace(0.0, end, matrix.shape[1] + 1)
         centres = (edges[:-1] + edges[1:]) / 2.0
         if metric == "return":
-            matrix = _after_failures(study, scores, arm.name, matrix, edges)
+            matrix = after_failures(study, arm.name, matrix, scores.untrained)
         _band(axes, centres, pointwise_band(matrix), factor, styles[arm.name])
         drawn = True
     if not drawn:
@@ -226,15 +226,6 @@ def _curves(
         axes.set_yticks([])
     elif metric != "return" and axes.get_ylim()[0] < 0.25 * axes.get_ylim()[1]:
         axes.set_ylim(bottom=0.0)
-
-
-def _after_failures(study: Study, scores: Scores, arm: str, matrix: Array, edges: Array) -> Array:
-    """A failed run earns the untrained policy's return from its failure on."""
-    filled = matrix.copy()
-    for row, run in zip(filled, study.runs[arm].values(), strict=True):
-        if run.status == "failed":
-            row[edges[1:] > run.env_steps] = scores.untrained
-    return filled
 
 
 def _band(axes: Axes, x: Array, band: Band, factor: float, style: dict[str, Any]) -> None:

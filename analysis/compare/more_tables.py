@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from analysis.compare.cells import DASH, Table, number_text
-from analysis.compare.correlations import Correlation
+from analysis.compare.correlations import RUNS_FOR_A_CLAIM, Correlation
 from analysis.compare.scores import Scores
 from analysis.compare.study import Study, csv_bytes
 from analysis.compare.tables import interval_text, p_text
@@ -79,6 +79,11 @@ def tasks_csv(study: Study, scores: Scores) -> bytes:
     return csv_bytes(("arm", "quantity", "estimate", "low", "high"), rows)
 
 
+def _evidence(one: Correlation) -> str:
+    few = "exploratory" if one.rho.n < RUNS_FOR_A_CLAIM else "no"
+    return "yes" if one.is_evidence else few
+
+
 def correlation_table(found: Sequence[Correlation]) -> Table:
     """Which diagnostics may be used as evidence."""
     rows = tuple(
@@ -87,7 +92,7 @@ def correlation_table(found: Sequence[Correlation]) -> Table:
             interval_text(one.rho),
             str(one.rho.n),
             f"{one.num_pairs:,}",
-            "yes" if one.is_evidence else "no",
+            _evidence(one),
         )
         for one in found
     )
@@ -98,5 +103,6 @@ def correlation_table(found: Sequence[Correlation]) -> Table:
         "Last value before each switch against the plasticity index of the regime that follows, "
         "over all runs but fresh copies, each less its regime's mean over runs (difficulty); whole "
         "runs are resampled. A diagnostic whose interval contains 0 may be plotted, not used as "
-        "evidence.",
+        f"evidence; nor may any below {RUNS_FOR_A_CLAIM} runs, whose intervals are too narrow. Of "
+        "many unrelated diagnostics one in twenty is expected to be called evidence.",
     )

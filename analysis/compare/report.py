@@ -87,6 +87,9 @@ class Picture:
     name: str
 
 
+_RETENTION = (
+    " The retention index in the table above says how much of its best return an arm keeps."
+)
 Block = Text | Heading | Commands | Picture | Table
 
 
@@ -217,9 +220,8 @@ def _plasticity(study: Study, scores: Scores) -> list[Block]:
         return [
             Text(
                 "Nothing changes in this world, so no loss of plasticity can be measured here and "
-                "the validity gate does not apply: methods are compared by their return alone. "
-                "The retention index in the table above says how much of its best return an arm "
-                "keeps."
+                "the validity gate does not apply: methods are compared by their return alone."
+                + (_RETENTION if any(arm.retention for arm in scores.arms) else "")
             )
         ]
     if scores.oracle is None:
@@ -283,7 +285,8 @@ def _origin(study: Study) -> list[Block]:
         f"bins: {_bins(study)}",
         *(f"machine: {machine}" for machine in about["machines"]),
         *(f"commit: {commit}" for commit in about["commits"]),
-        "intervals: 10,000 bootstrap draws of whole runs, 2,000 for curves, fixed seed",
+        "intervals: 10,000 bootstrap draws of whole runs, 2,000 for curves and correlations, "
+        "fixed seed",
     ]
     return [*blocks, Text(items=tuple(items))]
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis.compare.correlations import Correlation, correlations
+from analysis.compare.correlations import Correlation, before_switches, correlations
+from analysis.compare.cut_regimes import cut_note, whole_only, without_cut
 from analysis.compare.ends import END_METRICS, EndValue
 from analysis.compare.study import BEGUN_TRAINED, UNKNOWN_RECOVERY, ArmFacts, Key, Study
 from analysis.compare.tasks import TaskScores, task_scores
@@ -43,7 +44,6 @@ from analysis.statistics import (
     mean_of_present,
 )
 
-_BEFORE = "before/"
 # Environments whose tests show that a switch changes the simulated physics or the task.
 VERIFIED_SWITCHING = frozenset({"locomotion"})
 
@@ -68,6 +68,7 @@ class ArmScores:
         self_index: Summary -> the same against a fresh copy of the arm itself.
         num_undefined: Regimes of its runs without an index: learning hardly pays there, or they
             are cut short.
+        num_undefined_self: The same for the index against a fresh copy of the arm itself.
         retention: Summary -> retention index, where nothing ever changes.
         ends: Diagnostic -> its value at the end of the runs.
         gradient_steps: Mean over runs.
@@ -90,6 +91,7 @@ class ArmScores:
     index: dict[str, Interval | None] = field(default_factory=dict)
     self_index: dict[str, Interval | None] = field(default_factory=dict)
     num_undefined: int = 0
+    num_undefined_self: int = 0
     retention: dict[str, Interval | None] = field(default_factory=dict)
     ends: dict[str, EndValue] = field(default_factory=dict)
     gradient_steps: float = math.nan
@@ -144,10 +146,10 @@ class _Scorer:
         if math.isnan(self.untrained) and study.about.get(BEGUN_TRAINED):
             self.notes.append(UNKNOWN_UNTRAINED)
         self.lifetimes = {name: self._filled(name, "lifetime", "completed")[:, 0] for name in names}
-        self.areas = {name: self._filled(name, "regime/area", "regime/completed") for name in names}
+        self.notes += cut_note(study)
+        self.areas = {name: self._regimes(name, "area", "completed") for name in names}
         self.phases = {
-            name: self._filled(name, "regime/end_of_phase", "regime/phase_completed")
-            for name in names
+            name: self._regimes(name, "end_of_phase", "phase_completed") for name in names
         }
         known = tables_of(study)
         self.tables = {name: known[name] for name in known if known[name].grid.is_accepted}
@@ -159,6 +161,11 @@ class _Scorer:
         return score_failures(
             study.matrix(arm, quantity), study.matrix(arm, shares), self.untrained
         )
+
+    def _regimes(self, arm: str, quantity: str, shares: str) -> Array:
+        """(runs, regimes); a regime that the comparison cuts short has no score."""
+        found = self._filled(arm, f"regime/{quantity}", f"regime/{shares}")
+        return without_cut(self.study, found)
 
     def attempt(
         self, what: str, function: Callable[..., Any], *arguments: Any, **named: Any
@@ -183,7 +190,7 @@ class _Scorer:
             scores.mean = interval(values, "mean")
             self._compare(scores)
         self._note_missing(name)
-        late = late_means(self.phases[name])
+        late = late_means(whole_only(self.study, self.phases[name]))
         scores.late = self.attempt(f"{name}, end of phase", interval, late, "mean")
         trend = slopes(self.areas[name])
         if self.areas[name].shape[1] > 1:
@@ -202,7 +209,10 @@ class _Scorer:
 
     def _note_missing(self, name: str) -> None:
         """Means over regimes leave out what is missing; say how much that is."""
-        for what, values in (("area", self.areas[name]), ("end of phase", self.phases[name])):
+        kinds = {"area": self.areas[name], "end of phase": self.phases[name]}
+        for what, values in (
+            (what, whole_only(self.study, values)) for what, values in kinds.items()
+        ):
             missing = mean_of_present(values).num_missing
             if missing:
                 self.notes.append(
@@ -225,10 +235,11 @@ class _Scorer:
         if self.study.about["windows"]:  # nothing to recover from begins with a window
             return
         name, oracle = scores.facts.name, self.oracle
-        times = self.study.matrix(name, "regime/recovery")[:, 1:]
+        times = whole_only(self.study, self.study.matrix(name, "regime/recovery"))[:, 1:]
         if isinstance(oracle, FreshGrid):  # older data have times of regimes cut short
-            times = np.where(oracle.is_whole(name)[1:], times, math.nan)
-        num_unknown = int(np.nansum(self.study.matrix(name, UNKNOWN_RECOVERY)[:, 1:]))
+            times = np.where(oracle.is_whole(name)[1 : times.shape[1] + 1], times, math.nan)
+        unknown = whole_only(self.study, self.study.matrix(name, UNKNOWN_RECOVERY))
+        num_unknown = int(np.nansum(unknown[:, 1:]))
         if num_unknown:
             self.notes.append(
                 f"{name}, recovery: {num_unknown} of {times.size} switches of its runs are "
@@ -261,15 +272,20 @@ class _Scorer:
         if oracle is not None and scores.facts.fresh_of is None:
             scores.index = self._index(name, oracle, "plasticity index")
             found = self.attempt(f"{name}, plasticity index", oracle.index, name)
-            scores.num_undefined = 0 if found is None else int(np.isnan(found).sum())
+            scores.num_undefined = _undefined(found)
         if name in self.tables:
             own: Yardstick = FreshGrid(self.study, self.tables[name], self.areas)
-            scores.self_index = self._index(name, own, "index against itself")
+            self._self_index(scores, own)
             return
         for copy in self.study.arms:
             if copy.fresh_of == name:
-                own = self._fresh_runs(copy.name)
-                scores.self_index = self._index(name, own, "index against itself")
+                self._self_index(scores, self._fresh_runs(copy.name))
+
+    def _self_index(self, scores: ArmScores, own: Yardstick) -> None:
+        name = scores.facts.name
+        scores.self_index = self._index(name, own, "index against itself")
+        found = self.attempt(f"{name}, index against itself", own.index, name)
+        scores.num_undefined_self = _undefined(found)
 
     def _fresh_runs(self, copy: str) -> FreshRuns:
         return FreshRuns(self.study, copy, self.areas, self.untrained)
@@ -307,26 +323,7 @@ class _Scorer:
         outcomes = [self.attempt("correlations", oracle.index, name) for name in names]
         if any(found is None for found in outcomes):
             return ()
-        metrics = sorted(
-            {
-                quantity
-                for name in names
-                for run in self.study.runs[name].values()
-                for quantity in run.values
-                if quantity.startswith(_BEFORE)
-            }
-        )
-        outcome = np.concatenate(outcomes)
-        tables = {}
-        for quantity in metrics:
-            table = np.full(outcome.shape, math.nan)
-            rows = [self.study.matrix(name, quantity) for name in names]
-            start = 0
-            for part in rows:
-                table[start : start + len(part), : part.shape[1]] = part
-                start += len(part)
-            tables[quantity.removeprefix(_BEFORE)] = table
-        return correlations(tables, outcome)
+        return correlations(before_switches(self.study, names), np.concatenate(outcomes))
 
     def _index(self, name: str, fresh: Yardstick, what: str) -> dict[str, Interval | None]:
         """Late mean and slope."""
@@ -352,6 +349,10 @@ class _Scorer:
             return None
         verified = about["env_kind"] in VERIFIED_SWITCHING and bool(about["values_change"])
         return self.attempt("validity gate", self.oracle.verdict, self.study.baseline, verified)
+
+
+def _undefined(index: Array | None) -> int:
+    return 0 if index is None else int(np.isnan(index).sum())
 
 
 def _last(study: Study, arm: str, quantity: str) -> Array:
@@ -387,7 +388,7 @@ def score(study: Study) -> Scores:
         scorer.lifetimes,
         scorer.areas,
         scorer.phases,
-        {name: study.matrix(name, "regime/recovery") for name in names},
+        {name: without_cut(study, study.matrix(name, "regime/recovery")) for name in names},
         scorer.recovery_regimes,
         task_scores(study),
         found,

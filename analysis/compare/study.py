@@ -137,6 +137,23 @@ def study_files(study: Study) -> dict[str, bytes]:
     }
 
 
+def after_failures(study: Study, arm: str, curves: Array, untrained: float) -> Array:
+    """Return curves in which failed runs earn the untrained policy's return from their failure on.
+
+    Args:
+        study: The comparison.
+        arm: Name of the arm.
+        curves: (runs, bins) of equal bins over the steps compared.
+        untrained: That return.
+    """
+    filled = curves.copy()
+    ends = float(study.about["end"]) * np.arange(1, curves.shape[1] + 1) / curves.shape[1]
+    for row, run in zip(filled, study.runs[arm].values(), strict=True):
+        if run.status == "failed":
+            row[ends > run.env_steps] = untrained
+    return filled
+
+
 def csv_bytes(header: Sequence[str], rows: Sequence[Sequence[object]]) -> bytes:
     """A table whose numbers read back exactly; NaN is an empty cell."""
     stream = io.StringIO()

@@ -133,7 +133,7 @@ def continual_table(study: Study, scores: Scores) -> Table:
     if not study.about["windows"]:
         header += ["recovery", "recovered"]
         columns += [
-            lambda arm: interval_text(arm.recovery),
+            _recovery_text,
             lambda arm: percent_text(arm.share_recovered),
         ]
     if any(arm.index for arm in scores.arms):
@@ -173,16 +173,36 @@ def continual_table(study: Study, scores: Scores) -> Table:
     )
 
 
+def _recovery_text(arm: ArmScores) -> str:
+    """Over the runs whose thresholds are known, which may be fewer than the arm has."""
+    found, text = arm.recovery, interval_text(arm.recovery)
+    return text if found is None or found.n == arm.n else f"{text} (n = {found.n})"
+
+
+_BIAS = (
+    ", of one fresh run beside each run, so that its means read too high by about the squared "
+    "coefficient of variation of fresh returns"
+)
+
+
+def _is_paired(scores: Scores) -> bool:
+    """Whether fresh networks were trained beside every run, and not interpolated."""
+    return any(arm.facts.name == scores.oracle for arm in scores.arms)
+
+
 def _index_caption(scores: Scores) -> str:
     text = ""
     if any(arm.index or arm.self_index for arm in scores.arms):
         undefined = sum(arm.num_undefined for arm in scores.arms)
+        own = sum(arm.num_undefined_self for arm in scores.arms)
         text += (
-            " PI: gain over the untrained policy relative to the fresh oracle's in the same "
-            "regime; PI_self: relative to a fresh copy of the arm itself; slopes per regime. Loss "
-            "of plasticity is claimed from a slope of PI_self below 0, never from the return. "
-            "Regimes in which learning hardly pays, or that the comparison cuts short, have no "
-            f"index: {undefined} of all runs."
+            " PI: gain over the untrained policy (the first 20 training episodes of fresh networks "
+            "there) relative to the fresh oracle's in the same regime"
+            f"{_BIAS if _is_paired(scores) else ''}; PI_self: relative to a fresh copy of the arm "
+            "itself; slopes per regime. Loss of plasticity is claimed from a slope of PI_self "
+            "below 0, never from the return. Regimes in which learning hardly pays, or that the "
+            "comparison cuts short, have no "
+            f"PI ({undefined} regimes of all runs) and no PI_self ({own})."
         )
     if any(arm.retention for arm in scores.arms):
         text += (

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.compare.arms import DEFAULT_BASELINE
+from analysis.compare.cut_regimes import whole_only
 from analysis.compare.oracle_table import OracleTable
 from analysis.compare.study import BEGUN_TRAINED, RECORDS, UNKNOWN_RECOVERY, Study
 from analysis.continual import (
@@ -23,6 +24,7 @@ from analysis.continual import (
     interpolated_interval,
     plasticity_index,
     restricted_recovery,
+    score_failures,
     validity_gate,
 )
 from analysis.continual.episodes import Array
@@ -94,23 +96,37 @@ class FreshRuns:
             untrained = np.repeat(untrained[:, :1], untrained.shape[1], axis=1)
         return oracle, np.where(np.isnan(untrained), self._untrained, untrained)
 
-    def index(self, arm: str) -> Array:
+    def _whole(self, arm: str) -> tuple[Array, Array, Array]:
+        """Areas of an arm, of its partners, and before learning, without a regime cut short."""
         oracle, untrained = self.partners(arm)
-        return plasticity_index(self._areas[arm], oracle, untrained).values
+        oracle, untrained = (whole_only(self._study, each) for each in (oracle, untrained))
+        return _earned(self._study, arm, untrained), oracle, untrained
+
+    def index(self, arm: str) -> Array:
+        areas, oracle, untrained = self._whole(arm)
+        return _with_cut(plasticity_index(areas, oracle, untrained).values, self._areas[arm])
 
     def summary(self, arm: str, summary: Summary) -> Interval:
-        oracle, untrained = self.partners(arm)
-        return index_interval(self._areas[arm], oracle, untrained, summary, paired=True)
+        return index_interval(*self._whole(arm), summary, paired=True)
 
     def verdict(self, arm: str, switching_verified: bool) -> Verdict:
-        oracle, untrained = self.partners(arm)
-        return validity_gate(
-            self._areas[arm],
-            oracle,
-            untrained,
-            switching_verified=switching_verified,
-            paired=True,
-        )
+        return validity_gate(*self._whole(arm), switching_verified=switching_verified, paired=True)
+
+
+def _earned(study: Study, arm: str, untrained: Array) -> Array:
+    """Areas of an arm in its first regimes; failed runs earn the untrained return of each.
+
+    So the index of what they did not live to learn is 0, whatever the world.
+    """
+    areas, shares = (study.matrix(arm, f"regime/{what}") for what in ("area", "completed"))
+    num = untrained.shape[1]
+    return score_failures(areas[:, :num], shares[:, :num], untrained)
+
+
+def _with_cut(index: Array, areas: Array) -> Array:
+    """The index as wide as the areas, NaN for regimes without one at the end."""
+    rest = np.full((len(index), areas.shape[1] - index.shape[1]), math.nan)
+    return np.concatenate([index, rest], axis=1)
 
 
 class FreshGrid:
@@ -146,13 +162,12 @@ class FreshGrid:
                 f"no regime lasts the {interval:,.0f} steps that the fresh networks had"
             )
         values = self._study.matrix(arm, "regime/value")[:, complete]
-        return self._areas[arm][:, complete], values
+        untrained = self.grid.weights(values) @ self.grid.untrained.mean(axis=1)
+        return _earned(self._study, arm, untrained), values
 
     def index(self, arm: str) -> Array:
-        areas = self._areas[arm]
         whole = interpolated_index(*self._whole(arm), self.grid).values
-        rest = np.full((len(areas), areas.shape[1] - whole.shape[1]), math.nan)
-        return np.concatenate([whole, rest], axis=1)
+        return _with_cut(whole, self._areas[arm])
 
     def summary(self, arm: str, summary: Summary) -> Interval:
         return interpolated_interval(*self._whole(arm), self.grid, summary)
@@ -211,7 +226,7 @@ def lost_thresholds(study: Study, arm: str, times: Array) -> list[str]:
     partners = study.runs.get(reference, {})
     for row, key in zip(times, study.runs[arm], strict=True):
         if key in partners and partners[key].status == "failed":
-            ends = partners[key].values["regime/end_of_phase"][1:]
+            ends = partners[key].values["regime/end_of_phase"][1 : len(row) + 1]
             lacking += int((np.isnan(row[: len(ends)]) & np.isnan(ends)).sum())
     if not lacking:
         return []

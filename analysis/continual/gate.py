@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from analysis.continual.episodes import Array
-from analysis.continual.plasticity_index import index_interval, late_means
+from analysis.continual.plasticity_index import TooFewRegimes, index_interval, late_means
 from analysis.statistics import (
     Interval,
     bootstrap_indices,
@@ -28,7 +29,8 @@ class Verdict:
 
     Attributes:
         accepted: Plasticity is lost here and the benchmark is sound.
-        slope: Baseline slope of the plasticity index.
+        slope: Baseline slope of the plasticity index; NaN where a run has too few regimes with
+            an index.
         late_gap: Fresh minus baseline over the last third of the regimes, in units of return.
         learnable_share: Share of regimes in which a fresh network beats the untrained policy.
         reasons: Why it was refused; empty when accepted.
@@ -86,7 +88,7 @@ def validity_gate(
     learned, fresh = run_matrix(areas, "areas"), run_matrix(oracle, "oracle")
     learnable = float(((fresh - np.asarray(random)).mean(axis=0) > 0.0).mean())
     slope = Interval(math.nan, math.nan, math.nan, len(learned))
-    if learnable > 0.0:
+    with suppress(TooFewRegimes):  # then nothing but the gap can show a loss
         slope = index_interval(
             learned, fresh, random, paired=paired, num_resamples=num_resamples, seed=seed
         )
@@ -112,9 +114,11 @@ def verdict_of(
     if not (slope.high < 0.0 or gap.low > 0.0):
         # Few seeds that show nothing are no evidence that there is nothing.
         finding = "here" if num_seeds >= MIN_SEEDS else "shown yet"
+        trend = f"reaches up to {slope.high:.3g}"
+        trend = "is not known in every run" if math.isnan(slope.estimate) else trend
         reasons.append(
-            f"no plasticity loss {finding}: slope reaches up to {slope.high:.3g}, "
-            f"fresh minus baseline down to {gap.low:.3g}"
+            f"no plasticity loss {finding}: slope {trend}, fresh minus baseline down to "
+            f"{gap.low:.3g}"
         )
     if learnable < LEARNABLE_SHARE:
         reasons.append(f"a fresh network beats random in only {learnable:.0%} of the regimes")

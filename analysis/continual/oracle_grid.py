@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ from analysis.continual.plasticity_index import (
     MIN_RANGE_SHARE,
     PlasticityIndex,
     Summary,
+    TooFewRegimes,
     late_means,
     summarize_index,
 )
@@ -178,7 +180,7 @@ class _Interpolated:
             rows.append(summarize_index(np.where(defined, np.eye(defined.size), math.nan), summary))
         found = np.array(rows)
         if np.isnan(found).any():
-            raise ValueError(
+            raise TooFewRegimes(
                 "too few regimes have an index: the fresh network hardly beats the untrained policy"
             )
         return found
@@ -297,7 +299,7 @@ def interpolated_gate(
     found = _Interpolated(areas, values, grid, MIN_RANGE_SHARE)
     learnable = float((found.ranges.mean(axis=0) > 0.0).mean())
     slope = Interval(math.nan, math.nan, math.nan, len(found.areas))
-    if learnable > 0.0:
+    with suppress(TooFewRegimes):  # then nothing but the gap can show a loss
         slope = interpolated_interval(areas, values, grid, num_resamples=num_resamples, seed=seed)
 
     def late_gap(_: Array, fresh: Array) -> Array:

@@ -27,6 +27,10 @@ _TOO_FEW = "too few regimes have an index: the fresh network hardly beats random
 Summary = Literal["slope", "late_mean"]
 
 
+class TooFewRegimes(ValueError):
+    """A run has fewer regimes with an index than its summary needs."""
+
+
 @dataclass(frozen=True)
 class PlasticityIndex:
     """Index per regime.
@@ -154,8 +158,8 @@ def index_interval(
         min_range_share: See `plasticity_index`.
 
     Raises:
-        ValueError: Missing areas, shapes that do not fit, or a run without enough defined
-            regimes. Which regimes are defined is decided once, from all oracle runs.
+        ValueError: Missing areas, shapes that do not fit, or (`TooFewRegimes`) a run without
+            enough defined regimes. Which regimes are defined is decided once, from all oracle runs.
     """
     learned = run_matrix(areas, "areas")
     fresh = run_matrix(oracle, "oracle")
@@ -165,7 +169,7 @@ def index_interval(
         index = plasticity_index(learned, fresh, random, min_range_share)
         per_run = summarize_index(index.values, summary)
         if lacking := int(np.isnan(per_run).sum()):
-            raise ValueError(f"{lacking} of {len(per_run)} runs: {_TOO_FEW}")
+            raise TooFewRegimes(f"{lacking} of {len(per_run)} runs: {_TOO_FEW}")
         return interval(per_run, "mean", num_resamples, seed)
     if fresh.shape[1] != learned.shape[1]:
         raise ValueError(f"oracle has {fresh.shape[1]} regimes, areas {learned.shape[1]}")
@@ -173,7 +177,7 @@ def index_interval(
     ranges = fresh.mean(axis=0) - floor
     weights = _weights(_defined(ranges, min_range_share), summary)
     if np.isnan(weights).any():
-        raise ValueError(_TOO_FEW)
+        raise TooFewRegimes(_TOO_FEW)
     gains = learned - floor
     rng = np.random.default_rng(seed)
     runs = bootstrap_indices(len(learned), num_resamples, rng)

@@ -88,12 +88,19 @@ def test_unfinished_and_failed_runs_are_left_out_and_named(tmp_path):
     failed = place / "supervised-mlp-backprop" / "seed_3" / "done.json"
     failed.write_text(json.dumps({"status": "failed"}))
     table = supervised_results.regression(tmp_path / "runs", tmp_path / "out")
-    assert "| backprop | 2 |" in table
+    lines = {line.split("|")[1].strip(): line for line in table.splitlines() if "|" in line}
+    # Two runs lived and one failed; what is left of this arm is compared with nothing.
+    assert lines["backprop"].startswith("| backprop | 2 | 1 | 1.000 [1.000, 1.000] |")
+    assert lines["backprop"].endswith("| - |")
+    assert "last - linear" not in table
+    assert lines["linear"].startswith("| linear | 3 | 0 |")
+    again = supervised_results.draw_regression(tmp_path / "out", tmp_path / "again")
+    assert table.startswith(again)
     sentence = table.splitlines()[-1]
-    assert sentence.startswith("Left out: 4 of 8 runs, ")
+    assert sentence.startswith("Left out: 3 of 8 runs, ")
     assert "1 failed (supervised-mlp-backprop/seed_3)" in sentence
     assert "1 unfinished (supervised-mlp-linear/seed_2)" in sentence
-    assert "2 of seeds that another arm lacks" in sentence
+    assert "1 of seeds that another arm lacks" in sentence
     found = supervised_results.account(place / "supervised-mlp-linear", [], "x")
     assert "3 x (" in found
     with pytest.raises(ValueError, match="holds no finished runs"):
