@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -80,7 +81,9 @@ class TrainabilityMeasures:
             self._references.pop(name, None)
             self._probes.pop(name, None)
         if name not in self._probes:
-            probe = TrainabilityProbe(network, *inputs, self._settings)
+            size = min(self._settings.batch_size, len(inputs[0]))  # of one task: 100 samples
+            settings = replace(self._settings, batch_size=size)
+            probe = TrainabilityProbe(network, *inputs, settings)
             probe.reference = self._references.get(name)
             self._probes[name] = probe
         return self._probes[name]

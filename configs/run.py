@@ -369,8 +369,22 @@ def _check_warmups(config: RunConfig) -> None:
             )
 
 
+def _check_measures(config: RunConfig) -> None:
+    """Refuse measurements that would silently measure nothing."""
+    log = config.log
+    asked = [n for n in ("trainability_steps", "unit_histories", "extended") if getattr(log, n)]
+    if asked and not log.diagnostics:
+        raise ConfigurationError(
+            f"log.{asked[0]} needs log.diagnostics=true; leave one of them out"
+        )
+    if log.trainability_steps and not hasattr(ENVIRONMENTS.get(config.env.kind), "probe"):
+        lacking = f"and env.kind={config.env.kind} has none (see docs/diagnostics.md); leave it out"
+        raise ConfigurationError(f"log.trainability_steps needs a fixed set of samples, {lacking}")
+
+
 def _check_together(config: RunConfig) -> None:
     _check_answers(config)
+    _check_measures(config)
     _check_evaluations(config)
     _check_warmups(config)
     interval = getattr(config.env, "switch_interval", None)

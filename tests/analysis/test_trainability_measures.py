@@ -103,3 +103,13 @@ def test_a_state_that_does_not_name_its_inputs_is_loaded_and_scored_anew(trained
     resumed.load_state_dict(state)
     assert gaps(resumed, network(1)) == found
     assert trained() == 2 * QUICK.num_fresh
+
+
+def test_the_samples_of_a_single_task_are_enough():
+    """A set of 100 samples is smaller than the minibatches of the usual protocol."""
+    settings = Settings(num_targets=1, num_steps=5, num_fresh=2)
+    assert settings.batch_size > len(SAMPLES)
+    inputs = Inputs()
+    inputs.normalizer.update(SAMPLES)
+    found = gaps(TrainabilityMeasures(1_000, 1, inputs, settings), network(1))
+    assert all(math.isfinite(gap) for gap in found)

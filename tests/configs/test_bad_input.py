@@ -31,6 +31,14 @@ SHARE = "give the share of winning units, in (0, 1]"
             "agent.replay_size is 100; give at least agent.batch_size=320",
         ),
         (["env=slippery_ant", "agent.device=cuda"], "ppo trains on the CPU, so leave it out"),
+        (
+            ["env=bit_flipping", "agent=supervised", "log.trainability_steps=1000"],
+            "needs a fixed set of samples, and env.kind=bit_flipping has none",
+        ),
+        (
+            ["env=slippery_ant", "log.diagnostics=false", "log.extended=true"],
+            "log.extended needs log.diagnostics=true",
+        ),
         (["accept_change=true", "total_steps=40960"], "but there is none of these settings"),
     ],
 )
