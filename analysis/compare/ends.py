@@ -15,6 +15,7 @@ END_METRICS = (
     "weight_magnitude",
     "hidden_weight_magnitude",
     "action_std",
+    "trainability_gap",
 )
 
 

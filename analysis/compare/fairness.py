@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from analysis.compare.arm_scores import ArmScores, Scores
 from analysis.compare.cells import DASH, Table
 from analysis.compare.overheads import OVERHEADS
 from analysis.compare.presets import TUNING
-from analysis.compare.scores import ArmScores, Scores
 from analysis.compare.study import Study
 
 

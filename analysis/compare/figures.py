@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.compare.scores import Scores
+from analysis.compare.arm_scores import Scores
 from analysis.compare.study import Study, after_failures
 from analysis.compare.styles import WIDTH, ArmStyles
 from analysis.compare.task_figures import learning_figure, tasks_figure

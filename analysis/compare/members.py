@@ -168,6 +168,7 @@ def columns_of(columns: Columns) -> dict[str, str]:
             "stable_rank": columns.stable_rank("window", network),
             "weight_magnitude": columns.all_weights(network),
             "hidden_weight_magnitude": columns.hidden_weights(network),
+            "trainability_gap": f"probe/{network}/all/trainability_gap",
         }
     return names
 

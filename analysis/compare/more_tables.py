@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from analysis.compare.arm_scores import Scores
 from analysis.compare.cells import DASH, Table, number_text
 from analysis.compare.correlations import RUNS_FOR_A_CLAIM, Correlation
-from analysis.compare.scores import Scores
 from analysis.compare.study import Study, csv_bytes
 from analysis.compare.tables import interval_text, p_text
 from analysis.compare.tasks import TaskScores

@@ -8,10 +8,12 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from analysis.compare.arm_scores import Scores
 from analysis.compare.cells import Table
 from analysis.compare.course import CoursePoint, course, course_csv, course_table
 from analysis.compare.fairness import fairness_table
 from analysis.compare.figures import draw_figures
+from analysis.compare.flat_results import results_csv
 from analysis.compare.more_tables import (
     correlation_table,
     still_learning,
@@ -19,14 +21,13 @@ from analysis.compare.more_tables import (
     tasks_table,
 )
 from analysis.compare.oracle_table import ENOUGH_SEEDS
-from analysis.compare.scores import Scores, score
+from analysis.compare.scores import score
 from analysis.compare.study import Study, study_files
 from analysis.compare.tables import (
     arms_table,
     continual_table,
     interval_text,
     network_table,
-    results_csv,
     score_table,
 )
 from analysis.compare.yardsticks import error_text, refused_tables, tables_of

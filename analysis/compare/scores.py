@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from analysis.compare.arm_scores import ArmScores, Scores
 from analysis.compare.correlations import Correlation, before_switches, correlations
 from analysis.compare.cut_regimes import cut_note, whole_only, without_cut
 from analysis.compare.ends import END_METRICS, EndValue
 from analysis.compare.study import BEGUN_TRAINED, UNKNOWN_RECOVERY, ArmFacts, Key, Study
-from analysis.compare.tasks import TaskScores, task_scores
+from analysis.compare.switches import mean_over_runs, switches
+from analysis.compare.tasks import task_scores
 from analysis.compare.yardsticks import (
     UNKNOWN_UNTRAINED,
     FreshGrid,
@@ -25,7 +26,6 @@ from analysis.compare.yardsticks import (
     untrained_return,
 )
 from analysis.continual import (
-    FailureReport,
     Verdict,
     failure_report,
     late_means,
@@ -36,7 +36,6 @@ from analysis.continual import (
 from analysis.continual.episodes import TRAILING_EPISODES, Array
 from analysis.continual.plasticity_index import Summary
 from analysis.statistics import (
-    Comparison,
     Interval,
     adjust,
     compare,
@@ -46,95 +45,6 @@ from analysis.statistics import (
 
 # Environments whose tests show that a switch changes the simulated physics or the task.
 VERIFIED_SWITCHING = frozenset({"locomotion"})
-
-
-@dataclass
-class ArmScores:
-    """Numbers of one arm; None where they cannot be computed, with a note that says why.
-
-    Attributes:
-        facts: What the arm is.
-        n: Runs.
-        num_failed: Runs that failed, at the untrained policy's return from then on.
-        lifetime: IQM of the lifetime average return, with and without failed runs.
-        mean: Plain mean of it.
-        comparison: Against the baseline, paired by seeds.
-        p_adjusted: Holm-adjusted sign-flip p-value.
-        late: End-of-phase return over the last third of the regimes.
-        area_slope: Slope of the area per regime over regimes.
-        recovery: Restricted mean recovery time as a share of the regime.
-        share_recovered: Share of switches after which the threshold was reached.
-        index: Summary -> plasticity index against the fresh network.
-        self_index: Summary -> the same against a fresh copy of the arm itself.
-        num_undefined: Regimes of its runs without an index: learning hardly pays there, or they
-            are cut short.
-        num_undefined_self: The same for the index against a fresh copy of the arm itself.
-        retention: Summary -> retention index, where nothing ever changes.
-        ends: Diagnostic -> its value at the end of the runs.
-        gradient_steps: Mean over runs.
-        overhead: Baseline speed over the arm's, minus 1.
-        parameters: Largest number over runs, NaN where no run says.
-        peak_memory_mib: The same of the largest resident sets.
-    """
-
-    facts: ArmFacts
-    n: int
-    num_failed: int
-    lifetime: FailureReport | None = None
-    mean: Interval | None = None
-    comparison: Comparison | None = None
-    p_adjusted: float = math.nan
-    late: Interval | None = None
-    area_slope: Interval | None = None
-    recovery: Interval | None = None
-    share_recovered: float = math.nan
-    index: dict[str, Interval | None] = field(default_factory=dict)
-    self_index: dict[str, Interval | None] = field(default_factory=dict)
-    num_undefined: int = 0
-    num_undefined_self: int = 0
-    retention: dict[str, Interval | None] = field(default_factory=dict)
-    ends: dict[str, EndValue] = field(default_factory=dict)
-    gradient_steps: float = math.nan
-    overhead: float = math.nan
-    parameters: float = math.nan
-    peak_memory_mib: float = math.nan
-
-
-@dataclass(frozen=True)
-class Scores:
-    """All arms, the verdict on the benchmark, and what could not be computed.
-
-    Attributes:
-        arms: In the order of the tables.
-        verdict: Of the validity gate; None without an oracle.
-        notes: One sentence each.
-        untrained: Return of the untrained policy, NaN where nobody finished an episode.
-        lifetimes: Arm -> (runs,) lifetime averages, failures filled in.
-        areas: Arm -> (runs, regimes), failures filled in.
-        phases: Arm -> (runs, regimes) end-of-phase returns, failures filled in.
-        recoveries: Arm -> (runs, regimes) recovery times as shares of the regime, infinity where
-            the threshold was never reached, NaN where nobody knows.
-        recovery_regimes: Arm -> restricted mean recovery after every switch, where thresholds are
-            estimates and were resampled.
-        tasks: Success on tasks by arm, empty where none was evaluated.
-        correlations: Diagnostics before switches with the plasticity index after them.
-        is_ranked: Whether methods are ranked: not where the benchmark showed no lost plasticity.
-        oracle: What the plasticity index is relative to; None without it.
-    """
-
-    arms: tuple[ArmScores, ...]
-    verdict: Verdict | None
-    notes: tuple[str, ...]
-    untrained: float
-    lifetimes: Mapping[str, Array]
-    areas: Mapping[str, Array]
-    phases: Mapping[str, Array]
-    recoveries: Mapping[str, Array]
-    recovery_regimes: Mapping[str, tuple[Interval, ...]]
-    tasks: tuple[TaskScores, ...]
-    correlations: tuple[Correlation, ...]
-    is_ranked: bool
-    oracle: str | None
 
 
 class _Scorer:
@@ -196,6 +106,7 @@ class _Scorer:
         if self.areas[name].shape[1] > 1:
             scores.area_slope = self.attempt(f"{name}, slope", interval, trend, "mean")
         self._recovery(scores)
+        self._switches(scores)
         self._indices(scores)
         if self.is_stationary and not self.study.about.get("may_change"):
             self._retention(scores)
@@ -264,6 +175,15 @@ class _Scorer:
         present = ~np.isnan(limited)
         per_run = np.where(present, limited, 0.0).sum(axis=1) / present.sum(axis=1)
         scores.recovery = interval(per_run, "mean")
+
+    def _switches(self, scores: ArmScores) -> None:
+        """What a change of the world costs at once, and what an earlier visit is worth later."""
+        if self.study.about["windows"]:
+            return
+        found = switches(self.study, scores.facts.name, self.areas[scores.facts.name])
+        scores.drop = mean_over_runs(found.drops)
+        scores.relearning = mean_over_runs(found.relearning)
+        scores.zero_shot_revisit = mean_over_runs(found.zero_shot)
 
     def _indices(self, scores: ArmScores) -> None:
         if self.is_stationary:

@@ -1,21 +1,17 @@
-"""Tables of a comparison: for people, and one CSV with every number."""
+"""Tables of a comparison for people."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.table import Table as RichTable
 
+from analysis.compare.arm_scores import ArmScores, Scores
 from analysis.compare.cells import DASH, Table, number_text, percent_text
-from analysis.compare.ends import END_METRICS
-from analysis.compare.fairness import PairedOverheads, paired_overheads
-from analysis.compare.scores import ArmScores, Scores
+from analysis.compare.fairness import paired_overheads
 from analysis.compare.study import Study
-from analysis.compare.tasks import supported
-from analysis.result_table import write_result_table
 from analysis.run_files import number, read_cells
 from analysis.statistics import Interval
 from analysis.statistics.comparisons import EXACT_LIMIT, SIGN_DRAWS
@@ -121,6 +117,13 @@ def _score_row(arm: ArmScores, failures: bool, baseline: str, is_ranked: bool) -
     return (*cells, percent_text(arm.overhead, sign=True))
 
 
+_SWITCH_COLUMNS: dict[str, Callable[[ArmScores], Interval | None]] = {
+    "drop": lambda arm: arm.drop,
+    "relearning": lambda arm: arm.relearning,
+    "zero-shot at return": lambda arm: arm.zero_shot_revisit,
+}
+
+
 def continual_table(study: Study, scores: Scores) -> Table:
     """What happens over the regimes."""
     header = ["arm", "seeds", "end of phase, last third", "slope of area"]
@@ -136,6 +139,10 @@ def continual_table(study: Study, scores: Scores) -> Table:
             _recovery_text,
             lambda arm: percent_text(arm.share_recovered),
         ]
+    for title, pick in _SWITCH_COLUMNS.items():
+        if any(pick(arm) is not None for arm in scores.arms):
+            header.append(title)
+            columns.append(lambda arm, pick=pick: interval_text(pick(arm)))
     if any(arm.index for arm in scores.arms):
         header += ["PI, last third", "PI slope"]
         columns += [
@@ -162,6 +169,17 @@ def continual_table(study: Study, scores: Scores) -> Table:
         "same world; 1 where it never does; worlds with fewer than ten complete episodes are left "
         "out."
     )
+    if any(arm.drop is not None for arm in scores.arms):
+        recovery += (
+            " Drop: trailing return at a switch less its least value over the next quarter of the "
+            "regime."
+        )
+    if any(arm.relearning is not None for arm in scores.arms):
+        recovery += (
+            " Worlds return here. Relearning: area of a later visit less that of the first. "
+            "Zero-shot: first 20 episodes of later visits. A gain there is memory or transfer, and "
+            "no plasticity."
+        )
     return Table(
         "Continual learning",
         tuple(header),
@@ -220,7 +238,10 @@ def network_table(study: Study, scores: Scores) -> Table:
         "weight_magnitude": "mean |weight|",
         "hidden_weight_magnitude": "of the last hidden layer",
         "action_std": "action std",
+        "trainability_gap": "trainability gap",
     }
+    if all(arm.ends["trainability_gap"].mean is None for arm in scores.arms):
+        del titles["trainability_gap"]  # measured on request only
     if all(arm.ends["hidden_weight_magnitude"].mean is None for arm in scores.arms):
         del titles["hidden_weight_magnitude"]  # copies made before it was followed
     rows = []
@@ -236,6 +257,12 @@ def network_table(study: Study, scores: Scores) -> Table:
         "on-policy window; stable rank of the last hidden layer (99 % of the singular-value sum), "
         "mean |weight| of the whole network"
         + (" and of its last hidden layer" if "hidden_weight_magnitude" in titles else "")
+        + (
+            "; trainability gap: log ratio of the loss on new random targets to that of fresh "
+            "networks, above 0 is worse than fresh"
+            if "trainability_gap" in titles
+            else ""
+        )
         + ". (k missing): k runs without a measurement.",
     )
 
@@ -250,79 +277,6 @@ def _end_text(arm: ArmScores, metric: str) -> str:
     text = interval_text(found.mean, 100.0 if metric == "dormant_fraction" else 1.0)
     is_partial = found.mean is not None and found.num_missing
     return f"{text} ({found.num_missing} missing)" if is_partial else text
-
-
-def results_csv(study: Study, scores: Scores) -> bytes:
-    """Every number of all tables, unrounded, one row per arm."""
-    stream = io.StringIO(newline="")
-    paired = paired_overheads(study)
-    rows = [_flat_row(arm) | _costs(arm, paired) for arm in scores.arms]
-    tasks = {arm.arm: arm for arm in scores.tasks}
-    for row in rows:
-        if row["claim"] and tasks:
-            own, base = tasks[str(row["arm"])], tasks[study.baseline]
-            row["claim"] = supported(str(row["claim"]), own, base)
-    write_result_table(stream, rows)
-    return stream.getvalue().replace("\r\n", "\n").encode()
-
-
-def _flat_row(arm: ArmScores) -> dict[str, object]:
-    facts, found, report = arm.facts, arm.comparison, arm.lifetime
-    row: dict[str, object] = {"arm": facts.name, "seeds": arm.n, "failed": arm.num_failed}
-
-    def add(name: str, value: Interval | None) -> None:
-        bounds = (math.nan,) * 3 if value is None else (value.estimate, value.low, value.high)
-        row.update(zip((name, f"{name}_low", f"{name}_high"), map(_cell, bounds), strict=True))
-
-    add("lifetime_iqm", None if report is None else report.with_failures)
-    add("lifetime_iqm_without_failed", None if report is None else report.without_failures)
-    add("lifetime_mean", arm.mean)
-    add("difference", None if found is None else found.difference)
-    row["p"] = _cell(math.nan if found is None else found.p_value)
-    row["p_holm"] = _cell(arm.p_adjusted)
-    row["claim"] = "" if found is None else found.claim
-    add("improvement", None if found is None else found.improvement)
-    add("late_end_of_phase", arm.late)
-    add("area_slope", arm.area_slope)
-    add("recovery", arm.recovery)
-    row["share_recovered"] = _cell(arm.share_recovered)
-    indices = (("pi", arm.index), ("pi_self", arm.self_index), ("retention", arm.retention))
-    for name, index in indices:
-        for summary in ("late_mean", "slope"):
-            add(f"{name}_{summary}", index.get(summary))
-    row["pi_undefined"] = arm.num_undefined
-    for metric in END_METRICS:
-        add(metric, arm.ends[metric].mean)
-        row[f"{metric}_missing"] = arm.ends[metric].num_missing
-    row["gradient_steps"] = _cell(arm.gradient_steps)
-    row["uses_task_boundary"] = "yes" if facts.uses_task_boundary else "no"
-    row["resets_optimizer"] = facts.resets_optimizer
-    replay = facts.resets_replay
-    row["resets_replay"] = "" if replay is None else "yes" if replay else "no"
-    row["context"] = facts.context
-    row["context_is_oracle"] = "yes" if facts.context_is_oracle else "no"
-    row["context_uses_boundaries"] = "yes" if facts.context_uses_boundaries else "no"
-    row["overhead"] = "unknown" if math.isnan(arm.overhead) else repr(arm.overhead)
-    return row
-
-
-def _costs(arm: ArmScores, paired: PairedOverheads | None) -> dict[str, object]:
-    row: dict[str, object] = {
-        "parameters": _cell(arm.parameters),
-        "peak_memory_mib": _cell(arm.peak_memory_mib),
-    }
-    for quantity in ("env_step", "gradient_step"):
-        values = (None,) * 3
-        if paired is not None and arm.facts.name in paired.arms:
-            values = paired.arms[arm.facts.name][quantity]
-        for suffix, value in zip(("", "_low", "_high"), values, strict=True):
-            cell = "" if value is None else _cell(value)
-            row[f"overhead_paired_{quantity}{suffix}"] = cell
-    return row
-
-
-def _cell(value: float) -> str:
-    return "" if math.isnan(value) else repr(float(value))
 
 
 def arms_table(study: Study) -> Table:

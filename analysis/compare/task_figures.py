@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.compare.scores import Scores
+from analysis.compare.arm_scores import Scores
 from analysis.compare.study import Study
 from analysis.compare.styles import WIDTH, ArmStyles
 from analysis.statistics import Interval, pointwise_band

@@ -20,10 +20,11 @@ import evaluate
 from analysis.compare import Extras
 from analysis.compare.collecting import collect, gather
 from analysis.compare.fairness import fairness_table
+from analysis.compare.flat_results import results_csv
 from analysis.compare.overheads import read_overheads
 from analysis.compare.presets import chosen_presets
 from analysis.compare.scores import score
-from analysis.compare.tables import results_csv, score_table
+from analysis.compare.tables import score_table
 from analysis.ending import earlier, run_costs
 from analysis.process_memory import PeakMemory
 from analysis.run_files import NotARun

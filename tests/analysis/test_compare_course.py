@@ -10,9 +10,10 @@ from synthetic_studies import add_group, add_run
 
 from analysis.compare.collecting import collect
 from analysis.compare.course import course, course_csv, course_table
+from analysis.compare.flat_results import results_csv
 from analysis.compare.report import render
 from analysis.compare.scores import score
-from analysis.compare.tables import network_table, results_csv
+from analysis.compare.tables import network_table
 
 FIFTHS = [800, 1_600, 2_400, 3_200, 4_000]
 

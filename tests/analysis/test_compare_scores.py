@@ -12,6 +12,7 @@ import scipy.stats
 from synthetic_studies import add_group, add_run, returns_of, write_csv
 
 from analysis.compare.collecting import collect
+from analysis.compare.flat_results import results_csv
 from analysis.compare.report import compose, warnings
 from analysis.compare.scores import score
 from analysis.compare.tables import (
@@ -20,7 +21,6 @@ from analysis.compare.tables import (
     number_text,
     p_text,
     percent_text,
-    results_csv,
     score_table,
 )
 from analysis.runs import find_runs

@@ -22,11 +22,11 @@ from analysis.compare import flags
 from analysis.compare.collecting import collect
 from analysis.compare.correlations import centred, correlations, rank_correlation
 from analysis.compare.flags import UnknownSettings, context_flags
+from analysis.compare.flat_results import results_csv
 from analysis.compare.more_tables import correlation_table
 from analysis.compare.report import compose
 from analysis.compare.scores import score
 from analysis.compare.styles import ArmStyles
-from analysis.compare.tables import results_csv
 from analysis.compare.task_figures import learning_figure
 from analysis.compare.tasks import area_under_curve, last_gain, supported
 from analysis.multitask import UnlikeRuns, study, write_evaluation
