@@ -34,6 +34,7 @@ from agents.transplants import check_parts, kept_in_place, transplant_updates
 from agents.update import Update, clone
 from agents.update_clock import UpdateClock
 from networks.heads import Network, QFunction, SquashedGaussianPolicy
+from networks.injected import fitted_state
 from plasticity.method import InputSource
 
 CHECK_PERIOD = 100  # gradient steps between looks at all weights
@@ -380,7 +381,7 @@ class SAC(Agent):
         transplant_updates(self.updates, state["updates"], fresh_parts)
         for name, target in zip(CRITICS, self.targets, strict=True):
             if name not in fresh_parts:
-                target.load_state_dict(clone(state["targets"][name]))
+                target.load_state_dict(fitted_state(target, clone(state["targets"][name])))
         if "temperature" not in fresh_parts:
             self.temperature.load_state(state["temperature"], "optimizer" not in fresh_parts)
         if "replay" not in fresh_parts:

@@ -11,6 +11,7 @@ import torch
 
 from agents.normalization import RunningNormalizer
 from agents.update import Update, clone, load_optimizer_state
+from networks.injected import fitted_state
 from networks.units import Touched
 from plasticity.parameters import whole
 
@@ -77,7 +78,7 @@ def transplant_updates(
             continue
         donor = donors[name]
         update.restore_structure(donor["methods"])
-        update.network.load_state_dict(clone(donor["network"]))
+        update.network.load_state_dict(fitted_state(update.network, clone(donor["network"])))
         if "optimizer" not in fresh_parts:
             ours = type(update.optimizer).__name__
             if donor["optimizer_kind"] != ours:

@@ -18,6 +18,7 @@ from configs.compose import CONFIG_FOLDER, method_ids, presets
 from configs.reading import refuse_unread
 from configs.run import AGENTS, CONTEXTS, ENVIRONMENTS, RunConfig
 from configs.schema import ConfigurationError, to_plain
+from configs.world_lengths import world_lengths
 from envs.contexts.layer import ContextLayer, learning_provider
 from networks.torso import ContextSpec
 
@@ -167,15 +168,21 @@ def build_agent(config: RunConfig, info: Any, num_threads: int = 1) -> Agent:
         action_low=getattr(info, "action_low", None),
         action_high=getattr(info, "action_high", None),
     )
+    # Counters of a fresh agent begin anew in every world: that is all the time its methods have.
+    lived = min([config.total_steps, *world_lengths(config.env, config.total_steps).values()])
     try:
         build = AGENTS.get(config.agent.kind).build
         agent = (
-            FreshAtTaskChange(lambda life: build(config.agent, replace(parts, life=life)))
+            FreshAtTaskChange(
+                lambda life: build(config.agent, replace(parts, life=life, total_steps=lived))
+            )
             if config.fresh_at_switch
             else build(config.agent, parts)
         )
     except ValueError as error:
-        raise ConfigurationError(str(error)) from error
+        world = f" (fresh_at_switch=true makes a run of every world, {lived:,} steps here)"
+        is_short = config.fresh_at_switch and lived < config.total_steps
+        raise ConfigurationError(f"{error}{world if is_short else ''}") from error
     known = set(agent.networks())
     for identifier, method in config.method.items():
         chosen = getattr(method, "networks", "all")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from configs.schema import ConfigurationError, later, load
+from configs.world_lengths import world_lengths
 from envs.contexts import given
 from networks.registry import Registry, said_of_values
 
@@ -353,14 +354,8 @@ def _check_warmups(config: RunConfig) -> None:
         return
     starts = getattr(agent, "learning_starts", None)
     name, starts = ("warmup_steps", warmup) if starts is None else ("learning_starts", starts)
-    lengths = ["steps_per_task"]
-    is_abrupt = getattr(env, "schedule", "") in ("abrupt", "list", "cyclic")
-    # Other worlds may last longer than the interval.
-    if is_abrupt and env.switch_rule == "exact" and env.intervals == "fixed":
-        lengths.append("switch_interval")
-    for length in lengths:
-        steps = getattr(env, length, None)
-        if steps is not None and steps <= starts and steps < config.total_steps:
+    for length, steps in world_lengths(env, config.total_steps).items():
+        if steps <= starts:
             cause = "fresh_at_switch" if config.fresh_at_switch else "agent.warmup_on_switch"
             raise ConfigurationError(
                 f"{cause}=true waits for agent.{name}={starts} steps in every world, but "

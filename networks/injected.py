@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +61,33 @@ class InjectedHead(nn.Module):
 
     def _parts(self) -> tuple[list[nn.Parameter], ...]:
         return tuple(list(part.parameters()) for part in (self.base, self.fresh, self.frozen))
+
+
+def fitted_state(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Parameters of a network whose heads have room for injection or not, for one that differs.
+
+    A plain head becomes the base of one with room, whose other two parts stay as they are; of a
+    head with room the sum becomes a plain head.
+
+    Args:
+        network: What they are for.
+        state: `state_dict` of the other network; not changed.
+    """
+    found = dict(state)
+    for path, module in network.named_modules():
+        has_room = f"{path}.base.weight" in found
+        for name in ("weight", "bias"):
+            if isinstance(module, InjectedHead) and not has_room and f"{path}.{name}" in found:
+                found[f"{path}.base.{name}"] = found.pop(f"{path}.{name}")
+                for part in ("fresh", "frozen"):
+                    own = getattr(getattr(module, part), name)
+                    found[f"{path}.{part}.{name}"] = own.detach().clone()
+            elif isinstance(module, nn.Linear) and f"{path}.base.{name}" in found:
+                base, fresh, frozen = (
+                    found.pop(f"{path}.{part}.{name}") for part in ("base", "fresh", "frozen")
+                )
+                found[f"{path}.{name}"] = base + (fresh - frozen)
+    return found
 
 
 def make_room(network: Network) -> None:

@@ -21,6 +21,7 @@ class Touched:
             what they know about such entries. (Methods that never draw anew say so for all of
             theirs, `Method.renews_entries`.)
         mirrored: Whether target networks are to copy the new values.
+        shift: What was added to these entries, in their shape, where they were not renewed.
     """
 
     parameter: Tensor
@@ -28,6 +29,7 @@ class Touched:
     indices: Tensor
     renewed: bool = True
     mirrored: bool = True
+    shift: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,11 +101,12 @@ class Reader:
         means = means.to(weight.dtype)
         bias = self.layer.bias
         if means.dim() == 2:
-            bias.add_(torch.einsum("okc,kc->o", weight, means))
+            shift = torch.einsum("okc,kc->o", weight, means)
         else:
-            bias.add_(weight.flatten(2).sum(-1) @ means)
+            shift = weight.flatten(2).sum(-1) @ means
+        bias.add_(shift)
         every = torch.arange(len(bias), device=bias.device)
-        return [Touched(bias, 0, every, renewed=False, mirrored=False)]
+        return [Touched(bias, 0, every, renewed=False, mirrored=False, shift=shift)]
 
 
 def paired_readers(layers: Iterable[nn.Linear], num_units: int) -> tuple[Reader, ...]:

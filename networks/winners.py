@@ -139,5 +139,7 @@ class Winners(nn.Module):
 
     @torch.no_grad()
     def clear(self, units: Tensor) -> None:
-        """Set the duty cycles of some units back to k/n."""
+        """Set the duty cycles of some units back to k/n; of all at once, they begin anew."""
         self.duty[units] = self.k / self.num_units
+        if len(units) == self.num_units:
+            self.seen.zero_()

@@ -94,7 +94,7 @@ def matrices(module: nn.Module, heads: bool, only_bounds: bool = False) -> list[
         module: A `Network`, or any module whose last linear layer is its head.
         heads: Include the heads.
         only_bounds: The caller needs no more of a layer than its fan-in: include convolutions, and
-            heads that start at zero.
+            layers that start at zero.
 
     Raises:
         ValueError: There is no such layer.
@@ -107,7 +107,7 @@ def matrices(module: nn.Module, heads: bool, only_bounds: bool = False) -> list[
         Matrix(name, layer, id(layer) in head_ids, masks.get(f"{name}.weight"))
         for name, layer in layers
         if (heads or id(layer) not in head_ids)
-        and ((only_bounds and id(layer) in head_ids) or bool(layer.weight.detach().any()))
+        and (only_bounds or bool(layer.weight.detach().any()))
     ]
     if not found:
         raise ValueError("the network has no hidden linear layer")
@@ -181,6 +181,13 @@ class References:
         """Write 0 into rewritten entries."""
         for entry, value in self._mine(values, touched):
             value.index_fill_(entry.dim, entry.indices, 0.0)
+
+    @torch.no_grad()
+    def shift_entries(self, values: Sequence[Tensor], touched: Sequence[Touched]) -> None:
+        """Add to copies what was added to entries that go on being learnt (absorbed means)."""
+        for entry, value in self._mine(values, touched):
+            if entry.shift is not None:
+                value.index_add_(entry.dim, entry.indices, entry.shift.to(value.dtype))
 
     def _mine(self, values: Sequence[Tensor], touched: Sequence[Touched]):
         for entry in touched:

@@ -127,10 +127,12 @@ class EWC(Intervention):
         return []
 
     def notice_edits(self, touched: Sequence[Touched], renewed: bool) -> None:
-        """Renewed entries are free until the next consolidation."""
+        """Renewed entries are free until the next consolidation; shifted ones stay as held."""
         if renewed:
             self._references.copy_entries(self._anchor, touched)
             self._references.zero_entries(self._importance, touched)
+        else:
+            self._references.shift_entries(self._anchor, touched)
 
     def state_dict(self) -> dict[str, Any]:
         """Counters, importances, anchors and states, cloned; {} when switched off."""

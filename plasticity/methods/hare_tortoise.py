@@ -91,9 +91,11 @@ class HareTortoise(Intervention):
         return [whole(parameter) for parameter in self._references.parameters]
 
     def notice_edits(self, touched: Sequence[Touched], renewed: bool) -> None:
-        """Renewed entries are new in the slow network too."""
+        """Renewed entries are new in the slow network too; shifted ones are shifted there."""
         if renewed:
             self._references.copy_entries(self._slow, touched)
+        else:
+            self._references.shift_entries(self._slow, touched)
 
     def state_dict(self) -> dict[str, Any]:
         """Counters and slow weights, cloned; {} when switched off."""

@@ -58,10 +58,9 @@ class L2Init(Method):
     re-implementations use the unsquared norm, whose pull is equally strong at any distance.
     """
 
-    changes_weights = True
-
     def __init__(self, config: Config, target: Target) -> None:
         self.config = config
+        self.changes_weights = config.decoupled  # a penalty edits nothing
         self.active = config.strength > 0.0 and acts_on(config.networks, target.name)
         if not self.active:
             return
@@ -103,9 +102,16 @@ class L2Init(Method):
             parameter.lerp_(initial, min(1.0, 2.0 * rate * strength))
 
     def notice_edits(self, touched: Sequence[Touched], renewed: bool) -> None:
-        """Renewed entries are pulled towards their new initial values from now on."""
-        if renewed and self.config.theta0 == "renewed":
+        """Renewed entries are pulled towards their new initial values from now on.
+
+        What a bias takes over from a renewed unit moves its initial value along.
+        """
+        if self.config.theta0 != "renewed":
+            return
+        if renewed:
             self._references.copy_entries(self._initial, touched)
+        else:
+            self._references.shift_entries(self._initial, touched)
 
     def notice_start(self, touched: Sequence[Touched]) -> None:
         """Loaded weights are the first ones, whatever `theta0` says of later edits."""

@@ -124,6 +124,12 @@ class NaP(Method):
         self._initial_norms = torch.stack(torch._foreach_norm(self._weights))
 
     @torch.no_grad()
+    def notice_edits(self, touched: Sequence[Touched], renewed: bool) -> None:
+        """Who draws a layer anew fills its frozen bias, too: empty it before targets copy it."""
+        if self._biases:
+            torch._foreach_zero_(self._biases)
+
+    @torch.no_grad()
     def after_step(
         self, activations: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
     ) -> None:
@@ -136,8 +142,6 @@ class NaP(Method):
         norms = torch.stack(torch._foreach_norm(self._weights)).clamp_min_(1e-12)
         for weight, factor in zip(self._weights, self._initial_norms / norms, strict=True):
             weight.mul_(factor)
-        if self._biases:
-            torch._foreach_zero_(self._biases)  # recyclers may have drawn new ones
         if self.config.project_norms:
             for norm, homogeneous in self._norms:
                 self._project_norm(norm, homogeneous, optimizer)

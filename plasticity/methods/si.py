@@ -141,6 +141,8 @@ class SI(Intervention):
             self._references.copy_entries(self._anchor, touched)
             self._references.zero_entries(self._importance, touched)
             self._references.zero_entries(self._path, touched)
+        else:
+            self._references.shift_entries(self._anchor, touched)
 
     def state_dict(self) -> dict[str, Any]:
         """Counters, importances, paths and anchors, cloned; {} when switched off."""

@@ -39,6 +39,10 @@ SHARE = "give the share of winning units, in (0, 1]"
             ["env=slippery_ant", "log.diagnostics=false", "log.extended=true"],
             "log.extended needs log.diagnostics=true",
         ),
+        (
+            ["arm=fresh_continual_backprop", "env.switch_interval=100000", "total_steps=1000000"],
+            "could never fire on 'policy': the run plans 7,812 gradient steps",
+        ),
         (["accept_change=true", "total_steps=40960"], "but there is none of these settings"),
     ],
 )

@@ -289,7 +289,7 @@ def test_injection_stands_alone(other):
         weight_clipping.Config(),
         fire.Config(**PERIODIC),
         shrink_perturb.Config(**PERIODIC),
-        l2_init.Config(),
+        l2_init.Config(decoupled=True),
     ],
 )
 def test_the_path_integral_comes_before_edits_of_every_step(early):
