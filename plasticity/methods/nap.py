@@ -120,12 +120,15 @@ class NaP(Method):
 
     @torch.no_grad()
     def notice_start(self, touched: Sequence[Touched]) -> None:
-        """Loaded weights are to keep the size that they have now."""
+        """Loaded weights are to keep the size that they have now; biases go with the first step."""
         self._initial_norms = torch.stack(torch._foreach_norm(self._weights))
 
     @torch.no_grad()
     def notice_edits(self, touched: Sequence[Touched], renewed: bool) -> None:
         """Who draws a layer anew fills its frozen bias, too: empty it before targets copy it."""
+        self._empty_biases()
+
+    def _empty_biases(self) -> None:
         if self._biases:
             torch._foreach_zero_(self._biases)
 
@@ -142,6 +145,7 @@ class NaP(Method):
         norms = torch.stack(torch._foreach_norm(self._weights)).clamp_min_(1e-12)
         for weight, factor in zip(self._weights, self._initial_norms / norms, strict=True):
             weight.mul_(factor)
+        self._empty_biases()  # also loaded ones, and where nobody tells of edits
         if self.config.project_norms:
             for norm, homogeneous in self._norms:
                 self._project_norm(norm, homogeneous, optimizer)

@@ -100,6 +100,18 @@ def test_biases_that_nap_has_emptied_stay_empty_whoever_draws_anew():
         assert all(not bias.any() for bias in biases)
 
 
+def test_nap_empties_the_biases_of_a_donor_without_it():
+    network = mlp.Config(hidden_sizes=[8], layer_norm=True, initializer="pytorch")
+    donor, agent = agent_of("ppo", network, {}), agent_of("ppo", network, {"nap": {}})
+    agent.transplant(donor.state_dict(), ["optimizer"])  # which trains fewer biases
+    for name, update in agent.updates.items():
+        update.methods["nap"].after_step({}, update.optimizer)
+        given = donor.updates[name].network.state_dict()
+        biases = {n: p for n, p in update.network.named_parameters() if n.endswith("linear.bias")}
+        assert biases
+        assert all(given[n].any() and not bias.any() for n, bias in biases.items())
+
+
 def test_clipping_reaches_layers_that_start_at_zero():
     agent = agent_of("ppo", FilmConfig(hidden_sizes=[8, 8]), {"weight_clipping": {"kappa": 1.0}})
     update = agent.updates["policy"]
