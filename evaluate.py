@@ -223,7 +223,8 @@ def compare(arguments: argparse.Namespace) -> int:
 
     if arguments.data is not None:
         others = (arguments.runs, arguments.baseline, arguments.partial, arguments.export_data)
-        if any(others) or arguments.oracle_table or arguments.overheads:
+        extras = arguments.oracle_table, arguments.overheads, arguments.switching_verified
+        if any(others) or any(extras):
             raise UsageError("--from draws stored data again; it takes no runs and only --out")
         out = arguments.out or arguments.data.resolve().parent
         study = report_again(arguments.data, out)
@@ -260,7 +261,8 @@ def _extras(arguments: argparse.Namespace) -> Extras:
 
     files = arguments.overheads or [file for file in DEFAULT_FILES if file.is_file()]
     overheads = read_overheads(*files) if files else None
-    return Extras(tuple(read_tables(arguments.oracle_table or ())), overheads)
+    tables = tuple(read_tables(arguments.oracle_table or ()))
+    return Extras(tables, overheads, arguments.switching_verified)
 
 
 def oracle(arguments: argparse.Namespace) -> int:
@@ -341,6 +343,8 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--oracle-table", type=Path, action="append", metavar="PATH", help=fresh)
     paired = "section on methods of the benchmark, one per agent; default: results/throughput"
     added.add_argument("--overheads", type=Path, action="append", metavar="FILE", help=paired)
+    how = "for the validity gate on a world of yours: how its switches were verified, in words"
+    added.add_argument("--switching-verified", metavar="WORDS", help=how)
     added = command(oracle)
     added.add_argument("runs", type=Path, nargs="+", metavar="RUN_OR_GROUP")
     added.add_argument("--out", type=Path, required=True, help="folder, such as results/oracles")

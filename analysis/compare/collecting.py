@@ -39,7 +39,7 @@ from analysis.compare.oracle_matching import match_tables
 from analysis.compare.oracle_table import OracleTable
 from analysis.compare.overheads import OVERHEADS, Overheads, overhead_facts
 from analysis.compare.presets import TUNING, tuning_facts
-from analysis.compare.study import BEGUN_TRAINED, FORMAT, ArmFacts, Run, Study
+from analysis.compare.study import BEGUN_TRAINED, FORMAT, VERIFIED, ArmFacts, Run, Study
 from analysis.compare.sweep_plans import refuse_unbegun
 from analysis.compare.yardsticks import TABLES, oracle_table
 from analysis.continual.episodes import Array
@@ -54,10 +54,12 @@ class Extras:
     Attributes:
         tables: Tables of fresh networks, and whether each was named itself.
         overheads: Overheads measured in pairs.
+        switching_verified: How somebody verified that switches change the world, in words.
     """
 
     tables: tuple[tuple[OracleTable, bool], ...] = ()
     overheads: Overheads | None = None
+    switching_verified: str | None = None
 
 
 NO_EXTRAS = Extras()
@@ -201,6 +203,7 @@ def measured(gathered: Gathered, command: str = "", extras: Extras = NO_EXTRAS) 
         "training_commands": training_commands(members),
         **_provenance(members),
         **_begun_trained(gathered.arms),
+        **({VERIFIED: extras.switching_verified} if extras.switching_verified else {}),
     }
     facts = _facts(gathered.arms, gathered.baseline)
     return Study(about, facts, _runs(gathered.arms, facts, members, values, clock))

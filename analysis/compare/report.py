@@ -22,7 +22,7 @@ from analysis.compare.more_tables import (
 )
 from analysis.compare.oracle_table import ENOUGH_SEEDS
 from analysis.compare.scores import score
-from analysis.compare.study import Study, study_files
+from analysis.compare.study import VERIFIED, Study, study_files
 from analysis.compare.tables import (
     arms_table,
     continual_table,
@@ -124,7 +124,7 @@ def warnings(study: Study) -> list[str]:
     if fewest < 5:
         found.append(
             f"exploratory: {fewest} seed{'' if fewest == 1 else 's'} per arm; below five seeds no "
-            "test can reach p < .06, and 10 are needed for a claim"
+            "test can reach p < .1, and 10 are needed for a claim"
         )
     elif fewest < 10:
         found.append(f"exploratory: {fewest} seeds per arm; 10 are needed for a claim")
@@ -257,6 +257,8 @@ def _plasticity(study: Study, scores: Scores) -> list[Block]:
                 f"{error_text(table.grid)}; their seeds are resampled in every draw, for the "
                 "indices and for the thresholds of recovery"
             )
+    if VERIFIED in study.about:
+        lines.append(f"switches verified, says who made this report: {study.about[VERIFIED]}")
     decision = "accepted for comparing methods"
     if verdict.lacks_seeds_only:
         decision = "not accepted yet; the comparison of methods above is exploratory"

@@ -12,7 +12,14 @@ from analysis.compare.arm_scores import ArmScores, Scores
 from analysis.compare.correlations import Correlation, before_switches, correlations
 from analysis.compare.cut_regimes import cut_note, whole_only, without_cut
 from analysis.compare.ends import END_METRICS, EndValue
-from analysis.compare.study import BEGUN_TRAINED, UNKNOWN_RECOVERY, ArmFacts, Key, Study
+from analysis.compare.study import (
+    BEGUN_TRAINED,
+    UNKNOWN_RECOVERY,
+    VERIFIED,
+    ArmFacts,
+    Key,
+    Study,
+)
 from analysis.compare.switches import mean_over_runs, switches
 from analysis.compare.tasks import task_scores
 from analysis.compare.yardsticks import (
@@ -267,7 +274,8 @@ class _Scorer:
         about = self.study.about
         if self.oracle is None:
             return None
-        verified = about["env_kind"] in VERIFIED_SWITCHING and bool(about["values_change"])
+        ours = about["env_kind"] in VERIFIED_SWITCHING and bool(about["values_change"])
+        verified = ours or VERIFIED in about
         return self.attempt("validity gate", self.oracle.verdict, self.study.baseline, verified)
 
 

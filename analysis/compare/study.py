@@ -28,6 +28,8 @@ RECORDS = ("recovery/regime", "recovery/share", "recovery/return")
 UNKNOWN_RECOVERY = "regime/recovery_unknown"
 # Arms whose runs go on from a checkpoint; absent where none does, and in older data.
 BEGUN_TRAINED = "begun_trained"
+# How switches were verified, where whoever made the report said so.
+VERIFIED = "switching_verified"
 Key = tuple[int, int]
 FORMAT = 3  # 2 had no records around the thresholds of recovery
 

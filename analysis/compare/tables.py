@@ -96,7 +96,7 @@ def _strength(scores: Scores) -> str:
     weakest = min(pairs, key=lambda pair: pair.n, default=None)
     if weakest is None or weakest.claim == "claim":
         return ""
-    few = " (no test can reach p < .06)" if weakest.claim == "too few seeds" else ""
+    few = " (no test can reach p < .1)" if weakest.claim == "too few seeds" else ""
     return f"With {weakest.n} pairs differences are exploratory{few}: 10 are needed for a claim. "
 
 

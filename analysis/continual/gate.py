@@ -123,6 +123,9 @@ def verdict_of(
     if learnable < LEARNABLE_SHARE:
         reasons.append(f"a fresh network beats random in only {learnable:.0%} of the regimes")
     if not switching_verified:
-        reasons.append("nobody verified that the switches change the physics or the task")
+        reasons.append(
+            "nobody verified that the switches change the physics or the task (if you did, say "
+            "how with --switching-verified)"
+        )
     lacks_seeds_only = len(reasons) == 1 and num_seeds < MIN_SEEDS
     return Verdict(not reasons, slope, gap, learnable, tuple(reasons), lacks_seeds_only)

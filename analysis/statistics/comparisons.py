@@ -183,7 +183,7 @@ class Comparison:
 
     @property
     def claim(self) -> str:
-        """What this many pairs can support: below 5 no test reaches p < .06."""
+        """What this many pairs can support: below 5 no test reaches p < .1."""
         if self.n < 5:
             return "too few seeds"
         return "exploratory" if self.n < 10 else "claim"

@@ -157,6 +157,7 @@ def test_four_methods_with_ten_seeds_take_less_than_ten_seconds(tmp_path):
         (["compare", "RUNS"], "--out"),
         (["compare", "--from", "DATA", "RUNS"], "takes no runs"),
         (["compare", "--from", "DATA", "--baseline", "l2"], "takes no runs"),
+        (["compare", "--from", "DATA", "--switching-verified", "x"], "takes no runs"),
         (["compare", "--from", "RUNS"], "holds no data of a comparison"),
         (["compare", "--from", "DAMAGED"], "holds damaged data"),
         (["compare", "--outt", "x"], "unrecognized arguments"),

@@ -11,9 +11,9 @@ import pytest
 import scipy.stats
 from synthetic_studies import add_group, add_run, returns_of, write_csv
 
-from analysis.compare.collecting import collect
+from analysis.compare.collecting import Extras, collect
 from analysis.compare.flat_results import results_csv
-from analysis.compare.report import compose, warnings
+from analysis.compare.report import compose, render, warnings
 from analysis.compare.scores import score
 from analysis.compare.tables import (
     continual_table,
@@ -224,6 +224,18 @@ def test_the_gate_refuses_few_seeds_and_unverified_switches(tmp_path):
     assert any("3 baseline seeds" in reason for reason in scores.verdict.reasons)
     _, _, scores = with_oracle(tmp_path / "inert", range(3), switching=False)
     assert any("nobody verified" in reason for reason in scores.verdict.reasons)
+    assert not scores.is_ranked
+
+
+def test_whoever_verified_the_switches_of_a_world_can_say_so(tmp_path):
+    with_oracle(tmp_path / "own", range(3), switching=False)
+    words = "tests/envs/test_mine.py compares the physics"
+    study, arms, scores = scores_of(tmp_path / "own", extras=Extras(switching_verified=words))
+    assert scores.is_ranked
+    assert arms["l2"].comparison is not None
+    assert scores.verdict.lacks_seeds_only  # nothing but seeds is missing
+    study = replace(study, about={**study.about, "name": "own", "out": "results/own"})
+    assert words in render(study, "own")["report.md"].decode()
 
 
 def test_an_oracle_that_lacks_seeds_gives_no_index(tmp_path):
@@ -325,7 +337,7 @@ def test_few_seeds_are_called_exploratory(tmp_path, seeds, said):
         (
             4,
             "too few seeds",
-            "With 4 pairs differences are exploratory (no test can reach p < .06)",
+            "With 4 pairs differences are exploratory (no test can reach p < .1)",
         ),
         (9, "exploratory", "With 9 pairs differences are exploratory: 10 are needed"),
         (10, "claim", None),
