@@ -111,6 +111,10 @@ class Agent(ABC):
         noise = torch.randn(mean.shape, generator=self._watching_noise).numpy()
         return mean + noise * log_std.detach().exp().numpy()
 
+    def begin_sampling(self) -> None:
+        """Let `sample` draw its noise from the beginning: equal calls then give equal actions."""
+        vars(self).pop("_watching_noise", None)
+
     @functools.cached_property
     def _watching_noise(self) -> torch.Generator:
         return Streams(0, "predict/").torch("noise")

@@ -97,6 +97,10 @@ class FreshAtTaskChange(Agent):
         """Sample actions for somebody who only watches; see `Agent.sample`."""
         return self.inner.sample(observation, context)
 
+    def begin_sampling(self) -> None:
+        """Draw noise from the beginning; see `Agent.begin_sampling`."""
+        self.inner.begin_sampling()
+
     def observe(self, transition: Transition) -> None:
         """Take in the outcome of the last exploring `act`."""
         self.inner.observe(transition)

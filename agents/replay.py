@@ -292,16 +292,20 @@ class Replay:
 
 
 def check_memory(capacity: int, width: int, device: torch.device) -> None:
-    """Refuse a replay that would not fit.
+    """Refuse a replay that would not fit, now or when it is full and saved.
 
     Raises:
         ValueError: It needs more bytes than there are.
     """
-    needed = capacity * width * torch.finfo(torch.float32).bits // 8
-    available = available_bytes(device)
-    if available is not None and needed > available:
-        largest = available // (needed // capacity)
-        raise ValueError(
-            f"a replay of {capacity:,} transitions needs {needed:,} bytes on {device}, but only "
-            f"{available:,} are available; set agent.replay_size to at most {largest:,}"
-        )
+    row = width * torch.finfo(torch.float32).bits // 8
+    host = torch.device("cpu")
+    # A checkpoint that is written or read holds all rows in memory of the host once more.
+    for place, copies in ((device, 2 if device == host else 1), (host, 1)):
+        available = available_bytes(place)
+        if available is not None and capacity * row * copies > available:
+            saved = ", the copy for a checkpoint included" if place == host else ""
+            raise ValueError(
+                f"a replay of {capacity:,} transitions needs {capacity * row * copies:,} bytes on "
+                f"{place}{saved}, but only {available:,} are available; set agent.replay_size to "
+                f"at most {available // (row * copies):,}"
+            )

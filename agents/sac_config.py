@@ -228,6 +228,12 @@ def check_together(config: Config, parts: Parts) -> None:
         raise ValueError(
             "agent.device is cuda, but torch finds no CUDA device; set agent.device=cpu"
         )
+    if config.buffer_on_switch == "keep_last_n" and config.keep_last_n < parts.num_envs:
+        raise ValueError(
+            f"agent.keep_last_n={config.keep_last_n} is less than one step of {parts.num_envs} "
+            "environments, so that nothing would be kept; give at least that many, or "
+            "agent.buffer_on_switch=clear"
+        )
     if config.temperature_per_task and not (parts.context.discrete and parts.context.dim):
         raise ValueError(
             "agent.temperature_per_task=true needs a one-hot context that names the task; this "

@@ -151,10 +151,10 @@ class SB3Model:
     def _split(self, observation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Observations (N, obs) and contexts (N, C), float32."""
         size = self.shape.observation_dim
-        if observation.shape[-1] != size + self.shape.context_dim:
+        if observation.shape[-1] != size + self.shape.shown_dim:
             raise ValueError(
                 f"an observation has {observation.shape[-1]} numbers, the agent was built for "
-                f"{size} and a context of {self.shape.context_dim}"
+                f"{size} and a context of {self.shape.shown_dim}"
             )
         return observation[..., :size], observation[..., size:].astype(np.float32)
 

@@ -45,11 +45,16 @@ class SB3Agent(Agent, Generic[Model]):
         self.config = config
         self.iteration = 0
         self._draws = GlobalStreams(parts.streams, "sb3")
-        self._prediction_draws = GlobalStreams(parts.streams, "sb3_prediction")
+        self._streams = parts.streams
+        self.begin_sampling()
         self._logger = Logger(folder=None, output_formats=[])  # only to read what SB3 logs
         with self._draws.lent():
             self.model = build_model(config, parts)
         self.model.set_logger(self._logger)
+
+    def begin_sampling(self) -> None:
+        """Draw noise from the beginning; see `Agent.begin_sampling`."""
+        self._prediction_draws = GlobalStreams(self._streams, "sb3_prediction")
 
     def _learn(self, train: Callable[[], None]) -> dict[str, float]:
         """Let SB3 learn; returns what it has logged, by our names.

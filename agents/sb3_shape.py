@@ -15,7 +15,8 @@ class Shape:
 
     Attributes:
         observation_dim: Size of an observation without its context.
-        context_dim: Size of the context, appended to the observation by `envs.sb3.SB3VecEnv`.
+        context_dim: Size of the context that the input sees; with the part of gates behind it,
+            it is appended to the observation by `envs.sb3.SB3VecEnv`.
         action_dim: Size of an action.
         num_envs: Environments stepped together while training.
         action_low: Lower bounds of an action.
@@ -50,16 +51,22 @@ class Shape:
             if not isinstance(space, Box) or len(space.shape) != 1:
                 raise ValueError(f"the {name} space is {space}; it must be a Box of one dimension")
         actions = cast(Box, actions)
-        context_dim = int(getattr(env, "context_dim", 0))
+        shown = int(getattr(env, "context_dim", 0))
+        kind = _context_kind(env)
         return cls(
-            cast(Box, observations).shape[0] - context_dim,
-            context_dim,
+            cast(Box, observations).shape[0] - shown,
+            shown - kind.get("gate_context_dim", 0),
             actions.shape[0],
             env.num_envs,
             actions.low.tolist(),
             actions.high.tolist(),
-            **_context_kind(env),
+            **kind,
         )
+
+    @property
+    def shown_dim(self) -> int:
+        """Numbers behind an observation: contexts of the input and of gates."""
+        return self.context_dim + self.gate_context_dim
 
 
 def _context_kind(env: VecEnv) -> dict[str, Any]:

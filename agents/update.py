@@ -233,10 +233,11 @@ class Update:
         shifted = [entry for entry in touched if not entry.renewed]
         for other in self._active.values():
             if other is not method:
-                if renewed:
-                    other.notice_edits(renewed, method.renews_entries)
+                # Means are absorbed before rows are drawn, whose biases have kept none of it.
                 if shifted:
                     other.notice_edits(shifted, False)
+                if renewed:
+                    other.notice_edits(renewed, method.renews_entries)
         if method.mirrors_targets:
             self._target_edits += touched
         self._restarted |= method.restarts_network

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -129,28 +130,42 @@ def _by_context(
     group: UnitGroup, features: Tensor, ids: Tensor, count: int
 ) -> dict[str, Callable[[], float]]:
     present = [int(context) for context in ids.unique()]
-    parts = {context: features[ids == context] for context in present}
-    measured: dict[str, dict[int, float]] = {
-        RANK: {
-            c: diagnostics.ranks_of_spectrum(diagnostics.spectrum(part), len(part)).stable_rank
+
+    @cache  # of what is not finite nothing can be measured, which the caller gives as the reason
+    def ranks() -> dict[int, float]:
+        parts = {context: features[ids == context] for context in present}
+        spectra = {context: diagnostics.spectrum(part) for context, part in parts.items()}
+        return {
+            c: diagnostics.ranks_of_spectrum(spectra[c], len(part)).stable_rank
             for c, part in parts.items()
         }
-    }
+
+    @cache
+    def active() -> dict[int, float]:
+        shares = contexts.activity_map(features, ids, count).mean(1)
+        return {context: float(shares[context]) for context in present}
+
+    @cache
+    def dormant() -> dict[int, float]:
+        found = contexts.context_dormancy(features, ids, count).per_context.double().mean(1)
+        return {context: float(found[context]) for context in present}
+
+    @cache
+    def overlap() -> Tensor:
+        return contexts.representation_overlap(features, ids, count).chance_ratio
+
+    measured: dict[str, Callable[[], dict[int, float]]] = {RANK: ranks}
     functions: dict[str, Callable[[], float]] = {}
     if group.activation in SILENT and len(ids):
-        active = contexts.activity_map(features, ids, count).mean(1)
-        dormant = contexts.context_dormancy(features, ids, count).per_context.double().mean(1)
-        measured["active_fraction"] = {c: float(active[c]) for c in present}
-        measured["dormant_fraction"] = {c: float(dormant[c]) for c in present}
-        ratio = contexts.representation_overlap(features, ids, count).chance_ratio
-        within, across = ratio.diagonal(), ratio[~torch.eye(count, dtype=torch.bool)]
-        functions[OVERLAPS[0]] = lambda: _known_mean(within)
-        functions[OVERLAPS[1]] = lambda: _known_mean(across)
+        measured |= {"active_fraction": active, "dormant_fraction": dormant}
+        others = ~torch.eye(count, dtype=torch.bool)
+        functions[OVERLAPS[0]] = lambda: _known_mean(overlap().diagonal())
+        functions[OVERLAPS[1]] = lambda: _known_mean(overlap()[others])
     for metric, values in measured.items():
-        functions[f"{metric}_per_context"] = lambda v=values: _mean(v)
+        functions[f"{metric}_per_context"] = lambda v=values: _mean(v())
         for context in range(count):
             name = f"{metric}_context_{context}"
-            functions[name] = lambda v=values, c=context: v.get(c, math.nan)
+            functions[name] = lambda v=values, c=context: v().get(c, math.nan)
     return functions
 
 

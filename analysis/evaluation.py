@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,9 +27,9 @@ class Actor(Protocol):
 
     def act(self, observation: np.ndarray, context: np.ndarray, explore: bool) -> np.ndarray: ...
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def sample(self, observation: np.ndarray, context: np.ndarray) -> np.ndarray: ...
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+    def begin_sampling(self) -> None: ...
 
 
 class FixedWorlds(Protocol):
@@ -138,14 +137,13 @@ def measure_returns(
     quota[: num_episodes % envs.num_envs] += 1
     returns: list[float] = []
     lengths: list[int] = []
-    with _without_learning(agent, explore=not deterministic) as act:
-        while quota.any():
-            action = act(observation, envs.context)
-            observation, _, terminated, truncated, info = envs.step(action)
-            for index in np.flatnonzero((terminated | truncated) & (quota > 0)):
-                quota[index] -= 1
-                returns.append(float(info["episode_return"][index]))
-                lengths.append(int(info["episode_length"][index]))
+    choose = _chooser(agent, explore=not deterministic)
+    while quota.any():
+        observation, _, terminated, truncated, info = envs.step(choose(observation, envs.context))
+        for index in np.flatnonzero((terminated | truncated) & (quota > 0)):
+            quota[index] -= 1
+            returns.append(float(info["episode_return"][index]))
+            lengths.append(int(info["episode_length"][index]))
     found = interval(returns, "mean", seed=seed, confidence=CONFIDENCE)
     bounds = (found.estimate, found.low, found.high)
     return Returns(tuple(returns), tuple(lengths), *bounds, float(np.mean(lengths)))
@@ -157,30 +155,16 @@ def start_seed(seed: int) -> int:
     return int(sequence.generate_state(1)[0])
 
 
-@contextmanager
-def _without_learning(agent: Actor, explore: bool) -> Iterator[Callable[..., np.ndarray]]:
-    """Yield a function of observation and context; what acting changes is put back.
+def _chooser(agent: Actor, explore: bool) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """A function of observation and context that changes nothing which training depends on.
 
-    A running normaliser is put back after every action, so that it stays that of the checkpoint;
-    the random streams at the end, so that every world meets the same exploration noise.
+    Exploration is that of the policy, also where training still acts at random to warm up, and
+    every world meets the same noise.
     """
     if not explore:
-        yield functools.partial(agent.act, explore=False)
-        return
-    before = agent.state_dict()
-    normalizer = getattr(agent, "normalizer", None)
-    statistics = None if normalizer is None else normalizer.state_dict()
-
-    def act(observation: np.ndarray, context: np.ndarray) -> np.ndarray:
-        action = agent.act(observation, context, explore=True)
-        if normalizer is not None:
-            normalizer.load_state_dict(statistics)
-        return action
-
-    try:
-        yield act
-    finally:
-        agent.load_state_dict(before)
+        return functools.partial(agent.act, explore=False)
+    agent.begin_sampling()
+    return agent.sample
 
 
 def write_results(path: Path, worlds: Sequence[World], about: Mapping[str, Any]) -> Path:

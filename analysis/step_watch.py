@@ -12,6 +12,7 @@ from agents.update import Update
 from analysis.measure import weights_of
 from networks.units import UnitGroup
 from plasticity import diagnostics
+from plasticity.recycling import incoming_linears
 
 WATCHED_STEPS = 10
 GRAMA_TAU = 0.01
@@ -121,10 +122,12 @@ class StepWatch:
             return {}
         name, update = self._update.name, self._update
         ratios = (self._ratios / self._count).tolist()
-        row = {
-            f"weights/{name}/{layer}/update_ratio": ratio if ratio < float("inf") else float("nan")
-            for layer, ratio in zip((*self.layers, "all"), ratios, strict=True)
-        }
+        row = {}
+        for layer, ratio in zip((*self.layers, "all"), ratios, strict=True):
+            column = f"weights/{name}/{layer}/update_ratio"
+            row[column] = ratio if ratio < float("inf") else float("nan")
+            if not ratio < float("inf"):
+                reasons[column] = "all its weights were 0 before one of the steps"
         row[f"gradients/{name}/all/grad_norm"] = float(self._norm) / self._count
         if update.max_grad_norm is not None:
             row[f"gradients/{name}/all/clip_share"] = float(self._clipped) / self._count
@@ -206,15 +209,6 @@ class StepWatch:
             name: value.to(device, copy=True) for name, value in state["magnitudes"].items()
         }
         self._update.observer = self if state["watching"] else None
-
-
-def incoming_linears(group: UnitGroup) -> list[nn.Linear | nn.Conv2d]:
-    """Linear maps whose rows are the units of a group; none for foreign producers."""
-    layer = group.layer
-    if not isinstance(layer, nn.Module):
-        return []
-    linears = [m for m in layer.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    return [linear for linear in linears if linear.weight.shape[0] == group.num_units]
 
 
 def _entries(linear: nn.Linear | nn.Conv2d) -> Tensor | int:

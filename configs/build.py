@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
+from torch import nn
 
 from agents.base import Agent
 from agents.fresh import FreshAtTaskChange
@@ -18,7 +19,7 @@ from configs.compose import CONFIG_FOLDER, method_ids, presets
 from configs.reading import refuse_unread
 from configs.run import AGENTS, CONTEXTS, ENVIRONMENTS, RunConfig
 from configs.schema import ConfigurationError, to_plain
-from configs.world_lengths import world_lengths
+from configs.world_lengths import first_world, world_lengths
 from envs.contexts.layer import ContextLayer, learning_provider
 from networks.torso import ContextSpec
 
@@ -78,7 +79,7 @@ def _check_tasks_are_shown(config: RunConfig) -> None:
 
     Raises:
         ValueError: Temperatures, advantages or baselines would belong to false tasks, or a
-            temperature to none.
+            temperature to none, or separate heads would have no context to be chosen by.
     """
     agent = config.agent
     if config.context.kind == "detected" and getattr(agent, "temperature_per_task", False):
@@ -89,6 +90,19 @@ def _check_tasks_are_shown(config: RunConfig) -> None:
             "context that is given, such as context=regime"
         )
     control = getattr(config.context, "control", "none")
+    networks = {"network": config.network, "value_network": config.value_network}
+    for name, network in networks.items():
+        kind = getattr(network, "kind", None)
+        if kind != "multi_head" and not getattr(network, "separate_heads", False):
+            continue
+        if config.context.kind == "detected" or control == "zero":
+            shows = "context.control=zero" if control == "zero" else "context=detected"
+            raise ValueError(
+                f"{name}={kind} has one head per context, and {shows} names none"
+                f"{'' if control == 'zero' else ' until it has found one'}, so that its outputs "
+                "would be 0 and nothing would be learnt; choose a network with one head, or a "
+                "context that is given, such as context=regime"
+            )
     if control == "none" or getattr(config.context, "input", None) == "source":
         return
     for name, wanted in (
@@ -249,9 +263,16 @@ def _refuse_idle_oracle(config: RunConfig, agent: Agent) -> None:
         ConfigurationError: Nothing would ever be announced.
     """
     fixed = getattr(config.env, "schedule", "") == "fixed"
+    needy = agent.methods_that_need_boundaries()
+    if (first := first_world(config.env)) and needy and first >= config.total_steps:
+        raise ConfigurationError(
+            f"{_as_typed(needy, config)} acts at task changes, but the first world lasts "
+            f"env.switch_interval={first:,} steps and the run {config.total_steps:,}, so that "
+            "there is none; set a shorter env.switch_interval or larger total_steps"
+        )
     if not fixed and not hasattr(ENVIRONMENTS.get(config.env.kind), "NEVER_CHANGES"):
         return
-    if needy := agent.methods_that_need_boundaries():
+    if needy:
         world = "env.schedule=fixed" if fixed else f"env.kind={config.env.kind}"
         raise ConfigurationError(
             f"{_as_typed(needy, config)} acts at task changes, but {world} never changes, so that "
@@ -259,6 +280,24 @@ def _refuse_idle_oracle(config: RunConfig, agent: Agent) -> None:
             "env=slippery_ant or env=mt10_sequence, or leave it out (where a method has a period: "
             "at_task_change=false)"
         )
+
+
+def _refuse_batch_statistics(config: RunConfig, agent: Agent) -> None:
+    """Refuse networks that normalise by their batch where somebody acts.
+
+    Raises:
+        ConfigurationError: An action would depend on the other environments of the batch, and
+            acting would change the network.
+    """
+    if hasattr(AGENTS.get(config.agent.kind), "LEARNS_FROM_ANSWERS"):
+        return
+    for name, network in agent.networks().items():
+        if any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in network.modules()):
+            raise ConfigurationError(
+                f"the network {name} uses batch statistics (BatchNorm), with which an action "
+                "depends on the other environments and acting changes the network; choose one "
+                "without, such as network=layer_norm"
+            )
 
 
 def _refuse_lasting_context(config: RunConfig, envs: Any) -> None:
@@ -328,6 +367,7 @@ def rehearse(
             if is_new:
                 refuse_idle_optimizer(agent)
                 _refuse_idle_oracle(config, agent)
+                _refuse_batch_statistics(config, agent)
                 _refuse_lasting_context(config, envs)
             if begin is not None:
                 begin(agent, config, envs)

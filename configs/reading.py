@@ -1,4 +1,4 @@
-"""Which settings of contexts and agents are read under which choice: one table for each.
+"""Which settings of contexts, agents and methods are read under which choice: a table for each.
 
 `envs.reading` has that of schedules. Left out are settings that say how to compute (`fast_path`,
 `capture`, `acting`), because the device may change within a run, and those whose agent refuses them
@@ -58,14 +58,35 @@ AGENTS = {
 }
 
 
+_RANKED = Reader(
+    "every method.continual_backprop.utility but random",
+    lambda c: c.method["continual_backprop"].utility != "random",
+)
+METHODS = {
+    "continual_backprop": {"utility_decay": _RANKED, "rank_key": _RANKED},
+    "redo": {
+        "window_samples": Reader(
+            "method.redo.score_batch=window", lambda c: c.method["redo"].score_batch == "window"
+        )
+    },
+    "shrink_perturb": {
+        "noise": Reader(
+            "method.shrink_perturb.variance_preserving=false",
+            lambda c: not c.method["shrink_perturb"].variance_preserving,
+        )
+    },
+}
+
+
 def refuse_unread(config: RunConfig) -> None:
     """Refuse settings away from their defaults that another choice makes idle.
 
     Raises:
         ConfigurationError: Naming the setting, who reads it, and what else to do.
     """
-    for group, tables in (("context", CONTEXTS), ("agent", AGENTS)):
-        settings = getattr(config, group)
+    chosen = [("context", config.context, CONTEXTS), ("agent", config.agent, AGENTS)]
+    chosen += [(f"method.{name}", method, METHODS) for name, method in config.method.items()]
+    for group, settings, tables in chosen:
         for found in unread(settings, tables.get(settings.kind, {}), config):
             default = "null" if found.default is None else found.default
             raise ConfigurationError(

@@ -14,9 +14,17 @@ def world_lengths(env: Any, total_steps: int) -> dict[str, int]:
         env: Settings of the environment.
         total_steps: Of the run.
     """
-    names = ["steps_per_task"]
-    is_abrupt = getattr(env, "schedule", "") in ("abrupt", "list", "cyclic")
-    if is_abrupt and env.switch_rule == "exact" and env.intervals == "fixed":
-        names.append("switch_interval")
-    found = {name: getattr(env, name, None) for name in names}
+    found = {"steps_per_task": getattr(env, "steps_per_task", None)}
+    found["switch_interval"] = first_world(env)
     return {name: steps for name, steps in found.items() if steps and steps < total_steps}
+
+
+def first_world(env: Any) -> int | None:
+    """Environment steps of the first physical world; None where that is not known beforehand.
+
+    Args:
+        env: Settings of the environment.
+    """
+    is_abrupt = getattr(env, "schedule", "") in ("abrupt", "list", "cyclic")
+    is_planned = is_abrupt and env.switch_rule == "exact" and env.intervals == "fixed"
+    return int(env.switch_interval) if is_planned else None

@@ -86,8 +86,8 @@ class Reader:
                 every column a value of its own.
 
         Returns:
-            The bias. Target networks are not to copy it: theirs lags behind, and copying would
-            move it by more than the means.
+            The bias. Target networks are to add the same and not to copy it: theirs lags behind,
+            and copying would move it by more than the means.
 
         Raises:
             ValueError: The layer has no bias to move the mean into.

@@ -96,8 +96,8 @@ def mirror_edits(touched: Sequence[Touched], online: nn.Module, target: nn.Modul
         touched: What `pop_touched` returned for `online`.
         online: The edited network.
         target: A network of the same structure, for example its Polyak average. Running
-            statistics (buffers) and entries that are not to be mirrored (absorbed means) are not
-            copied.
+            statistics (buffers) and entries that are not to be mirrored are not copied; what was
+            added to such entries (absorbed means) is added there, too.
 
     Raises:
         ValueError: An entry does not belong to `online`.
@@ -109,18 +109,25 @@ def mirror_edits(touched: Sequence[Touched], online: nn.Module, target: nn.Modul
     for entry in touched:
         if id(entry.parameter) not in names:
             raise ValueError("an edited parameter does not belong to the online network given")
-        if not entry.mirrored:
-            continue
-        fresh = entry.parameter.index_select(entry.dim, entry.indices)
-        twins[names[id(entry.parameter)]].index_copy_(entry.dim, entry.indices, fresh)
+        twin = twins[names[id(entry.parameter)]]
+        if entry.mirrored:
+            fresh = entry.parameter.index_select(entry.dim, entry.indices)
+            twin.index_copy_(entry.dim, entry.indices, fresh)
+        elif entry.shift is not None:
+            twin.index_add_(entry.dim, entry.indices, entry.shift.to(twin.dtype))
+
+
+def incoming_linears(group: UnitGroup) -> list[nn.Linear | nn.Conv2d]:
+    """Linear maps and convolutions whose rows are the units of a group."""
+    layer = group.layer
+    parts = layer.modules() if isinstance(layer, nn.Module) else vars(layer).values()
+    linears = [part for part in parts if isinstance(part, nn.Linear | nn.Conv2d)]
+    return [linear for linear in linears if linear.weight.shape[0] == group.num_units]
 
 
 def drawn_units(group: UnitGroup, touched: Sequence[Touched]) -> Tensor | None:
     """Units of a group whose incoming weights somebody has rewritten, int64 (k,); None for none."""
-    layer = group.layer
-    parts = layer.modules() if isinstance(layer, nn.Module) else vars(layer).values()
-    linears = [part for part in parts if isinstance(part, nn.Linear | nn.Conv2d)]
-    rows = {id(one.weight) for one in linears if one.weight.shape[0] == group.num_units}
+    rows = {id(linear.weight) for linear in incoming_linears(group)}
     found = [entry.indices for entry in touched if not entry.dim and id(entry.parameter) in rows]
     return torch.cat(found).unique() if found else None
 

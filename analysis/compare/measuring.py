@@ -327,5 +327,5 @@ def gradient_steps(config: Mapping[str, Any], env_steps: int) -> float:
         return float(rollouts * int(agent["num_epochs"]) * batches)
     if "updates_per_env_step" in agent:
         owed = learning_steps(config, env_steps) * float(agent["updates_per_env_step"])
-        return float(math.floor(owed))
+        return float(math.floor(owed + 1e-9))  # as `UpdateClock` counts them
     return math.nan

@@ -26,21 +26,31 @@ GROUP = "sequence_references"
 EXIT_CONFIGURATION = 2
 # Settings of the environment that a single task has nothing to do with, or that are the seed.
 _ENV_IGNORED = ("order_seed", "world_seed", "only_task", "reset_cache", "num_workers")
+_AGENT_IGNORED = ("device", "capture", "keep_last_n")  # and all that acts at switches
 _LOG_KEPT = ("quick_evaluation_steps", "quick_evaluation_goals", "evaluation_rows_per_task")
 
 
 def reference_key(config: RunConfig, task: str) -> str:
     """What a reference of one task must have in common with a sequence, as a hash.
 
-    Methods, boundaries, seeds and the order of tasks do not matter; agent, network, optimizer,
-    list of tasks, goals, length of a stage and the grid of evaluations do.
+    Methods, boundaries, what the agent does at switches, seeds and the order of tasks do not
+    matter; agent, network, optimizer, list of tasks, goals, length of a stage and the grid of
+    evaluations do.
 
     Args:
         config: Of the sequence, or of a reference.
         task: Its name.
     """
     env = {k: v for k, v in to_plain(config.env).items() if k not in _ENV_IGNORED}
-    agent = {k: v for k, v in to_plain(config.agent).items() if k not in ("device", "capture")}
+    agent = {
+        name: value
+        for name, value in to_plain(config.agent).items()
+        if name not in _AGENT_IGNORED and not name.endswith("_on_switch")
+    }
+    has_reservoir = getattr(config.agent, "buffer_on_switch", "") == "reservoir"
+    # One that never fills within a stage is a plain replay.
+    if has_reservoir and env["steps_per_task"] > agent["replay_size"]:
+        agent["buffer_on_switch"] = "reservoir"
     log = to_plain(config.log)
     same: dict[str, Any] = {
         "task": task,

@@ -15,6 +15,7 @@ from envs.snapshots import Snapshot, Stored, load_arrays, load_generators, save_
 
 CONTROLS = ("none", "zero", "constant", "shuffled", "delayed")
 MEMORY = 32
+REMEMBERED = ("memory", "memory_length", "num_remembered")
 
 
 class Control(Protocol):
@@ -44,6 +45,10 @@ class Control(Protocol):
         """Take over a state."""
         ...
 
+    def adopt(self, snapshot: Snapshot) -> None:
+        """Show what one in this state would, without going on to remember: to be measured."""
+        ...
+
 
 class Truth:
     """The truth."""
@@ -67,6 +72,9 @@ class Truth:
 
     def restore(self, snapshot: Snapshot) -> None:
         """There is no state."""
+
+    def adopt(self, snapshot: Snapshot) -> None:
+        """Nothing is remembered."""
 
 
 class Zero(Truth):
@@ -139,6 +147,7 @@ class PlayedBack(Stored):
         self, num_envs: int, dim: int, max_steps: int, generator: np.random.Generator
     ) -> None:
         self._generator = generator
+        self._adopted: Snapshot | None = None  # the stream's state then; nothing is remembered now
         self._arrays = {
             "memory": np.zeros((MEMORY, max_steps + 1, dim), dtype=np.float32),
             "memory_length": np.zeros(MEMORY, dtype=np.int64),
@@ -153,7 +162,7 @@ class PlayedBack(Stored):
     def start(self, rows: np.ndarray, truth: np.ndarray) -> None:
         """Remember what has ended, then draw for the new episodes."""
         state = self._arrays
-        for row in rows.tolist():
+        for row in rows.tolist() if self._adopted is None else ():
             if state["lived_length"][row] > 1:  # one step at least
                 self._remember(row)
         for row in rows.tolist():
@@ -198,7 +207,19 @@ class PlayedBack(Stored):
         return state["played"][np.arange(len(truth)), at]
 
     def forget(self) -> None:
-        """Earlier episodes stay: what is played says nothing about the world anyway."""
+        """Earlier episodes stay: what is played says nothing about the world anyway.
+
+        Where somebody measures, every world meets the same draws.
+        """
+        if self._adopted is not None:
+            (self._generator,) = load_generators(self._adopted, 1)
+
+    def adopt(self, snapshot: Snapshot) -> None:
+        """Play the episodes that another one remembers; one without any leaves none."""
+        if "memory" in snapshot:  # of another control otherwise
+            self._arrays |= load_arrays(snapshot, {name: self._arrays[name] for name in REMEMBERED})
+        self._adopted = {}
+        save_generators([self._generator], self._adopted)
 
     def snapshot(self) -> Snapshot:
         """Memory, what is lived and played, and the stream."""
@@ -250,6 +271,9 @@ class Delayed:
     def snapshot(self) -> Snapshot:
         """The memory."""
         return {"past": self._past.copy()}
+
+    def adopt(self, snapshot: Snapshot) -> None:
+        """Nothing is remembered of other lives."""
 
     def restore(self, snapshot: Snapshot) -> None:
         """Take over a memory."""

@@ -149,6 +149,7 @@ class Felt(Stored, Shown):
         """
         self.take_over(snapshot)
         self._frozen = True
+        self._control.adopt(part_of(snapshot, "control"))
 
     def take_over(self, snapshot: Snapshot) -> None:
         """Take over what was learnt, not what was felt last, and go on as that one would.

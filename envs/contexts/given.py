@@ -125,6 +125,15 @@ class Given:
         self._truth = self._source.current(envs)
         self._control.restore(snapshot)
 
+    def adopt(self, snapshot: Snapshot) -> None:
+        """Show what this state's control would; the truth is that of other environments.
+
+        Raises:
+            ValueError: It is of other settings.
+        """
+        require_equal(snapshot, "label", self._label)
+        self._control.adopt(snapshot)
+
 
 def provide(
     config: Config, envs: Any, info: EnvInfo, settings: Any, total_steps: int, seed: int

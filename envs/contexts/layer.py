@@ -111,6 +111,11 @@ class Provider(Protocol):
         """Take over a state; the environments have been restored before."""
         ...
 
+    def adopt(self, snapshot: Snapshot) -> None:
+        """Take over what another one had learnt or remembered, not what it felt last; to be
+        measured: neither learn nor remember any more."""
+        ...
+
 
 @runtime_checkable
 class LearningProvider(Provider, Protocol):
@@ -122,10 +127,6 @@ class LearningProvider(Provider, Protocol):
 
     @property
     def waits_for(self) -> tuple[str, ...]: ...
-
-    def adopt(self, snapshot: Snapshot) -> None:
-        """Take over what another one had learnt, not what it felt last, and learn no more."""
-        ...
 
     def take_over(self, snapshot: Snapshot) -> None:
         """Take over what another one had learnt, not what it felt last, and go on as it would.
@@ -241,15 +242,15 @@ class ContextLayer(VectorWrapper):
         return {f"{PREFIX}{key}": value for key, value in self.provider.snapshot().items()}
 
     def adopt(self, snapshot: Snapshot) -> None:
-        """Take over what the contexts of a snapshot's environments were learnt to be.
+        """Take over what the contexts of a snapshot's environments were learnt to be, or are
+        played back from.
 
         The environments themselves stay as they are: they measure what was trained in others.
 
         Raises:
             ValueError: It is of another kind of context.
         """
-        if isinstance(self.provider, LearningProvider):
-            self.provider.adopt(_of_provider(snapshot))
+        self.provider.adopt(_of_provider(snapshot))
 
     def take_over(self, snapshot: Snapshot) -> None:
         """Go on with what the contexts of another run's environments were learnt to be.

@@ -221,6 +221,7 @@ class Window(Shown):
         self._require_form(snapshot)
         self._has_adopted = True
         self._load(snapshot, self._generator)
+        self._control.adopt(part_of(snapshot, "control"))
         self.forget()
 
     def take_over(self, snapshot: Snapshot) -> None:

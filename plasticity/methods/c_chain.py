@@ -170,8 +170,24 @@ class CChain(Method):
     def notice_edits(self, touched: Sequence[Touched], renewed: bool) -> None:
         """Give the kept weights the same edit; the penalty would undo it otherwise."""
         for entry in touched:
+            kept = self._by_id[id(entry.parameter)]
+            if entry.shift is not None:  # these entries go on being learnt
+                kept.index_add_(entry.dim, entry.indices, entry.shift.to(kept.dtype))
+                continue
             fresh = entry.parameter.index_select(entry.dim, entry.indices)
-            self._by_id[id(entry.parameter)].index_copy_(entry.dim, entry.indices, fresh)
+            kept.index_copy_(entry.dim, entry.indices, fresh)
+
+    def announcement(self) -> str:
+        """Say when the coefficient adapts."""
+        if not self.active:
+            return f"{self.config.kind} is off on {self.target.name}"
+        fixed, planned = self.config.warmup_steps, self.target.planned_gradient_steps
+        never = ", so that it never adapts in this run" if planned and planned < fixed else ""
+        total = f" of {planned:,}" if planned else ""
+        return (
+            f"{self.config.kind} on {self.target.name}: coefficient "
+            f"{self.config.initial_coefficient:g} for {fixed:,}{total} gradient steps{never}"
+        )
 
     def log_values(self) -> dict[str, float]:
         """Coefficient in force."""

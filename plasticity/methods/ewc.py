@@ -27,7 +27,8 @@ class Config:
         decay: gamma in [0, 1], share of the old importances that stays at a consolidation.
         num_samples: States that importances are measured on, >= 1.
         refresh_period: Gradient steps between two draws of these states, >= 1: the last draw
-            before a task change is from the old task.
+            before a task change is from the old task. From a replay that keeps old tasks it is
+            from all of them; `agent.buffer_on_switch=clear` leaves the old task alone.
         period: Steps of `clock` between consolidations without announcements, 0 for none.
         clock: `gradient_step` of the network, or `env_step`.
         at_task_change: Consolidate at announced task changes.

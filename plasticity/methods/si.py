@@ -136,12 +136,13 @@ class SI(Intervention):
 
     def notice_edits(self, touched: Sequence[Touched], renewed: bool) -> None:
         """Edits are no part of the path; renewed entries start without importance."""
-        self._references.copy_entries(self._before, touched)
         if renewed:
+            self._references.copy_entries(self._before, touched)
             self._references.copy_entries(self._anchor, touched)
             self._references.zero_entries(self._importance, touched)
             self._references.zero_entries(self._path, touched)
         else:
+            self._references.shift_entries(self._before, touched)
             self._references.shift_entries(self._anchor, touched)
 
     def state_dict(self) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from agents import ppo, sac, supervised
 from agents.base import Agent
 from agents.fresh import FreshAtTaskChange
 from agents.parts import Parts
-from analysis.evaluation import _without_learning
 from networks import mlp
 from plasticity.methods import continual_backprop, ewc, injection
 from plasticity.optimizers import adam
@@ -171,9 +170,12 @@ def test_sampling_for_an_evaluation_leaves_the_normaliser_of_the_inner_agent_alo
     agent = FreshAtTaskChange(builder("ppo"))
     steps(agent, np.random.default_rng(0), 5)
     before, observation = agent.normalizer.state_dict(), np.full((NUM_ENVS, OBSERVATION), 9.0)
-    with _without_learning(agent, explore=True) as act:
-        act(observation, EMPTY)
-        assert not differences(agent.normalizer.state_dict(), before)
+    agent.begin_sampling()
+    first = agent.sample(observation, EMPTY)
+    assert not differences(agent.normalizer.state_dict(), before)
+    assert (agent.sample(observation, EMPTY) != first).any()
+    agent.begin_sampling()
+    np.testing.assert_array_equal(agent.sample(observation, EMPTY), first)
     assert FreshAtTaskChange(builder("sac")).normalizer is None
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from agents import memory_limits
+from agents import memory_limits, replay
 from agents.base import Transition
 from agents.replay import Columns, Replay
 
@@ -208,9 +208,20 @@ assert resident() - before > 0.95 * replay.num_bytes
 def test_a_replay_that_does_not_fit_is_refused_with_both_sizes():
     available = memory_limits.available_bytes(CPU)
     assert available is not None
-    needed = 10**12 * 132 * 4
-    with pytest.raises(ValueError, match=rf"needs {needed:,} bytes on cpu, but only .* at most"):
+    needed = 2 * 10**12 * 132 * 4
+    words = rf"needs {needed:,} bytes on cpu, the copy for a checkpoint included, but only .* most"
+    with pytest.raises(ValueError, match=words):
         Replay(10**12, Columns(60, 8, 0), CPU)
+
+
+@pytest.mark.parametrize(("free", "fits"), [(1999, False), (2000, True)])
+def test_a_full_replay_must_fit_twice(monkeypatch, free, fits):
+    monkeypatch.setattr(replay, "available_bytes", lambda device: free)
+    if fits:
+        replay.check_memory(50, 5, CPU)
+        return
+    with pytest.raises(ValueError, match="replay_size to at most 49"):
+        replay.check_memory(50, 5, CPU)
 
 
 def test_the_limit_is_the_smallest_of_machine_and_control_groups(tmp_path):

@@ -241,6 +241,17 @@ def test_columns_are_what_is_measured(kind):
     assert not reasons
 
 
+def test_what_is_not_finite_is_nan_with_a_reason():
+    network, (x, context, _) = disjoint(), data()
+    groups, reasons = network.unit_groups(), {}
+    features = measure.unit_features(network, x, context, groups)
+    features[groups[0].name][0] = math.nan
+    row = context_measures.measure("window", "policy", network, groups, features, context, reasons)
+    unknown = f"{LAYER}/stable_rank_per_context"
+    assert math.isnan(row[unknown])
+    assert unknown in reasons
+
+
 def test_nothing_is_measured_without_contexts():
     for spec, context in ((ContextSpec(), None), (ContextSpec(1, True), torch.ones(80, 1))):
         network = policy(mlp, spec)

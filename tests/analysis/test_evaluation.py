@@ -67,11 +67,11 @@ class Idle:
         self.explored.append(explore)
         return np.zeros((len(observation), 1))
 
-    def state_dict(self):
-        return {"asked": len(self.explored)}
+    def sample(self, observation, context):
+        return self.act(observation, context, True)
 
-    def load_state_dict(self, state):
-        self.restored = state
+    def begin_sampling(self):
+        self.explored.append("anew")
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_every_world_and_kind_of_action_meets_the_same_starts():
     assert start_seed(5) != start_seed(6)
     assert [world.value for world in worlds] == [0.5, 2.0]
     assert [world.stochastic.mean for world in worlds] == [0.75, 3.0]
-    assert agent.explored == [False] * 2 + [True] * 2 + [False] * 2 + [True] * 2
+    assert agent.explored == [False, False, "anew", True, True] * 2
 
 
 def test_no_episodes_are_refused():
@@ -179,6 +179,24 @@ def test_measuring_leaves_the_agent_as_it_was(ant):
     assert measure_returns(agent, envs, 0.5, 2, 0, deterministic=False) == first
     assert measure_returns(agent, envs, 0.5, 2, 1, deterministic=False) != first
     assert measure_returns(agent, envs, 0.5, 2, 0, deterministic=True) != first
+
+
+def test_sampled_actions_are_those_of_the_policy_also_within_the_warm_up():
+    words = [w for w in WORDS if not w.startswith("agent.")]
+    config = compose_run([*words, "agent=sac", "agent.warmup_steps=1000"]).config
+    envs, info = fixed_worlds(config, 2)
+    agent = build_agent(config, info)
+    assert agent.clock.is_warming_up
+    first = measure_returns(agent, envs, 0.5, 2, 0, deterministic=False)
+    with torch.no_grad():  # a policy that hardly explores
+        agent.networks()["actor"].log_std.bias.fill_(-20.0)
+        agent.networks()["actor"].log_std.weight.zero_()
+    found = measure_returns(agent, envs, 0.5, 2, 0, deterministic=False)
+    assert found != first
+    certain = measure_returns(agent, envs, 0.5, 2, 0, deterministic=True)
+    assert found.mean == pytest.approx(certain.mean, rel=1e-2)
+    agent.close()
+    envs.close()
 
 
 def test_the_normaliser_does_not_drift_while_measuring(ant, monkeypatch):

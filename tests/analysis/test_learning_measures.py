@@ -14,11 +14,16 @@ from analysis.learning_measures import LearningMeasures, feature_norms
 from analysis.measure import measure_weights, unit_features, weight_columns, weights_of
 from analysis.network_measures import NetworkMeasures
 from analysis.step_watch import WATCHED_STEPS
-from configs.run import LogConfig
+from configs.compose import compose_run
+from configs.run import NETWORKS, LogConfig
 from networks import dendritic, mlp
+from networks.heads import GaussianPolicy
+from networks.initializers import Initializer
+from networks.streams import Streams
 from networks.torso import ContextSpec
 from plasticity.methods import redo
 from plasticity.optimizers import adam
+from plasticity.recycling import incoming_linears
 
 NUM_ENVS, OBSERVATION, ACTION, NUM_TASKS = 4, 5, 2, 3
 PPO = ppo.Config(rollout_length=32, num_epochs=2, minibatch_size=16)
@@ -100,6 +105,33 @@ class Spy:
             raise AssertionError("stopped too early")
 
 
+def test_a_layer_that_starts_at_zero_has_no_relative_update_and_says_why():
+    agent = make()
+    with torch.no_grad():
+        agent.updates["policy"].network.torso.layers[1].linear.weight.zero_()
+    measures = LearningMeasures(agent, None)
+    rng, reasons = np.random.default_rng(0), {}
+    fill(agent, rng, np.zeros((NUM_ENVS, 0), dtype=np.float32))
+    measures.follow()
+    measures.begin()
+    agent.update()
+    row = measures.finish(reasons)
+    name = "weights/policy/layers.1/update_ratio"
+    assert math.isnan(row[name])
+    assert "weights were 0" in reasons[name]
+    assert math.isfinite(row["weights/policy/layers.0/update_ratio"])
+
+
+@pytest.mark.parametrize("preset", ["convolutional_digits", "resnet_digits"])
+def test_units_of_image_networks_have_gradients(preset):
+    config = compose_run(["env=class_increments", "agent=supervised", f"network={preset}"]).config
+    torso = NETWORKS.get(config.network.kind).build(config.network, 64, ContextSpec(), Streams(0))
+    network = GaussianPolicy(torso, 2, Initializer(), Streams(0))
+    for group in network.unit_groups():
+        rows = [linear.weight.shape[0] for linear in incoming_linears(group)]
+        assert group.num_units in rows
+
+
 @pytest.mark.parametrize("agent", ["ppo", "sac"])
 def test_gradients_and_updates_follow_their_formulas(agent):
     agent = make(agent)
@@ -114,6 +146,7 @@ def test_gradients_and_updates_follow_their_formulas(agent):
     for name, watch in measures.watches.items():
         watch.begin = lambda name=name: begin(name)
     row = iterate(agent, measures)
+    assert spies.keys() == measures.watches.keys()
     for name, spy in spies.items():
         assert len(spy.steps) == WATCHED_STEPS
         norms = [

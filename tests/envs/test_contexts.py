@@ -6,6 +6,7 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from agents.base import Transition
+from analysis.restored import fixed_worlds
 from configs.build import build_agent, build_environment, build_probe, context_spec
 from configs.compose import compose_run
 from configs.schema import ConfigurationError
@@ -151,7 +152,9 @@ def run(layer, steps):
     shown, successors, ends = [], [], []
     for _ in range(steps):
         shown.append(layer.context)
-        *_, terminated, truncated, info = layer.step(np.zeros((layer.env.num_envs, 1)))
+        *_, terminated, truncated, info = layer.step(
+            np.zeros((layer.env.num_envs, layer.info.action_dim))
+        )
         successors.append(info["next_context"])
         ends.append(terminated | truncated)
         np.testing.assert_array_equal(info["context"], layer.context)
@@ -219,6 +222,40 @@ def test_an_earlier_episode_is_played_back_and_held():
     for _ in range(40):
         played.append(tuple(episode([9, 9])))
     assert set(played) == {(1, 2), (4, 5), (9, 9)}
+
+
+def at_friction(layer, value, steps=25):
+    """Contexts of the gates over some steps in a world that was chosen."""
+    layer.set_value(value)
+    layer.reset(seed=0)
+    return run(layer, steps)[0][..., layer.provider.dim :]
+
+
+@pytest.mark.parametrize(
+    "words", [["context=shuffled"], ["context=inferred", "context.control=shuffled"]]
+)
+def test_shuffled_contexts_are_measured_with_those_of_training(words):
+    words = [*ANT, *words, "context.input=source"]
+    config = compose_run(words).config
+    lived, _ = build_environment(config)
+    run(lived, 100)
+    prefix = "context_" if words[-2] == "context=shuffled" else "context_control_"
+    kept = {k.removeprefix(prefix): v for k, v in lived.snapshot().items() if k.startswith(prefix)}
+    lengths = kept["memory_length"][: kept["num_remembered"][0]]
+    remembered = np.concatenate([m[:n] for m, n in zip(kept["memory"], lengths, strict=False)])
+
+    def told(values):
+        layer, _ = fixed_worlds(config, 2)
+        layer.adopt(lived.snapshot())
+        return {value: at_friction(layer, value) for value in values}
+
+    forth, back = told([0.02, 2.0]), told([2.0, 0.02])
+    for value, shown in forth.items():
+        np.testing.assert_array_equal(shown, back[value])  # the order of worlds does not matter
+        rows = {row.tobytes() for row in remembered.astype(np.float32)}
+        assert all(row.tobytes() in rows for row in shown.reshape(-1, shown.shape[-1]))
+    if words[-2] == "context=shuffled":
+        np.testing.assert_array_equal(forth[0.02], forth[2.0])  # nothing about the world
 
 
 def test_every_past_episode_is_equally_likely_to_be_in_memory():

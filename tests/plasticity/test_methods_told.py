@@ -75,6 +75,49 @@ def test_an_absorbed_mean_moves_what_is_remembered(kind, kept, settings):
     torch.testing.assert_close(method.state_dict()[kept]["2.bias"] - before, moved)
 
 
+def test_what_a_redrawn_bias_had_absorbed_is_remembered_by_nobody():
+    """Two layers are renewed at once: unit 2 of the second reads unit 3 of the first."""
+    methods = {"continual_backprop": {"mean_transfer": True}, "l2_init": {}, "hare_tortoise": {}}
+    update = agent_of("ppo", mlp.Config(hidden_sizes=[8, 8]), methods).updates["policy"]
+    first, second = update.network.unit_groups()
+    selections = [
+        Selection(group, torch.tensor([unit]), torch.zeros(1), torch.zeros(1), torch.ones(1))
+        for group, unit in ((first, 3), (second, 2))
+    ]
+    recycler = update.methods["continual_backprop"]
+    touched = renew(selections, torch.Generator().manual_seed(2))
+    recycler.pop_touched = lambda: touched
+    update._spread_edits(recycler)
+    name = "torso.layers.1.linear.bias"
+    live = dict(update.network.named_parameters())[name]
+    (absorbed,) = [e.shift for e in touched if e.parameter is live and e.shift is not None]
+    assert absorbed[2]
+    assert not live[2]
+    for kind, kept in (("l2_init", "initial"), ("hare_tortoise", "slow")):
+        torch.testing.assert_close(update.methods[kind].state_dict()[kept][name], live.data)
+
+
+def test_absorbed_means_are_no_path_of_si():
+    """And the optimizer's own step of that bias is."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    method = attach("si", network, period=5, at_task_change=False)
+    bias = network[2].bias
+    bias.grad = torch.ones(2)
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    method.after_backward()
+    with torch.no_grad():
+        bias.sub_(0.5)
+    group = unit_groups_of(network)[0]
+    selection = Selection(group, torch.tensor([3]), torch.zeros(1), torch.zeros(1), torch.ones(1))
+    touched = renew([selection], torch.Generator().manual_seed(2))
+    method.notice_edits([entry for entry in touched if not entry.renewed], False)
+    method.notice_edits([entry for entry in touched if entry.renewed], True)
+    method.after_step({}, torch.optim.SGD(network.parameters(), lr=0.1))
+    torch.testing.assert_close(method.state_dict()["path"]["2.bias"], torch.full((2,), 0.5))
+
+
 def test_original_values_of_l2_init_stay_the_original_ones():
     network = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
     method = attach("l2_init", network, theta0="original")

@@ -354,7 +354,7 @@ def test_many_renewals_leave_log_std_alone():
     assert torch.equal(net.log_std, torch.zeros(2))
 
 
-def test_absorbed_means_are_reported_and_neither_forgotten_nor_mirrored():
+def test_absorbed_means_are_reported_not_forgotten_and_added_to_targets():
     online = critic()
     target = copy.deepcopy(online)
     head = online.value
@@ -363,19 +363,22 @@ def test_absorbed_means_are_reported_and_neither_forgotten_nor_mirrored():
     optimizer.step()
     moment = optimizer.state[head.bias]["exp_avg"].clone()
     units, means = torch.tensor([3]), torch.tensor([2.0])
-    expected = head.bias + 2.0 * head.weight[:, 3]
+    absorbed = 2.0 * head.weight[:, 3].detach()
+    expected = head.bias.detach() + absorbed
     group = online.unit_groups()[-1]
     touched = renew([Selection(group, units, means, units, means)], generator())
-    torch.testing.assert_close(head.bias.data, expected.data)
+    torch.testing.assert_close(head.bias.data, expected)
     (shifted,) = [entry for entry in touched if not entry.renewed]
     assert shifted.parameter is head.bias
     apply_policy("zero_moments", optimizer, touched)
     assert moment.any()
     assert torch.equal(optimizer.state[head.bias]["exp_avg"], moment)
     assert not optimizer.state[head.weight]["exp_avg"][:, 3].any()
-    old = target.value.bias.clone()
+    with torch.no_grad():  # a target lags behind: its own bias must stay below the addition
+        target.value.bias.add_(0.7)
+    expected = target.value.bias.detach() + absorbed
     mirror_edits(touched, online, target)
-    assert torch.equal(target.value.bias, old)
+    torch.testing.assert_close(target.value.bias.data, expected)
     assert not target.value.weight[:, 3].any()
 
 

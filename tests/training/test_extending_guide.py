@@ -28,7 +28,7 @@ def checkout(tmp_path_factory):
     files = re.findall(
         r"^`([\w/]+\.(?:py|yaml))`\n\n```(?:python|yaml)\n(.*?)^```", TEXT, re.M | re.S
     )
-    assert len(files) == 8
+    assert len(files) == 9
     for name, content in files:
         assert not (folder / name).exists(), f"{name} exists already"
         (folder / name).write_text(content)
@@ -68,7 +68,7 @@ def test_the_examples_keep_the_contracts(checkout, command):
 
 
 def test_there_is_a_contract_for_every_kind_of_example():
-    assert len(CONTRACTS) == 3
+    assert len(CONTRACTS) == 4
 
 
 def test_the_edits_of_the_example_do_not_count_as_learning(checkout):

@@ -10,7 +10,7 @@ from analysis.checkpoint import CheckpointStore
 from configs import reading
 from configs.build import build_environment, rehearse
 from configs.compose import compose_run
-from configs.run import AGENTS, CONTEXTS
+from configs.run import AGENTS, CONTEXTS, METHODS
 from configs.schema import ConfigurationError
 from envs.sb3 import SB3VecEnv
 
@@ -20,7 +20,9 @@ REL = "restarts its step count where the objective changes"
 NEVER = "never changes, so that boundary=oracle announces nothing"
 ORACLE = ["env=ant", *ANT, "boundary=oracle"]
 SAC = ["agent=sac", "agent.batch_size=8", "agent.replay_size=256", "agent.warmup_steps=16"]
-SLIPPERY = ["env=slippery_ant", *ANT]
+SLIPPERY = ["env=slippery_ant", *ANT, "env.switch_interval=50_000"]
+LONG = "env.switch_interval=100_000"
+RECYCLING = ["method=continual_backprop_random"]
 LENT = [*SLIPPERY, "boundary=oracle", "fresh_at_switch=true"]
 SILENT = "so that total_steps={} would end before anything is told"
 MT = ["env=mt1", "env.num_workers=0", "agent=sac", "boundary=oracle"]
@@ -68,6 +70,20 @@ MT = ["env=mt1", "env.num_workers=0", "agent=sac", "boundary=oracle"]
         ([*SLIPPERY, *SAC, "agent.keep_last_n=5000"], "by agent.buffer_on_switch=keep_last_n"),
         ([*SLIPPERY, *SAC, "agent.temperature_learning_rate=0", "agent.target_entropy=-3"],
          "target_entropy=-3.0 .* by agent.temperature_learning_rate above 0"),
+        ([*SLIPPERY, LONG, "boundary=oracle", "method=shrink_perturb"],
+         "shrink_perturb acts at task changes, but the first world lasts .*larger total_steps"),
+        ([*SLIPPERY, LONG, "arm=fresh_oracle"], "the first world lasts"),
+        ([*SLIPPERY, "method=shrink_perturb_soft", "method.shrink_perturb.noise=0.3",
+          "method.shrink_perturb.variance_preserving=true"], "noise=0.3 is not read .*=false"),
+        ([*SLIPPERY, *RECYCLING, "method.continual_backprop.utility_decay=0.5"],
+         "utility_decay=0.5 is not read .* every method.continual_backprop.utility but random"),
+        ([*SLIPPERY, *SAC, "boundary=oracle", "agent.buffer_on_switch=keep_last_n",
+          "agent.keep_last_n=1", "env.switch_interval=40"], "keep_last_n=1 is less than one step"),
+        ([*SLIPPERY, "context=detected", "network=multi_head"], "multi_head has one head per"),
+        ([*SLIPPERY, "context=regime", "context.control=zero", "network=multi_head"],
+         "context.control=zero names none, so that"),
+        ([*SLIPPERY, "context=regime", "context.control=zero", "value_network=multi_head"],
+         "value_network=multi_head has one head"),
     ],
     ids=lambda value: "" if isinstance(value, str) else " ".join(value)[-40:],
 )  # fmt: skip
@@ -76,11 +92,18 @@ def test_new_runs_are_refused(words, match):
         rehearse(compose_run([*TINY, *words]).config)
 
 
+def test_actions_that_depend_on_the_batch_are_refused():
+    tiny = [word for word in TINY if not word.startswith("network")]
+    words = [*tiny, *SLIPPERY, "network=resnet18", "network.channels=[8,8]"]
+    with pytest.raises(ConfigurationError, match="network policy uses batch statistics"):
+        rehearse(compose_run(words).config)
+
+
 @pytest.mark.parametrize(
     "words",
     [
         ["env=slippery_ant", *ANT, "optimizer=adam_rel"],
-        ["env=slippery_ant", *ANT, "arm=fresh_oracle"],
+        [*SLIPPERY, "arm=fresh_oracle"],
         ["env=slippery_ant", *ANT, "env.schedule=gradual", "boundary=oracle", "method=[ewc]"],
         ORACLE,  # nobody who would listen
         [*ORACLE, "method=[si]", "method.si.at_task_change=false", "method.si.period=10"],
@@ -129,8 +152,11 @@ def test_a_silent_run_that_has_begun_goes_on(tmp_path, monkeypatch):
 
 
 def test_tables_name_settings_that_exist():
-    for group, tables in (("context", reading.CONTEXTS), ("agent", reading.AGENTS)):
-        registry = {"context": CONTEXTS, "agent": AGENTS}[group]
+    for registry, tables in (
+        (CONTEXTS, reading.CONTEXTS),
+        (AGENTS, reading.AGENTS),
+        (METHODS, reading.METHODS),
+    ):
         for kind, readers in tables.items():
             known = {item.name for item in fields(registry.get(kind).Config)}
             assert set(readers) <= known, kind

@@ -275,13 +275,16 @@ def damage(checkpoint):
     files[0].write_bytes(bytes(data))
 
 
-def test_two_processes_never_share_a_run(tmp_path):
+def test_two_processes_never_share_a_run(tmp_path, capsys):
     process = start(tmp_path, "num_threads=1", "log.checkpoint_minutes=0", "total_steps=200000")
-    wait_for_checkpoint(tmp_path, 512, process)
-    words = ["num_threads=1", "log.checkpoint_minutes=0", "total_steps=200000"]
-    assert run(tmp_path, *words) == train.EXIT_CONFIGURATION
-    process.kill()
-    process.wait()
+    try:
+        wait_for_checkpoint(tmp_path, 512, process)
+        words = ["num_threads=1", "log.checkpoint_minutes=0", "total_steps=200000"]
+        assert run(tmp_path, *words) == train.EXIT_CONFIGURATION
+        assert "another process" in capsys.readouterr().err
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_a_nan_in_a_weight_fails_the_run_loudly(tmp_path, monkeypatch, capsys):

@@ -272,6 +272,11 @@ def test_the_key_of_a_reference_holds_what_matters_and_nothing_else():
     same = key_of()
     assert key_of("seed=3", "method=[ewc]", "env.order_seed=2", "group=other") == same
     assert key_of(f"env.only_task={TASKS[0]}", "env.num_workers=2", "log.figures=true") == same
+    rules = ("buffer_on_switch=keep", "optimizer_on_switch=keep", "warmup_on_switch=false")
+    assert key_of(*(f"agent.{rule}" for rule in rules)) == same
+    reservoir = "agent.buffer_on_switch=reservoir"
+    assert key_of(reservoir) == same  # it never fills within a stage
+    assert key_of(reservoir, "agent.replay_size=100") != key_of("agent.replay_size=100")
     for words in (
         ["env.steps_per_task=240"],
         ["env.num_goals=5"],

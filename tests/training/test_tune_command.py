@@ -1,6 +1,8 @@
 """`train.py tune`: equal budgets, tuning worlds only, the first k percent only, resumable."""
 
 import json
+import shutil
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -104,16 +106,16 @@ def test_the_preset_is_the_arm_and_what_was_chosen(trials, monkeypatch):
     }
 
 
-def test_a_written_preset_composes(trials):
-    assert tune(f"tune.presets={CONFIG_FOLDER / 'arm'}", "tune.suffix=tuned_by_a_test") == 0
-    try:
-        config = compose_run(["arm=redo_tuned_by_a_test", "agent=ppo"]).config
-        assert config.optimizer.learning_rate == pytest.approx(3e-4)
-        assert config.optimizer.weight_decay == 1e-4
-        assert list(config.method) == ["redo"]
-    finally:
-        for arm in ("standard", "redo"):
-            (CONFIG_FOLDER / "arm" / f"{arm}_tuned_by_a_test.yaml").unlink()
+def test_a_written_preset_composes(trials, tmp_path, monkeypatch):
+    presets = tmp_path / "configs"
+    shutil.copytree(CONFIG_FOLDER, presets)
+    for module in [m for m in sys.modules.values() if "CONFIG_FOLDER" in vars(m)]:
+        monkeypatch.setattr(module, "CONFIG_FOLDER", presets)
+    assert tune(f"tune.presets={presets / 'arm'}", "tune.suffix=mine") == 0
+    config = compose_run(["arm=redo_mine", "agent=ppo"]).config
+    assert config.optimizer.learning_rate == pytest.approx(3e-4)
+    assert config.optimizer.weight_decay == 1e-4
+    assert list(config.method) == ["redo"]
 
 
 def test_an_interrupted_command_chooses_nothing_and_goes_on(trials, monkeypatch, capsys):
