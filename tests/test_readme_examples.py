@@ -4,7 +4,12 @@ import re
 from pathlib import Path
 
 README = Path(__file__).parents[1] / "README.md"
-SHORTER = {"n_steps=256": "n_steps=16, batch_size=64", ".learn(50_000)": ".learn(256)"}
+SHORTER = {
+    "n_steps=256": "n_steps=16, batch_size=64",
+    ".learn(50_000)": ".learn(256)",
+    ".learn(20_000)": ".learn(256)",
+    '"agent=sac"': '"agent=sac", "agent.replay_size=1000"',
+}
 
 
 def test_the_world_without_our_agents():
@@ -16,3 +21,4 @@ def test_the_world_without_our_agents():
     exec(compile(code.replace("PPO(", "agent = PPO("), str(README), "exec"), names)
     assert names["env"].observation_space.shape == (27,)
     assert names["agent"].num_timesteps == 256
+    assert names["model"].num_timesteps == 256

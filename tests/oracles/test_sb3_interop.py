@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from agents.sb3 import SB3Model
 from analysis.checkpoint import CheckpointError, CheckpointStore
 from analysis.state_files import state_hash
+from configs.build import build_environment
 from configs.compose import compose_run
 from envs import locomotion
 from envs.sb3 import SB3VecEnv
@@ -50,6 +51,16 @@ def worlds(num_envs=NUM_ENVS):
 
 def observations(count=5):
     return np.random.default_rng(0).normal(size=(count, 27))
+
+
+def test_contexts_of_gates_stand_behind_those_of_the_input():
+    words = [*(w for w in OVERRIDES if not w.startswith("network")), "arm=zero_context"]
+    config = compose_run([*words, "env=slippery_ant", f"env.num_envs={NUM_ENVS}"]).config
+    envs, info = build_environment(config)
+    assert info.gate_context_dim
+    model = SB3Model(config, SB3VecEnv(envs))
+    assert (model.shape.context_dim, model.shape.gate_context_dim) == (9, 9)
+    assert model.learn(40).num_timesteps >= 40
 
 
 def test_predict_returns_the_clipped_mode_and_seeded_samples(config):
