@@ -203,7 +203,7 @@ def test_the_oracle_itself_is_the_plain_arm():
 
 
 def test_comparisons_find_whose_fresh_copy_a_run_is(tmp_path):
-    group = [*TINY["ppo"], "total_steps=256", "env.switch_interval=256", "log.diagnostics=false"]
+    group = [*TINY["ppo"], "total_steps=512", "env.switch_interval=256", "log.diagnostics=false"]
     by_setting = ["arm=ns_adam", "boundary=oracle", "fresh_at_switch=true"]
     for arm in (["arm=standard"], ["arm=fresh_oracle"], ["arm=ns_adam"], by_setting):
         assert run(tmp_path, *group, *arm) == train.EXIT_DONE
