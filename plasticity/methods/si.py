@@ -142,6 +142,8 @@ class SI(Intervention):
             self._references.zero_entries(self._importance, touched)
             self._references.zero_entries(self._path, touched)
         else:
+            rewritten = [entry for entry in touched if entry.shift is None]
+            self._references.copy_entries(self._before, rewritten)
             self._references.shift_entries(self._before, touched)
             self._references.shift_entries(self._anchor, touched)
 

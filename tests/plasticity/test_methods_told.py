@@ -16,6 +16,7 @@ from networks.torso import ContextSpec
 from networks.winners import Winners
 from plasticity.method import InputSource, Target
 from plasticity.optimizers import adam
+from plasticity.parameters import whole
 from plasticity.recycling import Selection, renew
 
 SMALL = {
@@ -116,6 +117,20 @@ def test_absorbed_means_are_no_path_of_si():
     method.notice_edits([entry for entry in touched if entry.renewed], True)
     method.after_step({}, torch.optim.SGD(network.parameters(), lr=0.1))
     torch.testing.assert_close(method.state_dict()["path"]["2.bias"], torch.full((2,), 0.5))
+
+
+def test_weights_that_another_method_shrinks_are_no_path_of_si():
+    network = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    method = attach("si", network, period=5, at_task_change=False)
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    method.after_backward()
+    weight = network[0].weight
+    with torch.no_grad():
+        weight.mul_(0.5)
+    method.notice_edits([whole(weight)], False)  # as of a method that renews nothing
+    method.after_step({}, torch.optim.SGD(network.parameters(), lr=0.1))
+    assert not method.state_dict()["path"]["0.weight"].any()
 
 
 def test_original_values_of_l2_init_stay_the_original_ones():
