@@ -103,6 +103,8 @@ class Training:
             restarts=directory.restarts,
             active_seconds=earlier(loaded, "active_seconds"),
             evaluation_columns=self.evaluation.columns,
+            task_names=self.info.task_names,
+            tells_success=self.info.tells_success,
         )
         self.memory = PeakMemory(earlier(loaded, "peak_memory_mib"))
         self.observation, self.context = self.envs.reset()[0], self.envs.context

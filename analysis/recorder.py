@@ -16,7 +16,7 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from torch import Tensor
 
 from agents.base import Agent
-from analysis.episodes import EPISODE_COLUMNS, EpisodeAccount
+from analysis.episodes import EpisodeAccount
 from analysis.log_files import continued_columns, remove_uncommitted
 from analysis.logs import EventLog, ResumableCSV, TensorBoardWriter
 from analysis.network_measures import Choices, NetworkMeasures, Probe, is_due
@@ -46,6 +46,8 @@ class Recorder:
         restarts: How often this run was continued.
         active_seconds: Seconds that earlier processes spent on the run.
         evaluation_columns: Names of everything that `evaluated` will be given.
+        task_names: See `EpisodeAccount`, as for the next one.
+        tells_success: Whether the environments say which episodes succeeded.
     """
 
     def __init__(
@@ -58,18 +60,24 @@ class Recorder:
         restarts: int = 0,
         active_seconds: float = 0.0,
         evaluation_columns: Sequence[str] = (),
+        task_names: Sequence[str] = (),
+        tells_success: bool = False,
     ) -> None:
         self._agent, self._periods, self._restarts = agent, periods, restarts
+        self._account = EpisodeAccount(task_names, tells_success)
         self._measures = (
             NetworkMeasures(folder, agent, periods, probe) if periods.diagnostics else None
         )
         self.columns = continued_columns(
             folder / "progress.csv", [*self._columns(), *evaluation_columns], start_steps
         )
+        episode_columns = continued_columns(
+            folder / "episodes.csv", list(self._account.episode_columns), start_steps
+        )
         if not start_steps:
             remove_uncommitted(folder)
         self.progress = ResumableCSV(folder / "progress.csv", self.columns)
-        self.episodes = ResumableCSV(folder / "episodes.csv", EPISODE_COLUMNS)
+        self.episodes = ResumableCSV(folder / "episodes.csv", episode_columns)
         self.timing = ResumableCSV(folder / "timing.csv", TIMING_COLUMNS)
         self.events = EventLog(folder / "events.jsonl")
         formats: list[KVWriter] = [self.progress]
@@ -78,7 +86,6 @@ class Recorder:
                 TensorBoardWriter(folder, purge_step=start_steps + 1 if start_steps else None)
             )
         self._logger = Logger(str(folder), formats)
-        self._account = EpisodeAccount()
         self._statistics: dict[str, list[float]] = {}
         self._failed_metrics: set[str] = set()
         self._env_steps = self._row_env_steps = start_steps
@@ -89,8 +96,7 @@ class Recorder:
 
     def _columns(self) -> list[str]:
         """Declare every column before the first row, so that a resumed file never changes."""
-        columns = ["env_steps", "iteration", "episodes", "episode_return", "episode_length"]
-        columns += ["reward_per_step", "regime", "regime_value"]
+        columns = ["env_steps", "iteration", *self._account.columns, "regime", "regime_value"]
         columns += [*self._agent.statistic_names(), *self._agent.log_values()]
         return columns if self._measures is None else columns + self._measures.columns()
 
@@ -108,7 +114,7 @@ class Recorder:
         self._env_steps = env_steps
         self._place = (info["regime"], info["regime_value"])
         for row in self._account.step(env_steps, reward, terminated, truncated, info):
-            self.episodes.write(row, {})
+            self.episodes.write({name: row[name] for name in self.episodes.columns}, {})
         for event in info["events"]:
             self.events.append(event)
         for index in np.flatnonzero(info["unstable"]):

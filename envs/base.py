@@ -31,6 +31,10 @@ class EnvInfo:
         gate_context_discrete: The same as ``context_discrete`` for that part.
         num_tasks: Tasks that are stepped side by side, each by equally many environments; 1 where
             all environments have the same task, or share a regime that changes.
+        task_names: Names of the tasks that are stepped side by side, by their regime index; empty
+            where all environments have the same one.
+        tells_success: Whether ``info["episode_success"]`` says of an ended episode if it succeeded
+            at any step.
         answers: In supervised problems, what the right action is: ``numbers`` to come close to,
             or one score per class (``classes``). Empty where actions only have rewards.
     """
@@ -50,6 +54,8 @@ class EnvInfo:
     gate_context_discrete: bool = True
     num_tasks: int = 1
     answers: str = ""
+    task_names: tuple[str, ...] = ()
+    tells_success: bool = False
 
 
 class WorkerError(RuntimeError):

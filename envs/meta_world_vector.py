@@ -83,6 +83,8 @@ class MetaWorldVec(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             regime_label="task",
             step_seconds=STEP_SECONDS,
             num_tasks=len(self.settings.active_tasks),
+            task_names=self.settings.tasks if len(self.settings.active_tasks) > 1 else (),
+            tells_success=True,
         )
 
     # What holds for the next transition -----------------------------------------------------

@@ -95,6 +95,7 @@ class SequenceVec(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             inner.info,
             context_dim=len(self.plan.contexts) if self._tells_task else 0,
             num_tasks=1,
+            task_names=(),
         )
 
     # What holds for the next transition -----------------------------------------------------
@@ -292,7 +293,7 @@ class SequenceWorlds(MetaWorldVec):
 
     def _make_spaces(self) -> None:
         super()._make_spaces()
-        self.info = replace(self.info, num_tasks=1)
+        self.info = replace(self.info, num_tasks=1, task_names=())
 
     def rows_of(self, task_index: int) -> np.ndarray:
         """Indices of the rows of one of the evaluated tasks."""

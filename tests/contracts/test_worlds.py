@@ -154,6 +154,11 @@ def test_every_step_hands_back_what_training_reads(build):
             assert told[name].dtype.kind in kinds, name
         for name in ("context", "next_context"):
             assert told[name].shape == envs.context.shape
+        if info.tells_success:
+            assert told["episode_success"].shape == (info.num_envs,)
+            assert told["episode_success"].dtype == bool
+        if info.task_names:
+            assert info.num_tasks == len(set(told["regime"].tolist())) <= len(info.task_names)
         if not info.answers:  # the others have no episodes
             over = terminated | truncated
             ended += over.sum()

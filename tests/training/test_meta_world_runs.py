@@ -12,6 +12,7 @@ import pytest
 
 import train
 from analysis.checkpoint import CheckpointStore
+from analysis.episodes import EPISODE_COLUMNS, EpisodeAccount
 from analysis.scripted_experts import expert_policy, run_experts
 from configs.build import build_agent, build_environment
 from configs.compose import compose_run
@@ -93,6 +94,46 @@ def test_returns_of_a_run_with_a_normaliser_are_sums_of_raw_rewards(tmp_path, mo
     assert len(rows) == 8
     for row, value in zip(rows, expected.ravel(), strict=True):
         assert float(row["episode_return"]) == pytest.approx(value, rel=1e-5)
+
+
+def test_success_in_training_is_logged_for_every_task(tmp_path, monkeypatch):
+    step = MetaWorldVec.step
+
+    def lucky(self, actions):
+        """The first task succeeds in the middle of each of its episodes, and not at their end."""
+        result = step(self, actions)
+        if self.num_envs == 2:
+            result[4]["episode_success"] = result[4]["episode_length"] * (self.regime == 0) > 12
+        return result
+
+    monkeypatch.setattr(MetaWorldVec, "step", lucky)
+    assert run(tmp_path, TWO_TASKS) == train.EXIT_DONE
+    episodes = list(csv.DictReader((folder(tmp_path) / "episodes.csv").open()))
+    assert [row["success"] for row in episodes] == ["True", "False"] * 4
+    rows = list(csv.DictReader((folder(tmp_path) / "progress.csv").open()))
+    ended = [row for row in rows if row["episode_success"]]
+    assert ended
+    for row in ended:
+        assert float(row["episode_success"]) == 0.5
+        assert float(row["episode_success/drawer-close-v3"]) == 1.0
+        assert float(row["episode_success/window-open-v3"]) == 0.0
+        both = [float(row[f"episode_return/{task}-v3"]) for task in ("drawer-close", "window-open")]
+        assert float(row["episode_return"]) == pytest.approx(np.mean(both))
+
+
+def test_a_run_that_began_without_success_columns_goes_on(tmp_path, monkeypatch):
+    """As one does that an earlier version began."""
+    with monkeypatch.context() as earlier:
+        names = ["episodes", "episode_return", "episode_length", "reward_per_step"]
+        earlier.setattr(EpisodeAccount, "columns", names)
+        earlier.setattr(EpisodeAccount, "episode_columns", EPISODE_COLUMNS)
+        assert run(tmp_path, [*TWO_TASKS, "total_steps=100"]) == train.EXIT_DONE
+    begun = [*TWO_TASKS, f"run_dir={folder(tmp_path)}", "accept_change=true"]
+    assert run(tmp_path, begun) == train.EXIT_DONE
+    header, *rows = (folder(tmp_path) / "episodes.csv").read_text().splitlines()
+    assert header == ",".join(EPISODE_COLUMNS)
+    assert len(rows) == 8
+    assert "episode_success" not in (folder(tmp_path) / "progress.csv").read_text()
 
 
 def test_a_run_records_the_rules_of_its_world(tmp_path):
