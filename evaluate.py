@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from configs.exit_codes import EXIT_CONFIGURATION, EXIT_DONE, EXIT_NUMERICAL, EXIT_STORAGE
+
 if TYPE_CHECKING:
     from analysis.compare import Extras
     from analysis.restored import Restored
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 FILM_SECONDS = 20.0
 DEFAULT_FRICTIONS, DEFAULT_EPISODES = "0.02,0.2,2", 20
 _OPTIONS = ("frictions", "values", "episodes", "seed", "goals", "rows_per_task")
-EXIT_DONE, EXIT_CONFIGURATION, EXIT_NUMERICAL, EXIT_STORAGE = 0, 2, 3, 4
 
 
 class UsageError(ValueError):

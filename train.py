@@ -42,14 +42,19 @@ from analysis.storage import StorageError, StorageLostError
 from analysis.world_changes import WorldChanges
 from configs.build import build_agent, build_environment, build_probe, rehearse, resolve_threads
 from configs.compose import Composed, compose_run
+from configs.exit_codes import (
+    EXIT_CONFIGURATION,
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_NUMERICAL,
+    EXIT_SIGNAL,
+    EXIT_STORAGE,
+)
 from configs.members import check_single
 from configs.run import EXECUTION_KEYS, RunConfig
 from configs.schema import ConfigurationError
 from configs.sweep import is_multirun, sweep
 from envs.base import SimulatorError, WorkerError
-
-EXIT_DONE, EXIT_FAILED, EXIT_CONFIGURATION = 0, 1, 2
-EXIT_NUMERICAL, EXIT_STORAGE, EXIT_SIGNAL = 3, 4, 75
 
 MAX_FAILED_SAVES = 3
 # What may change within a run, with accept_change=true; anything else makes another run.

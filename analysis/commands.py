@@ -17,11 +17,10 @@ from analysis.run_refusals import refuse_start
 from analysis.sequences import references
 from analysis.tuning_plan import TuneConfig
 from configs.compose import compose_run, without_none
+from configs.exit_codes import EXIT_CONFIGURATION, EXIT_DONE
 from configs.members import check_single, member_words
 from configs.schema import ConfigurationError
 from configs.sweep import check_sweep, is_multirun
-
-EXIT_DONE, EXIT_CONFIGURATION = 0, 2
 
 
 @dataclass(frozen=True)

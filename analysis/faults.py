@@ -18,10 +18,10 @@ from xml.etree import ElementTree
 import analysis
 from analysis.fault_catalogue import FAULTS, Fault
 from analysis.storage import atomic_write_text
+from configs.exit_codes import EXIT_CONFIGURATION, EXIT_DONE, EXIT_FAILED
 
 ROOT = Path(analysis.__file__).resolve().parent.parent
 BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
-EXIT_DONE, EXIT_FAILED, EXIT_CONFIGURATION = 0, 1, 2
 
 
 @dataclass(frozen=True)

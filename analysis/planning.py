@@ -26,12 +26,12 @@ from analysis.run_refusals import refuse_start
 from analysis.throughput.processes import WorkerFailed, measure
 from analysis.throughput.summary import floor_seconds, share_of_floor
 from configs.compose import Composed, check_overrides, compose_run
+from configs.exit_codes import EXIT_CONFIGURATION, EXIT_DONE, EXIT_FAILED
 from configs.members import member_words, refuse_repeated
 from configs.run import RunConfig
 from configs.schema import ConfigurationError, flat, load
 from configs.sweep import is_multirun
 
-EXIT_DONE, EXIT_FAILED, EXIT_CONFIGURATION = 0, 1, 2
 TIMEOUT_SECONDS = 1_800.0
 FLOOR_SECONDS = 1.0
 SEEDS = frozenset({"seed", "env.seed", "env.world_seed"})

@@ -28,10 +28,10 @@ from analysis.tuning_plan import Study, Trial, prepare
 from analysis.tuning_results import Conditions, Found, table, write_presets, write_report
 from analysis.tuning_space import DEFAULT
 from configs.compose import CONFIG_FOLDER
+from configs.exit_codes import EXIT_CONFIGURATION, EXIT_DONE, EXIT_NUMERICAL
 from configs.schema import ConfigurationError
 from configs.sweep import leave_without, run_member, stop_with
 
-EXIT_DONE, EXIT_CONFIGURATION, EXIT_NUMERICAL = 0, 2, 3
 ENDED = (EXIT_DONE, EXIT_NUMERICAL)  # finished and failed trials are both results
 
 

@@ -29,6 +29,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from configs.compose import Composed, check_overrides, compose_run, without_none
+from configs.exit_codes import EXIT_CONFIGURATION, EXIT_FAILED, EXIT_SIGNAL
 from configs.members import member_words, refuse_repeated, swept_by_experiment
 from configs.next_steps import facts, next_steps
 from configs.presets import CONFIG_FOLDER, GROUPS, declared, presets, spelled_for_hydra
@@ -40,7 +41,6 @@ ARM_GROUPS = frozenset({"network", "value_network", "optimizer", "method", "cont
 _RESULTS, _COMMAND = "NEOTENY_SWEEP_RESULTS", "NEOTENY_SWEEP_COMMAND"
 _LAUNCHER = "NEOTENY_SWEEP_PID"
 _FLAGS = ("-m", "--multirun")
-EXIT_ORPHANED = 75
 _STOPPED = "one of its processes died, see above"
 # Launcher -> the extra of this package that it needs, and the modules of that extra.
 _SUBMITIT = ("slurm", ("submitit", "hydra_plugins.hydra_submitit_launcher"))
@@ -65,8 +65,6 @@ def sweep(arguments: Sequence[str]) -> int:
         The largest exit code of the members: a failed one is kept and counted, and the others
         go on. 75 when a signal stopped the sweep.
     """
-    from train import EXIT_CONFIGURATION, EXIT_FAILED, EXIT_SIGNAL
-
     arguments = [*map(without_none, arguments)]
     try:
         check_sweep(arguments)
@@ -246,7 +244,7 @@ def run_member(overrides: Sequence[str], command: str) -> dict[str, Any]:
         How it ended: directory, group, facts (of `next_steps`), status, code, env_steps,
         final_return, seconds.
     """
-    from train import EXIT_CONFIGURATION, EXIT_FAILED, run
+    from train import run
 
     start = time.monotonic()
     words = [word for word in overrides if not word.startswith(("num_threads=", "hydra"))]
@@ -341,4 +339,4 @@ def leave_without(launcher: int) -> None:
     """
     if os.getpid() != launcher and os.getppid() != launcher:
         sys.stdout.flush()
-        os._exit(EXIT_ORPHANED)
+        os._exit(EXIT_SIGNAL)

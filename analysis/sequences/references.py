@@ -18,12 +18,12 @@ from analysis.canonical_json import canonical_json, parse_json
 from analysis.run_files import NotARun, read_config
 from analysis.runs import find_runs
 from configs.compose import compose_run
+from configs.exit_codes import EXIT_CONFIGURATION
 from configs.run import RunConfig, load_run
 from configs.schema import ConfigurationError, to_plain
 from configs.sweep import sweep
 
 GROUP = "sequence_references"
-EXIT_CONFIGURATION = 2
 # Settings of the environment that a single task has nothing to do with, or that are the seed.
 _ENV_IGNORED = ("order_seed", "world_seed", "only_task", "reset_cache", "num_workers")
 _AGENT_IGNORED = ("device", "capture", "keep_last_n")  # and all that acts at switches

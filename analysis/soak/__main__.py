@@ -20,8 +20,8 @@ from analysis.soak.equality import compare_runs
 from analysis.soak.lives import LIFE_COLUMNS, SAMPLE_COLUMNS, Chain, SoakFailed, Task
 from analysis.soak.report import KILLED, UNDISTURBED, Findings, read_rows, write_report
 from analysis.storage import StorageError
+from configs.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_SIGNAL
 
-EXIT_DONE, EXIT_FAILED, EXIT_CONFIGURATION, EXIT_SIGNAL = 0, 1, 2, 75
 ROOT = Path(analysis.__file__).resolve().parent.parent
 WORLD = ("env=slippery_ant", "agent=ppo", "arm=continual_backprop", "group=soak")
 NUM_WORLDS = 12

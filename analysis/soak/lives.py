@@ -29,7 +29,6 @@ SAMPLE_COLUMNS = (
     "descriptors",
     "threads",
 )
-EXIT_STOPPED = 75
 _TAIL_BYTES = 2_000
 
 

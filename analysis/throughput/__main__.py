@@ -19,8 +19,8 @@ from analysis.throughput import methods, ppo, scaling, updates
 from analysis.throughput import section as sections
 from analysis.throughput.processes import WorkerFailed
 from analysis.throughput.section import Options, Section, Table
+from configs.exit_codes import EXIT_CONFIGURATION, EXIT_DONE, EXIT_FAILED
 
-EXIT_DONE, EXIT_FAILED, EXIT_CONFIGURATION = 0, 1, 2
 QUICK_SECONDS, FULL_SECONDS = 0.5, 2.0
 WORLD_STEPS, QUICK_WORLD_STEPS = 500, 50
 
