@@ -41,9 +41,15 @@ class RunningNormalizer:
 
     def __call__(self, observations: np.ndarray) -> np.ndarray:
         """Standardise (..., size) observations."""
-        variance = self.squared_deviations / max(self.count, 1) if self.count else 1.0
-        scaled = (observations - self.mean) / np.sqrt(variance + 1e-8)
+        scaled = (observations - self.mean) / self.deviation
         return np.clip(scaled, -self.clip, self.clip)
+
+    @property
+    def deviation(self) -> np.ndarray:
+        """What differences from the mean are divided by, (size,); near 1 before any sample."""
+        ones = np.ones_like(self.mean)
+        variance = self.squared_deviations / self.count if self.count else ones
+        return np.sqrt(variance + 1e-8)
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of the statistics."""

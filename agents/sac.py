@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -25,12 +25,18 @@ from agents.base import Agent, Transition
 from agents.learner_threads import LearnerThreads
 from agents.parts import Parts
 from agents.replay import Batch
+from agents.replay_normalizer import ReplayNormalizer
 from agents.reservoir import replay_of
-from agents.sac_capture import CapturedSACSteps, CudaGraph, obstacle
+from agents.sac_capture import obstacle
+from agents.sac_choice import kind_of_steps, step_settings
 from agents.sac_config import Config, check_together, resolved, roundings
-from agents.sac_fused import FusedSACSteps
-from agents.sac_steps import CRITICS, STATISTICS, SACSteps, Settings, Temperature, UncheckedUpdate
-from agents.transplants import check_parts, kept_in_place, transplant_updates
+from agents.sac_steps import CRITICS, STATISTICS, SACSteps, Temperature, UncheckedUpdate
+from agents.transplants import (
+    check_parts,
+    kept_in_place,
+    transplant_normalizer,
+    transplant_updates,
+)
 from agents.update import Update, clone
 from agents.update_clock import UpdateClock
 from networks.heads import Network, QFunction, SquashedGaussianPolicy
@@ -62,6 +68,8 @@ class SAC(Agent):
         self.device = torch.device(config.device)
         self.action_dim = parts.action_dim
         self._range = ActionRange(parts.action_low, parts.action_high)
+        standardize, size = config.normalize_observation, parts.observation_dim
+        self.normalizer = ReplayNormalizer(size, self.device) if standardize else None
         self._build_networks(config, parts)
         self.switch_rule = parts.switch_rule(config, CRITICS)
         self.replay = replay_of(config, parts, self.device)
@@ -132,38 +140,19 @@ class SAC(Agent):
             refuse_delay(config.acting, reason)
             self._acting = self._current
         self._threads = LearnerThreads(parts.num_threads if self.device.type == "cpu" else 1)
-        entropy = config.target_entropy
-        self._steps = self._make_steps(config)(
-            self.actor,
-            self.targets,
-            updates,
-            self.temperature,
-            Settings(
-                config.discount,
-                config.tau,
-                -float(parts.action_dim) if entropy == "auto" else float(entropy),
-                config.timeouts_terminal,
-                config.max_grad_norm if joint else None,
-            ),
-            self._threads,
+        kind = kind_of_steps(config, self.device, updates)
+        settings = step_settings(config, parts.action_dim)
+        self._steps: SACSteps = kind(
+            self.actor, self.targets, updates, self.temperature, settings, self._threads
         )
-
-    def _make_steps(self, config: Config) -> Callable[..., SACSteps]:
-        """The fastest way to make gradient steps that device, networks and methods allow."""
-        on_cpu = self.device.type == "cpu"
-        reason = "agent.device is cpu" if on_cpu else obstacle(self.updates)
-        if config.capture == "on" and reason is not None:
-            raise ValueError(f"agent.capture=on is not possible: {reason}; set agent.capture=auto")
-        if on_cpu and config.fast_path and FusedSACSteps.supports(self.updates):
-            return functools.partial(FusedSACSteps, config.batch_size)
-        if config.capture != "off" and reason is None:
-            return functools.partial(CapturedSACSteps, CudaGraph)
-        return SACSteps
 
     # Interaction ---------------------------------------------------------------------------
 
     def act(self, observation: np.ndarray, context: np.ndarray, explore: bool) -> np.ndarray:
         """Sample actions, uniformly during the warm-up, or return the mode; see `Agent.act`."""
+        if self.normalizer is not None and explore:
+            self.normalizer.update(observation)
+        observation = self._scaled(observation)
         if not explore:
             return self._range.to_world(self._current.actions(observation, context, None))
         shape, generators = (len(observation), self.action_dim), self._generators
@@ -176,8 +165,15 @@ class SAC(Agent):
     def sample(self, observation: np.ndarray, context: np.ndarray) -> np.ndarray:
         """Sample actions for somebody who only watches; see `Agent.sample`."""
         noise = torch.randn(len(observation), self.action_dim, generator=self._watching_noise)
-        drawn = self._current.actions(observation, context, noise.to(self.device))
+        drawn = self._current.actions(self._scaled(observation), context, noise.to(self.device))
         return self._range.to_world(drawn)
+
+    def _scaled(self, observation: np.ndarray) -> np.ndarray:
+        return observation if self.normalizer is None else self.normalizer(observation)
+
+    def _seen(self, batch: Batch) -> Batch:
+        """Transitions of the replay as the networks see them."""
+        return batch if self.normalizer is None else self.normalizer.batch(batch)
 
     def observe(self, transition: Transition) -> None:
         """Store the outcome of the last exploring `act`."""
@@ -239,7 +235,7 @@ class SAC(Agent):
         if not self.clock.complete_iteration():
             return {}
         self._check_finite()
-        recent = self.replay.last(self.config.batch_size)
+        recent = self._seen(self.replay.last(self.config.batch_size))
         for name, update in self.updates.items():
             update.network.torso.record_statistics(*self._inputs_of(name, recent))
         self._steps.mirror_edits()  # targets of boosted winners hear of the new statistics
@@ -259,7 +255,7 @@ class SAC(Agent):
             )
         shape = (2, config.batch_size, self.action_dim)
         noise, next_noise = torch.randn(shape, generator=generator, device=self.device)
-        self._sums += self._steps.step(self.replay.rows(rows), noise, next_noise)
+        self._sums += self._steps.step(self._seen(self.replay.rows(rows)), noise, next_noise)
         self.clock.step()
         if self.clock.gradient_steps % CHECK_PERIOD == 0:
             self._check_finite()
@@ -282,7 +278,7 @@ class SAC(Agent):
         context: np.ndarray,
     ) -> tuple[Tensor, Tensor | None]:
         """Convert samples; critics take observation and action side by side."""
-        inputs = self._tensor(observation)
+        inputs = self._tensor(self._scaled(observation))
         if name in CRITICS:
             assert action is not None
             inputs = torch.cat((inputs, self._tensor(self._range.from_world(action))), dim=1)
@@ -295,13 +291,13 @@ class SAC(Agent):
         """Inputs of one network for the last `size` transitions stored."""
         if not self.update_is_due:
             return None
-        return self._inputs_of(name, self.replay.last(size))
+        return self._inputs_of(name, self._seen(self.replay.last(size)))
 
     def _sample_inputs(
         self, name: str, size: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor | None]:
         rows = torch.randint(self.replay.size, (size,), generator=generator).to(self.device)
-        return self._inputs_of(name, self.replay.rows(rows))
+        return self._inputs_of(name, self._seen(self.replay.rows(rows)))
 
     @staticmethod
     def _inputs_of(name: str, batch: Batch) -> tuple[Tensor, Tensor | None]:
@@ -345,6 +341,7 @@ class SAC(Agent):
             "sums": clone(self._sums),
             "clock": self.clock.state_dict(),
             **self._acting.state(),
+            **({} if self.normalizer is None else {"normalizer": self.normalizer.state_dict()}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -364,6 +361,8 @@ class SAC(Agent):
         self._steps.forget()
         self._acting.load_state(state)
         self._sums.copy_(state["sums"])
+        if self.normalizer is not None:
+            self.normalizer.load_state_dict(state["normalizer"])
         self.clock.load_state_dict(state["clock"])
         self.iteration = self.clock.iteration
 
@@ -378,6 +377,7 @@ class SAC(Agent):
         them the warm-up, stay those of the new run.
         """
         check_parts(fresh_parts, self.organs())
+        transplant_normalizer(self.normalizer, state, set(self.networks()) <= set(fresh_parts))
         transplant_updates(self.updates, state["updates"], fresh_parts)
         for name, target in zip(CRITICS, self.targets, strict=True):
             if name not in fresh_parts:

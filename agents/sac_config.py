@@ -68,6 +68,8 @@ class Config:
             announced switches.
         critic_on_switch: `reset` draws both critics anew at announced switches, and their targets
             follow.
+        normalize_observation: Standardise observations by running moments of all that were seen
+            while acting. The replay keeps raw ones.
         fast_path: On the CPU, run the critics through a hand-written pass where they and their
             methods allow it; results then differ from autograd's by floating-point reordering
             only.
@@ -104,6 +106,7 @@ class Config:
     warmup_on_switch: bool = field(default=False, metadata=_LATER)
     optimizer_on_switch: Choice = field(default="keep", metadata=_LATER)
     critic_on_switch: Choice = field(default="keep", metadata=_LATER)
+    normalize_observation: bool = field(default=False, metadata=_LATER)
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.discount <= 1.0:

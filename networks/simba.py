@@ -5,10 +5,8 @@ to it and no nonlinearity separates it from its readers, so its entries have no 
 of their own.
 
 Source: Lee et al. 2024, "SimBa: simplicity bias for scaling up parameters in deep reinforcement
-learning", arXiv 2410.09754. Its running normalisation of observations is PPO's
-(`agent.normalize_observation=true`).
-Deviation: soft actor-critic has no such normalisation here, so `agent=sac network=simba` is the
-paper's network without it.
+learning", arXiv 2410.09754. Its running normalisation of observations is the agent's
+(`agent.normalize_observation=true`), which also clips to [-10, 10].
 Deviation: hidden weights are uniform of the same variance, where the paper draws normal ones.
 """
 

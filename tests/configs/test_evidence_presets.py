@@ -78,4 +78,4 @@ def test_details_that_an_agent_does_not_have_are_refused():
     run = compose_run(["agent=sac", "arm=terminal_timeouts"]).config
     assert dataclasses.asdict(run.agent)["timeouts_terminal"] is True
     with pytest.raises(ValueError, match="normalize_observation"):
-        compose_run(["agent=sac", "arm=normalized_observations"])
+        compose_run(["agent=supervised", "env=bit_flipping", "arm=normalized_observations"])
