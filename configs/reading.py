@@ -1,4 +1,4 @@
-"""Which settings of contexts, agents and methods are read under which choice: a table for each.
+"""Which settings are read under which choice: tables of environments, contexts, agents, methods.
 
 `envs.reading` has that of schedules. Left out are settings that say how to compute (`fast_path`,
 `capture`, `acting`), because the device may change within a run, and those whose agent refuses them
@@ -6,6 +6,9 @@ by a sentence of its own.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from configs.run import RunConfig
 from configs.schema import ConfigurationError
@@ -17,6 +20,17 @@ def _tells_friction(config: RunConfig) -> bool:
     source = config.context.source
     return source == "friction" or (source == "auto" and hasattr(config.env, "friction_low"))
 
+
+_DRAWN_GOALS = Reader("env.goal_manifest=null", lambda c: c.env.goal_manifest is None)
+_CLUSTERS = Reader("env.context=clusters", lambda c: c.env.context == "clusters")
+ENVIRONMENTS = {
+    "meta_world": {
+        "task": Reader("env.benchmark=mt1", lambda c: c.env.benchmark == "mt1"),
+        "goal_seed": _DRAWN_GOALS,
+    },
+    "sequences": {"goal_seed": _DRAWN_GOALS},
+    "permuted_tasks": {"num_features": _CLUSTERS, "cluster_rule": _CLUSTERS},
+}
 
 _LEARNING = Reader("context.freeze_after above 0", lambda c: c.context.freeze_after > 0)
 CONTEXTS = {
@@ -84,7 +98,12 @@ def refuse_unread(config: RunConfig) -> None:
     Raises:
         ConfigurationError: Naming the setting, who reads it, and what else to do.
     """
-    chosen = [("context", config.context, CONTEXTS), ("agent", config.agent, AGENTS)]
+    chosen: list[tuple[str, Any, Mapping[str, Mapping[str, Reader]]]]
+    chosen = [
+        ("env", config.env, ENVIRONMENTS),
+        ("context", config.context, CONTEXTS),
+        ("agent", config.agent, AGENTS),
+    ]
     chosen += [(f"method.{name}", method, METHODS) for name, method in config.method.items()]
     for group, settings, tables in chosen:
         for found in unread(settings, tables.get(settings.kind, {}), config):

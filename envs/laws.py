@@ -17,6 +17,7 @@ class Law:
         scale: log (uniform in the logarithm, values above 0), linear (uniform) or whole (whole
             numbers that only name worlds, so that nothing lies between two of them).
         unit: For tables and messages.
+        floor: Values below it are impossible; 0 where any positive number (log) is possible.
     """
 
     low: float
@@ -24,6 +25,7 @@ class Law:
     nominal: float
     scale: str = "log"
     unit: str = ""
+    floor: float = 0.0
 
     @property
     def top(self) -> float:
@@ -61,6 +63,11 @@ class Law:
         if not (fits and math.isfinite(number)):
             example = f"choose for example a value between {self.low:g} and {self.top:g}"
             raise ValueError(f"{where} is {value!r}, but it must be {wanted}; {example}.")
+        if self.scale == "log" and number < self.floor:
+            raise ValueError(
+                f"{where} is {value!r}, but the simulator takes nothing below {self.floor:g}; "
+                f"give at least that."
+            )
         return number
 
     def draw(self, uniform: float, previous: float | None) -> float:

@@ -172,6 +172,11 @@ class WorkerPool:
                 replies.append(self._workers[position].reply())
             except (WorkerError, ValueError) as error:
                 failure = failure or error
+            except (
+                BaseException
+            ):  # an interrupt: replies still in the pipes would be read as others
+                self.close()
+                raise
         if failure is not None:
             raise failure
         return replies

@@ -43,6 +43,8 @@ class PhysicsSchedule(gymnasium.Wrapper):
         config: The schedule; alternatively its fields as keywords.
         total_steps: Transitions after which nothing changes any more, None for never.
         on_simulator_reset: fail (raise SimulatorError) or count (end the episode with reward 0).
+        env_index: Which of several copies this is, so that they start in different states; those of
+            copy i are of row i of `envs.locomotion`, until a seed is given to `reset`.
         **schedule: Fields of ``ScheduleConfig``, for example ``world_seed=3``.
 
     Raises:
@@ -56,10 +58,12 @@ class PhysicsSchedule(gymnasium.Wrapper):
         *,
         total_steps: int | None = None,
         on_simulator_reset: str = "fail",
+        env_index: int = 0,
         **schedule: Any,
     ) -> None:
         super().__init__(env)
         one_of("on_simulator_reset", on_simulator_reset, ("fail", "count"))
+        at_least("env_index", env_index, 0)
         self.schedule_config = _schedule_config(config, schedule)
         self._model, self._data = _model_and_data(env)
         self._count_resets = on_simulator_reset == "count"
@@ -73,7 +77,7 @@ class PhysicsSchedule(gymnasium.Wrapper):
         self.num_simulator_resets = 0
         redirect_warnings()
         env.unwrapped.np_random = reset_noise_generator(
-            self.schedule_config.table_seed, self.schedule_config.world_seed, 0
+            self.schedule_config.table_seed, self.schedule_config.world_seed, env_index
         )
 
     def _subject(self, env: gymnasium.Env) -> Subject:
@@ -262,7 +266,7 @@ def forward_weight(env: gymnasium.Env) -> float | None:
 def make_slippery(
     robot: str,
     semantics: str = "published",
-    max_episode_steps: int = 1000,
+    episode_steps: int = 1000,
     render_mode: str | None = None,
     **settings: Any,
 ) -> PhysicsSchedule:
@@ -271,15 +275,16 @@ def make_slippery(
     Args:
         robot: ant, hopper, walker2d, half_cheetah or humanoid.
         semantics: published (Gymnasium's v4) or v5.
-        max_episode_steps: Time limit of an episode.
+        episode_steps: Time limit of an episode. Gymnasium's own `max_episode_steps` never arrives
+            here: `gymnasium.make` puts that limit around everything, where it can only shorten.
         render_mode: Passed on to Gymnasium.
         **settings: Keywords of ``PhysicsSchedule``.
     """
     if (robot, semantics) not in ROBOTS:
         one_of("semantics", semantics, ("published", "v5"))
         one_of("robot", robot, ROBOT_NAMES)
-    at_least("max_episode_steps", max_episode_steps, 1)
+    at_least("episode_steps", episode_steps, 1)
     spec = gymnasium.spec(ROBOTS[robot, semantics].gymnasium_id)
     build = load_env_creator(str(spec.entry_point))  # make() would warn that v4 is not the newest
     env = cast(gymnasium.Env, build(render_mode=render_mode))
-    return PhysicsSchedule(TimeLimit(env, max_episode_steps), **settings)
+    return PhysicsSchedule(TimeLimit(env, episode_steps), **settings)

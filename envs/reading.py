@@ -105,8 +105,8 @@ _ONE_OTHER = "and exactly one modifier other than friction"
 _OF_FRICTION = "and modifier=friction"
 # world_seed, table_seed and switch_interval are left out: seeds also decide the start states, and
 # the stationary control of an experiment, or its drifting one, is the same command with
-# schedule=fixed or sinusoidal, although neither reads the interval that the experiment sets.
-# switch_rule has a sentence of its own.
+# schedule=fixed or sinusoidal, although neither reads the interval that the experiment sets. So is
+# switch_rule, which fixed worlds do not read and drifting ones refuse in a sentence of their own.
 READERS = {
     "source": Reader("schedule=abrupt or gradual", _draws),
     "friction_low": Reader(f"{_DRAWING} {_OF_FRICTION}", lambda c: _generates(c) and _friction(c)),

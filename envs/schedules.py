@@ -50,8 +50,8 @@ class ScheduleConfig:
     Friction is told by ``friction_low``, ``friction_high``, ``friction_values``,
     ``fixed_friction``, ``cyclic_values``, ``sinusoid_center`` and ``sinusoid_factor``; every other
     quantity by ``low``, ``high``, ``values`` and ``fixed_value``. A setting that the chosen
-    schedule or quantity does not read is refused unless it is at its default; seeds and
-    ``switch_interval`` are not.
+    schedule or quantity does not read is refused unless it is at its default; seeds,
+    ``switch_interval`` and ``switch_rule`` are not.
 
     Attributes:
         schedule: abrupt (one constant value per world), list (the same with the values given),
@@ -131,6 +131,7 @@ class ScheduleConfig:
                 f"schedule={self.schedule} drifts in all environments at once and has no "
                 "switch_rule=episode_end; leave switch_rule at exact."
             )
+        _check_drift(self)
         make_schedules(self)  # lists, tables and rows are checked where they are read
 
     @property
@@ -184,12 +185,37 @@ def _check_modifiers(config: ScheduleConfig) -> None:
                 f"modifier={name} numbers its worlds, so nothing lies between two of them and "
                 f"schedule={config.schedule} has no meaning; choose abrupt, list or cyclic."
             )
+    law = modifiers.get(names[0]).LAW
+    draws = config.schedule == "abrupt" and config.source == "generated"
+    if len(names) == 1 and law.scale == "whole" and draws and config.low == config.high is not None:
+        raise ValueError(
+            f"low={config.low:g} and high={config.high:g} leave one world of modifier={names[0]}, "
+            f"so that nothing would ever change; choose schedule=fixed fixed_value={config.low:g}, "
+            "or widen them."
+        )
     if len(set(names)) < len(names):
         raise ValueError(f"modifier={list(names)} names a quantity twice; name each once.")
     if config.source == "table" and names != ("friction",):
         raise ValueError(
             f"source=table holds frictions, not modifier={'+'.join(names)}; leave source at "
             "generated, or choose source=list."
+        )
+
+
+def _check_drift(config: ScheduleConfig) -> None:
+    """A drifting value must be written often enough to drift."""
+    every, ramp = config.update_every, config.ramp or config.switch_interval
+    if config.schedule == "sinusoidal" and 4 * every > config.sinusoid_period:
+        raise ValueError(
+            f"sinusoid_period={config.sinusoid_period} is less than four times "
+            f"update_every={every}, so that the value would not follow the sinusoid; lower "
+            "update_every, or lengthen the period."
+        )
+    if config.schedule == "gradual" and not every <= ramp <= config.switch_interval:
+        raise ValueError(
+            f"schedule=gradual needs update_every={every} <= ramp={ramp} <= "
+            f"switch_interval={config.switch_interval}: a change that is written less often than "
+            "it takes is none, and one that takes longer than a world ends in a jump."
         )
 
 
@@ -207,6 +233,9 @@ def _check_friction(config: ScheduleConfig) -> None:
             f"sinusoid_factor={config.sinusoid_factor} must be a finite number above 1; "
             "10 makes the friction swing between center / 10 and center * 10."
         )
+    if config.schedule == "sinusoidal":
+        lowest = config.sinusoid_center / config.sinusoid_factor
+        friction.check(lowest, "the lowest friction, sinusoid_center / sinusoid_factor,")
     if not math.isfinite(config.sinusoid_phase):
         raise ValueError(f"sinusoid_phase={config.sinusoid_phase} must be finite (radians).")
 
@@ -259,6 +288,22 @@ def _schedule(config: ScheduleConfig, name: str, num_actuators: int | None) -> S
         raise ValueError("schedule=gradual moves between worlds and needs at least 2 values.")
     ramp = config.switch_interval if config.ramp is None else config.ramp
     return Gradual(worlds, law, config.switch_interval, ramp, config.update_every)
+
+
+def visited_range(config: ScheduleConfig, name: str) -> tuple[float, float]:
+    """Smallest and largest value of one quantity: of what may be drawn, and of what is listed."""
+    law, is_friction = config.laws[name], name == "friction"
+    found = [law.low, law.top]
+    if config.schedule == "cyclic":
+        found += config.cyclic_values if is_friction else config.values
+    elif config.schedule == "list" or config.source == "list":
+        found += config.friction_values if is_friction else config.values
+    elif config.schedule == "fixed":
+        found.append(make_schedules(config)[name].value(0))
+    elif config.schedule == "sinusoidal" and is_friction:
+        centre, factor = config.sinusoid_center, config.sinusoid_factor
+        found += [centre / factor, centre * factor]
+    return min(found), max(found)
 
 
 def count_cycle(config: ScheduleConfig) -> int:

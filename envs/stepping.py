@@ -11,16 +11,19 @@ depend neither on the number of threads nor on who steps what.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from queue import SimpleQueue
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 
 import mujoco
 import numpy as np
 
+LOST_RING_SECONDS = 1.0  # an interrupt may swallow a ring
 SMALLEST_NORMAL = 2.2250738585072014e-308
 
 Simulation = tuple[mujoco.MjModel, mujoco.MjData, np.ndarray, np.ndarray, np.ndarray]
@@ -72,24 +75,40 @@ def step_all(simulations: Iterable[Simulation], num_substeps: int, contact_force
         clock[0] = data.time
 
 
+@dataclass
+class Outcome:
+    """What became of one thread's part of one step."""
+
+    failure: BaseException | None = None
+    is_done: bool = False
+
+
+@dataclass(frozen=True)
+class Task:
+    """One step for one thread: what is left for everybody, and where to say how it went."""
+
+    shares: Shares
+    outcome: Outcome
+
+
 def _work(
     own: int,
     num_substeps: int,
     contact_forces: bool,
-    tasks: SimpleQueue[Shares | None],
-    results: SimpleQueue[BaseException | None],
+    tasks: SimpleQueue[Task | None],
+    bell: SimpleQueue[None],
 ) -> None:
     """Thread body: help with every set of shares, stop at None, hand failures back."""
-    while (shares := tasks.get()) is not None:
-        failure: BaseException | None = None
+    while (task := tasks.get()) is not None:
         try:
-            step_all(claim(shares, own), num_substeps, contact_forces)
+            step_all(claim(task.shares, own), num_substeps, contact_forces)
         except Exception as error:  # handed to the caller of step(), which raises it
-            failure = error
-        results.put(failure)
+            task.outcome.failure = error
+        task.outcome.is_done = True
+        bell.put(None)
 
 
-def _stop(queues: Sequence[SimpleQueue[Shares | None]]) -> None:
+def _stop(queues: Sequence[SimpleQueue[Task | None]]) -> None:
     for tasks in queues:
         tasks.put(None)
 
@@ -116,12 +135,12 @@ class Stepper:
         bounds = [round(len(simulations) * k / count) for k in range(count + 1)]
         self._shares = [tuple(simulations[a:b]) for a, b in itertools.pairwise(bounds)]
         self._num_substeps, self._contact_forces = num_substeps, contact_forces
-        self._results: SimpleQueue[BaseException | None] = SimpleQueue()
-        self._tasks: list[SimpleQueue[Shares | None]] = [SimpleQueue() for _ in range(count - 1)]
+        self._bell: SimpleQueue[None] = SimpleQueue()  # rung by every thread that is done
+        self._tasks: list[SimpleQueue[Task | None]] = [SimpleQueue() for _ in range(count - 1)]
         self._threads = [
             threading.Thread(
                 target=_work,
-                args=(k, num_substeps, contact_forces, tasks, self._results),
+                args=(k, num_substeps, contact_forces, tasks, self._bell),
                 name=f"physics-{k}",
                 daemon=True,
             )
@@ -135,16 +154,32 @@ class Stepper:
     def step(self) -> None:
         """Advance every simulation by one environment step and wait for all of them."""
         shares = [deque(share) for share in self._shares]
-        for tasks in self._tasks:
-            tasks.put(shares)
-        failure: BaseException | None = None
+        outcomes = [Outcome() for _ in self._tasks]
+        while not self._bell.empty():  # rung after everybody was seen to be done
+            self._bell.get_nowait()
+        for tasks, outcome in zip(self._tasks, outcomes, strict=True):
+            tasks.put(Task(shares, outcome))
         try:
             step_all(claim(shares, 0), self._num_substeps, self._contact_forces)
         finally:  # also after an interrupt: no thread may still be writing when this returns
-            for _ in self._tasks:
-                failure = self._results.get() or failure
-        if failure is not None:
-            raise failure
+            self._wait(outcomes)
+        for outcome in outcomes:
+            if outcome.failure is not None:
+                raise outcome.failure
+
+    def _wait(self, outcomes: Sequence[Outcome]) -> None:
+        """Wait for every thread; an interrupt meanwhile is raised again when all are done."""
+        interrupt: KeyboardInterrupt | None = None
+        while True:
+            try:
+                while not all(outcome.is_done for outcome in outcomes):
+                    with contextlib.suppress(Empty):
+                        self._bell.get(timeout=LOST_RING_SECONDS)
+                break
+            except KeyboardInterrupt as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
 
     def close(self) -> None:
         """Stop the threads; stepping afterwards is an error."""

@@ -71,7 +71,14 @@ def make_residuals(config: Any, info: EnvInfo, settings: Any, seed: int) -> Resi
             "modifier=observation_permutation moves them; choose context=window, which reads all "
             "of it, or a context that is given, such as context=regime"
         )
-    rule = getattr(settings, "switch_rule", "exact")
+    fixed = getattr(settings, "schedule", None) == "fixed"
+    rule = "exact" if fixed else getattr(settings, "switch_rule", "exact")
+    if config.pool and getattr(settings, "kind", "") == "sequences":
+        raise ValueError(
+            "context.pool=true averages over environments that are in the same world; those of "
+            "training are, but evaluations of a sequence step all its tasks side by side; set "
+            "context.pool=false"
+        )
     if config.pool and (info.num_tasks > 1 or rule != "exact"):
         raise ValueError(
             "context.pool=true averages over environments that may be in different worlds "

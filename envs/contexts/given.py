@@ -18,7 +18,7 @@ from envs.contexts.controls import Control
 from envs.contexts.layer import Step
 from envs.contexts.shown import Showing, make_control
 from envs.contexts.sources import Source
-from envs.schedules import at_least, count_cycle, make_schedule, one_of
+from envs.schedules import at_least, count_cycle, make_schedule, one_of, visited_range
 from envs.snapshots import Snapshot, require_equal
 
 SOURCES = ("auto", "task", "friction", "regime", "none")
@@ -190,7 +190,8 @@ def resolved_source(config: Config, info: EnvInfo, settings: Any) -> str:
 def _source(name: str, config: Config, info: EnvInfo, settings: Any, total_steps: int) -> Source:
     if name == "friction":
         quantity, law = next(iter(settings.laws.items()))
-        return sources.Friction(law.low, law.top, config.features, law.scale, quantity)
+        low, high = visited_range(settings, quantity)
+        return sources.Friction(low, high, config.features, law.scale, quantity)
     if name == "regime":
         return _regime(config.num_regimes, settings, total_steps)
     if name == "none":

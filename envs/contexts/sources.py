@@ -86,8 +86,8 @@ class Friction(_OfRegime):
     C = 9. The constant lets gates differ between a context and its negative.
 
     Args:
-        low: Lower end of the law.
-        high: Upper end of the law.
+        low: Lower end of the law, or the lowest value that a schedule lists.
+        high: Upper end likewise.
         features: log or rbf.
         scale: log, or linear for quantities whose law is uniform; then read every ln as nothing.
         quantity: What changes.

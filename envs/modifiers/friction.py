@@ -13,7 +13,14 @@ import numpy as np
 from envs.laws import Law
 from envs.modifiers.base import OfModel, Subject
 
-LAW = Law(low=0.02, high=2.0, nominal=1.0, scale="log", unit="sliding friction coefficient")
+LAW = Law(
+    low=0.02,
+    high=2.0,
+    nominal=1.0,
+    scale="log",
+    unit="sliding friction coefficient",
+    floor=mujoco.mjMINMU,  # contacts never have less, whatever a geom says
+)
 
 
 def write_friction(model: mujoco.MjModel, friction: float) -> None:

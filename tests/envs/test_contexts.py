@@ -14,7 +14,7 @@ from envs.base import EnvInfo
 from envs.contexts import controls, given
 from envs.contexts.layer import ContextLayer
 from envs.contexts.sources import Friction, Regime
-from envs.schedules import make_schedule
+from envs.schedules import ScheduleConfig, make_schedule, visited_range
 from networks.torso import ContextSpec
 from train import EXIT_CONFIGURATION, main
 
@@ -63,6 +63,52 @@ def ant(*words):
 
 
 # True contexts -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["env.modifier=mass", "env.schedule=cyclic", "env.values=[0.1,10]"],
+        [
+            "env.modifier=gravity",
+            "env.schedule=list",
+            "env.values=[1.62,0.5]",
+            "env.on_exhausted=cycle",
+        ],
+        ["env.schedule=cyclic", "env.cyclic_values=[0.0005,100]"],
+        ["env.source=list", "env.friction_values=[100,0.0005]", "env.on_exhausted=cycle"],
+    ],
+)
+@pytest.mark.parametrize("features", ["rbf", "log"])
+def test_listed_worlds_outside_of_the_law_are_told_apart(words, features):
+    envs, _ = ant(*words, "context=oracle", f"context.features={features}")
+    envs.reset()
+    told = [envs.context[0]]
+    while len(told) < 2:
+        *_, info = envs.step(np.zeros((3, 8), dtype=np.float32))
+        if info["events"]:
+            told.append(envs.context[0])
+    envs.close()
+    assert np.abs(told[0] - told[1]).max() > 0.5
+    for context in told:
+        assert np.abs(context[:-1]).max() > 0.5
+        assert np.abs(context).max() < 3.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, (0.02, 2.0)),
+        ({"friction_low": 0.1}, (0.1, 2.0)),
+        ({"schedule": "cyclic"}, (0.02, 2.0)),
+        ({"schedule": "sinusoidal"}, (0.02, 2.0)),
+        ({"schedule": "sinusoidal", "sinusoid_center": 1.0}, (0.02, 10.0)),
+        ({"schedule": "fixed", "fixed_friction": 5.0}, (0.02, 5.0)),
+        ({"schedule": "list", "friction_values": [0.5, 0.01]}, (0.01, 2.0)),
+    ],
+)
+def test_the_range_that_contexts_cover_is_that_of_the_law_and_what_is_listed(settings, expected):
+    assert visited_range(ScheduleConfig(**settings), "friction") == expected
 
 
 def test_22_features_of_the_friction():

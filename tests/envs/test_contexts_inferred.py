@@ -565,6 +565,23 @@ def test_what_cannot_be_is_refused(words, message):
         ant("inferred", *words)
 
 
+@pytest.mark.parametrize("words", [["detected"], ["inferred", "context.pool=true"]])
+def test_tasks_of_a_sequence_are_not_pooled(words):
+    """Training has one task at a time, but evaluations have all of them side by side."""
+    kind, *more = words
+    line = ["env=mt10_sequence", f"context={kind}", "context.velocities=[0,1,2]", *more]
+    config = compose_run([*line, "total_steps=2_000_000"]).config
+    with pytest.raises(ConfigurationError, match=r"all its tasks .* set context.pool=false"):
+        build_environment(config)
+
+
+def test_worlds_that_never_change_may_be_pooled_whatever_their_rule():
+    envs = ant(
+        "detected", "env.schedule=fixed", "env.fixed_friction=0.3", "env.switch_rule=episode_end"
+    )
+    envs.close()
+
+
 @pytest.mark.parametrize("kind", ["inferred", "detected"])
 @pytest.mark.parametrize("modifier", ["observation_permutation", "[mass,observation_permutation]"])
 @pytest.mark.parametrize("given", [[], ["context.velocities=[13,14,18]"]])

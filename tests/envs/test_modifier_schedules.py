@@ -138,7 +138,7 @@ CASES = {
     "on_exhausted": ("cycle", {**LIST, "modifier": LOG}, {}),
     "fixed_friction": (0.4, {"schedule": "fixed"}, {"schedule": "fixed", "modifier": LOG}),
     "cyclic_values": ([0.1, 0.2], {"schedule": "cyclic"}, {}),
-    "ramp": (1000, {"schedule": "gradual"}, {}),
+    "ramp": (20_000, {"schedule": "gradual"}, {}),
     "update_every": (500, {"intervals": "geometric"}, {}),
     "sinusoid_center": (
         0.5,
@@ -146,7 +146,7 @@ CASES = {
         {"schedule": "sinusoidal", "modifier": LOG},
     ),
     "sinusoid_factor": (2.0, {"schedule": "sinusoidal"}, {}),
-    "sinusoid_period": (500, {"schedule": "sinusoidal"}, {"schedule": "gradual"}),
+    "sinusoid_period": (50_000, {"schedule": "sinusoidal"}, {"schedule": "gradual"}),
     "sinusoid_phase": (1.0, {"schedule": "sinusoidal"}, {"schedule": "fixed"}),
     "intervals": ("geometric", {"schedule": "cyclic"}, {"schedule": "gradual"}),
     "low": (0.8, {"modifier": LOG}, {}),
@@ -192,6 +192,10 @@ def test_worlds_that_are_only_numbered_alternate_between_0_and_low(modifier):
     ScheduleConfig(modifier=LOG, schedule="cyclic", low=0.8, high=1.5)
 
 
+def test_one_joint_may_stay_paralysed_while_something_else_changes():
+    ScheduleConfig(modifier=("friction", "joint_paralysis"), low=3.0, high=3.0)
+
+
 def test_every_setting_is_in_the_table_or_read_by_all():
     always = {"schedule", "modifier", "switch_interval", "switch_rule", "world_seed", "table_seed"}
     assert set(READERS) == {field.name for field in dataclasses.fields(ScheduleConfig)} - always
@@ -206,6 +210,7 @@ def test_every_setting_is_in_the_table_or_read_by_all():
         ({"modifier": WHOLE, "schedule": "gradual"}, "choose abrupt, list or cyclic"),
         ({"modifier": LOG, "source": "table"}, "holds frictions"),
         ({"modifier": LOG, "low": 3.0}, "below"),
+        ({"modifier": WHOLE, "low": 3.0, "high": 3.0}, "schedule=fixed fixed_value=3"),
         ({"modifier": LOG, "low": -1.0}, "above 0"),
         ({"modifier": LOG, "schedule": "list", "values": (1.0, 0.0)}, r"values\[1\] is 0.0"),
         ({"modifier": LOG, "schedule": "list"}, "values is empty"),

@@ -1,5 +1,6 @@
 """The wrapper for single Gymnasium environments."""
 
+import dataclasses
 import warnings
 from typing import Any
 
@@ -51,7 +52,7 @@ def test_equals_the_batched_environment_bit_for_bit(settings, seed):
     config = Config(num_envs=1, world_seed=6, max_episode_steps=45, **settings)
     batch, info = make(config, total_steps=500)
     single = make_slippery(
-        **{"robot": "ant", "world_seed": 6, "max_episode_steps": 45, "total_steps": 500, **settings}
+        **{"robot": "ant", "world_seed": 6, "episode_steps": 45, "total_steps": 500, **settings}
     )
     assert single.schedule_hash == batch.schedule_hash
     observation, _ = single.reset(seed=seed)
@@ -118,6 +119,46 @@ def test_a_time_limit_outside_counts_as_an_episode_end():
         if terminated or truncated:
             events += env.reset()[1]["events"]
     assert [event["env_steps"] for event in events] == [60, 120]
+
+
+@pytest.mark.parametrize("limit", [50, 1500])
+def test_the_time_limit_is_that_of_the_batch(limit):
+    """Also beyond Gymnasium's 1,000, and at the step of a switch."""
+    settings = {"switch_interval": 50, "total_steps": 10_000, "world_seed": 3}
+    env = gymnasium.make("envs:Neoteny/SlipperyHalfCheetah-v0", episode_steps=limit, **settings)
+    config = Config(robot="half_cheetah", num_envs=1, max_episode_steps=limit, world_seed=3)
+    batch, _ = make(dataclasses.replace(config, switch_interval=50), total_steps=10_000)
+    env.reset(), batch.reset()
+    for _ in range(50):
+        *_, told = batch.step(np.zeros((1, 6), dtype=np.float32))
+        *_, truncated, info = env.step(np.zeros(6, dtype=np.float32))
+    assert truncated
+    assert info["switch_truncated"] == told["switch_truncated"][0] == (limit > 50)
+    batch.close()
+
+
+def test_a_time_limit_beyond_a_thousand_is_reached():
+    env = gymnasium.make(
+        "envs:Neoteny/SlipperyHalfCheetah-v0", episode_steps=1100, schedule="fixed"
+    )
+    env.reset()
+    length = 0
+    while True:
+        length += 1
+        if any(env.step(np.zeros(6, dtype=np.float32))[2:4]):
+            break
+    assert length == 1100
+
+
+def test_copies_are_the_rows_of_the_batch():
+    batch, _ = make(Config(num_envs=3, world_seed=2), total_steps=1_000)
+    rows = batch.reset()[0]
+    for index, row in enumerate(rows):
+        env = gymnasium.make("envs:Neoteny/SlipperyAnt-v0", world_seed=2, env_index=index)
+        np.testing.assert_array_equal(env.reset()[0], row)
+    with pytest.raises(ValueError, match="env_index=-1"):
+        make_slippery("ant", env_index=-1)
+    batch.close()
 
 
 def test_instability_is_reported():

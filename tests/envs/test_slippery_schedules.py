@@ -157,6 +157,14 @@ def test_impossible_frictions_are_refused_with_a_sentence(bad):
         ({"schedule": "list"}, "friction_values is empty"),
         ({"schedule": "gradual", "switch_rule": "episode_end"}, "leave switch_rule at exact"),
         ({"schedule": "gradual", "source": "list", "friction_values": [1.0]}, "at least 2"),
+        ({"schedule": "sinusoidal", "sinusoid_period": 10_000}, "would not follow the sinusoid"),
+        ({"schedule": "gradual", "switch_interval": 5_000}, "written less often than it takes"),
+        ({"schedule": "gradual", "ramp": 9_999}, "update_every=10000 <= ramp=9999"),
+        ({"schedule": "gradual", "switch_interval": 20_000, "ramp": 40_000}, "ends in a jump"),
+        ({"schedule": "fixed", "fixed_friction": 1e-6}, "the simulator takes nothing below 1e-05"),
+        ({"schedule": "cyclic", "cyclic_values": [1.0, 1e-6]}, "nothing below 1e-05"),
+        ({"friction_low": 1e-6}, "nothing below 1e-05"),
+        ({"schedule": "sinusoidal", "sinusoid_factor": 1e5}, "sinusoid_center / sinusoid_factor"),
         ({"robot": "dog"}, "choose one of ant"),
         ({"semantics": "v4"}, "choose one of published"),
         ({"num_envs": 0}, "num_envs=0"),
@@ -194,7 +202,7 @@ def test_hash_identifies_the_worlds():
         {"source": "table"},
         {"schedule": "cyclic"},
         {"schedule": "gradual"},
-        {"schedule": "gradual", "ramp": 5},
+        {"schedule": "gradual", "ramp": 400_000},
         {"schedule": "sinusoidal"},
         {"schedule": "fixed"},
         {"schedule": "fixed", "fixed_friction": 0.5},
@@ -236,3 +244,11 @@ def test_exact_rule_against_its_definition(num_envs, interval, total_steps, worl
         switches += events
     assert [e["regime"] for e in switches] == list(range(1, len(switches) + 1))
     assert clock.env_steps == env_steps
+
+
+def test_the_smallest_friction_is_the_one_that_contacts_have():
+    env, _ = make(Config(num_envs=1, schedule="fixed", fixed_friction=1e-5), total_steps=10**6)
+    env.reset()
+    for _ in range(30):  # every contact is compared with the schedule
+        env.step(np.zeros((1, 8), dtype=np.float32))
+    env.close()

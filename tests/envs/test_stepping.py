@@ -1,13 +1,16 @@
 """Who steps which simulation, and that it does not matter."""
 
+import signal
 import threading
+import time
 from collections import deque
 
+import mujoco
 import numpy as np
 import pytest
 
 from envs.locomotion import Config, make
-from envs.stepping import claim
+from envs.stepping import Stepper, claim
 
 
 def test_the_own_share_comes_first_and_then_what_others_have_left():
@@ -48,22 +51,24 @@ def test_a_thread_that_sleeps_is_helped_and_changes_nothing(num_threads):
     class Late:
         """Hands over the work only when the others have done it."""
 
-        def put(self, shares):
-            threading.Thread(target=lambda: (awake.wait(5.0), original(shares))).start()
+        def put(self, task):
+            threading.Thread(target=lambda: (awake.wait(5.0), original(task))).start()
 
     helped.simulations._stepper._tasks[0] = Late()
     rng = np.random.default_rng(0)
     alone.reset(), helped.reset()
-    step_all_others = helped.simulations._stepper._results.get
+    bell = helped.simulations._stepper._bell
 
-    class Results:
+    class Bell:
         """Wakes the sleeper as soon as the calling thread has nothing left to do."""
 
-        def get(self):
-            awake.set()
-            return step_all_others()
+        empty, get_nowait, put = bell.empty, bell.get_nowait, bell.put
 
-    helped.simulations._stepper._results = Results()
+        def get(self, timeout):
+            awake.set()
+            return bell.get(timeout=timeout)
+
+    helped.simulations._stepper._bell = Bell()
     for _ in range(20):
         awake.clear()
         actions = rng.normal(size=(6, 8))
@@ -72,3 +77,39 @@ def test_a_thread_that_sleeps_is_helped_and_changes_nothing(num_threads):
             np.testing.assert_array_equal(a, b)
     helped.simulations._stepper._tasks[0] = type("Stop", (), {"put": staticmethod(original)})()
     alone.close(), helped.close()
+
+
+class Slow:
+    """A simulation's control that takes its time, and notes when it is written and by whom."""
+
+    def __init__(self, seconds):
+        self.seconds, self.is_written = seconds, False
+
+    def __setitem__(self, key, value):
+        time.sleep(self.seconds)
+        self.is_written = True
+
+
+@pytest.mark.parametrize("seconds", [(0.05, 0.6), (0.6, 0.6)], ids=["waiting", "stepping"])
+def test_an_interrupt_leaves_no_thread_at_work(seconds):
+    """Where the interrupt arrives: in the wait for the other thread, or in the own part before."""
+    model = mujoco.MjModel.from_xml_string("<mujoco/>")
+    controls = [Slow(taken) for taken in seconds]
+    simulations = [
+        (model, mujoco.MjData(model), control, np.zeros(0), np.zeros(1)) for control in controls
+    ]
+    stepper = Stepper(simulations, 1, False, num_threads=2)
+    earlier = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(KeyboardInterrupt):
+            stepper.step()
+        assert controls[1].is_written
+        for control in controls:
+            control.is_written = False
+        stepper.step()
+        assert all(control.is_written for control in controls)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, earlier)
+        stepper.close()

@@ -54,6 +54,12 @@ MT = ["env=mt1", "env.num_workers=0", "agent=sac", "boundary=oracle"]
         ([*LENT, "context=detected"], "what context=detected has learnt"),
         ([*LENT, *SAC, "context=window"], "what context=window has learnt"),
         # Settings that nobody reads.
+        (["env=mt10", "agent=sac", "env.task=push-v3"],
+         "env.task=push-v3 is not read .* by env.benchmark=mt1"),
+        (["env=mt10_sequence", "agent=sac", "env.goal_manifest=goals.json", "env.goal_seed=3"],
+         "env.goal_seed=3 is not read .* leave env.goal_seed at null"),
+        (["env=permuted_digits", "agent=supervised", "env.context=none",
+          "env.cluster_rule=best"], "env.cluster_rule=best is not read .* env.context=clusters"),
         ([*SLIPPERY, "context=regime", "context.features=log"],
          "context.features=log is not read .* by context.source=friction"),
         ([*SLIPPERY, "context=task", "context.features=log"], "context.features=log is not read"),

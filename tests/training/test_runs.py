@@ -107,6 +107,27 @@ def test_a_run_leaves_everything_a_user_looks_for(undisturbed):
     assert not any(event["event"] == "metric_failed" for event in events)
 
 
+def test_probe_metrics_stand_still_while_weights_do(tmp_path):
+    """On-policy windows move with the world and the episodes; the fixed samples do not."""
+    words = ["arm=standard", "optimizer.learning_rate=1e-30", "total_steps=8192"]
+    assert run(tmp_path, *words) == train.EXIT_DONE
+    rows = list(csv.DictReader((run_directory(tmp_path) / "progress.csv").open()))
+    assert len({row["regime"] for row in rows}) > 1
+    seen = {name: {row[name] for row in rows} - {"", "nan"} for name in rows[0]}
+    of_samples = [
+        name
+        for name in rows[0]
+        if name.startswith("probe/")
+        and name.endswith(("dormant_fraction", "stable_rank", "effective_rank"))
+    ]
+    assert len(of_samples) >= 12
+    assert {
+        name: values for name, values in seen.items() if name in of_samples and len(values) != 1
+    } == {}
+    of_windows = [values for name, values in seen.items() if name.startswith("window/")]
+    assert any(len(values) > 1 for values in of_windows)
+
+
 def test_a_checkpoint_stays_at_every_switch(undisturbed):
     steps = {p.name for p in (run_directory(undisturbed) / "checkpoints").iterdir()}
     assert {"step-000000004096", "step-000000008192", "step-000000012288"} <= steps
