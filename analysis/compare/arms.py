@@ -326,7 +326,7 @@ def refuse_unfinished(arms: Sequence[Arm]) -> None:
 
 
 def shared_seeds(arms: Sequence[Arm]) -> list[Arm]:
-    """Keep the seeds that all arms have, fresh copies left as they are.
+    """Keep the seeds that all arms have; fresh copies that have none of them are left out.
 
     Raises:
         CannotCompare: No seed is shared.
@@ -335,7 +335,8 @@ def shared_seeds(arms: Sequence[Arm]) -> list[Arm]:
     common = set.intersection(*sets)
     if not common:
         raise CannotCompare("the arms share no seed; run the same seeds in every arm")
-    return [
+    kept = [
         Arm(arm.name, tuple(m for m in arm.members if m.key in common), arm.fresh_of)
         for arm in arms
     ]
+    return [arm for arm in kept if arm.members]  # fresh copies may have other seeds only

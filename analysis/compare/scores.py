@@ -198,6 +198,8 @@ class _Scorer:
         oracle, name = self.oracle, scores.facts.name
         if oracle is not None and scores.facts.fresh_of is None:
             scores.index = self._index(name, oracle, "plasticity index")
+            if isinstance(oracle, FreshRuns):
+                self.notes += oracle.failed_partners(name)
             found = self.attempt(f"{name}, plasticity index", oracle.index, name)
             scores.num_undefined = _undefined(found)
         if name in self.tables:
@@ -210,6 +212,8 @@ class _Scorer:
 
     def _self_index(self, scores: ArmScores, own: Yardstick) -> None:
         name = scores.facts.name
+        if isinstance(own, FreshRuns):
+            self.notes += own.failed_partners(name)
         scores.self_index = self._index(name, own, "index against itself")
         found = self.attempt(f"{name}, index against itself", own.index, name)
         scores.num_undefined_self = _undefined(found)

@@ -43,7 +43,8 @@ def switches(study: Study, arm: str, areas: Array) -> Switches:
     names = ("drop", "first_episodes", "value")
     drops, first, worlds = (whole_only(study, study.matrix(arm, f"regime/{n}")) for n in names)
     returned = _first_visits(worlds)
-    areas = whole_only(study, areas)
+    shares = whole_only(study, study.matrix(arm, "regime/completed"))
+    areas = np.where(shares < 1.0, math.nan, whole_only(study, areas))
     savings, zero_shot = np.full(areas.shape, math.nan), np.full(areas.shape, math.nan)
     for run, regime in zip(*np.nonzero(returned >= 0), strict=True):
         savings[run, regime] = areas[run, regime] - areas[run, returned[run, regime]]

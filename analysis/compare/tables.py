@@ -136,24 +136,24 @@ def continual_table(study: Study, scores: Scores) -> Table:
     if not study.about["windows"]:
         header += ["recovery", "recovered"]
         columns += [
-            _recovery_text,
+            lambda arm: _known_text(arm.recovery, arm.n),
             lambda arm: percent_text(arm.share_recovered),
         ]
     for title, pick in _SWITCH_COLUMNS.items():
         if any(pick(arm) is not None for arm in scores.arms):
             header.append(title)
-            columns.append(lambda arm, pick=pick: interval_text(pick(arm)))
+            columns.append(lambda arm, pick=pick: _known_text(pick(arm), arm.n))
     if any(arm.index for arm in scores.arms):
         header += ["PI, last third", "PI slope"]
         columns += [
-            lambda arm: interval_text(arm.index.get("late_mean")),
-            lambda arm: interval_text(arm.index.get("slope")),
+            lambda arm: _known_text(arm.index.get("late_mean"), arm.n),
+            lambda arm: _known_text(arm.index.get("slope"), arm.n),
         ]
     if any(arm.self_index for arm in scores.arms):
         header += ["PI_self, last third", "PI_self slope"]
         columns += [
-            lambda arm: interval_text(arm.self_index.get("late_mean")),
-            lambda arm: interval_text(arm.self_index.get("slope")),
+            lambda arm: _known_text(arm.self_index.get("late_mean"), arm.n),
+            lambda arm: _known_text(arm.self_index.get("slope"), arm.n),
         ]
     if any(arm.retention for arm in scores.arms):
         header += ["retention, last third", "retention slope"]
@@ -191,10 +191,10 @@ def continual_table(study: Study, scores: Scores) -> Table:
     )
 
 
-def _recovery_text(arm: ArmScores) -> str:
-    """Over the runs whose thresholds are known, which may be fewer than the arm has."""
-    found, text = arm.recovery, interval_text(arm.recovery)
-    return text if found is None or found.n == arm.n else f"{text} (n = {found.n})"
+def _known_text(found: Interval | None, num_runs: int) -> str:
+    """An interval, with the number of runs that have the number where it is not all of them."""
+    text = interval_text(found)
+    return text if found is None or found.n == num_runs else f"{text} (n = {found.n})"
 
 
 _BIAS = (

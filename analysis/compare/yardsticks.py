@@ -96,21 +96,60 @@ class FreshRuns:
             untrained = np.repeat(untrained[:, :1], untrained.shape[1], axis=1)
         return oracle, np.where(np.isnan(untrained), self._untrained, untrained)
 
+    def lacks_partner(self, arm: str) -> NDArray[np.bool_]:
+        """Which runs of an arm have a fresh partner that failed, (runs,) bool.
+
+        What a failed copy earned says nothing about what a fresh network can earn, so that those
+        runs have no index.
+        """
+        keys = self._study.runs[self.name]
+        shares = whole_only(self._study, self._study.matrix(self.name, "regime/completed"))
+        failed = {key for key, row in zip(keys, shares, strict=True) if (row < 1.0).any()}
+        return np.array([key in failed for key in self._study.runs[arm]])
+
     def _whole(self, arm: str) -> tuple[Array, Array, Array]:
         """Areas of an arm, of its partners, and before learning, without a regime cut short."""
         oracle, untrained = self.partners(arm)
         oracle, untrained = (whole_only(self._study, each) for each in (oracle, untrained))
         return _earned(self._study, arm, untrained), oracle, untrained
 
-    def index(self, arm: str) -> Array:
+    def _with_partners(self, arm: str) -> tuple[Array, Array, Array]:
+        """The same for runs whose partner lived.
+
+        Raises:
+            ValueError: There are none.
+        """
+        known = ~self.lacks_partner(arm)
+        if not known.any():
+            raise ValueError(f"every run of {self.name} failed, so nothing can be divided by them")
         areas, oracle, untrained = self._whole(arm)
-        return _with_cut(plasticity_index(areas, oracle, untrained).values, self._areas[arm])
+        return areas[known], oracle[known], untrained[known]
+
+    def index(self, arm: str) -> Array:
+        found = plasticity_index(*self._with_partners(arm)).values
+        index = np.full((len(self._areas[arm]), found.shape[1]), math.nan)
+        index[~self.lacks_partner(arm)] = found
+        return _with_cut(index, self._areas[arm])
 
     def summary(self, arm: str, summary: Summary) -> Interval:
-        return index_interval(*self._whole(arm), summary, paired=True)
+        return index_interval(*self._with_partners(arm), summary, paired=True)
 
     def verdict(self, arm: str, switching_verified: bool) -> Verdict:
-        return validity_gate(*self._whole(arm), switching_verified=switching_verified, paired=True)
+        """The gate over the runs whose partner lived."""
+        areas = self._with_partners(arm)
+        return validity_gate(*areas, switching_verified=switching_verified, paired=True)
+
+    def failed_partners(self, arm: str) -> list[str]:
+        """One sentence, or none, about runs of an arm that are left out for want of a partner."""
+        keys, failed = list(self._study.runs[arm]), self.lacks_partner(arm)
+        if not failed.any():
+            return []
+        seeds = ", ".join(str(keys[place][1]) for place in np.flatnonzero(failed))
+        return [
+            f"{arm}, plasticity index: {self.name} failed on seed {seeds}, and a fresh network "
+            "that failed is no measure of what can be learned; those runs are left out of the "
+            "index and of the gate"
+        ]
 
 
 def _earned(study: Study, arm: str, untrained: Array) -> Array:

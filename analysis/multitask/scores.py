@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm, trim_mean
+from scipy.stats import trim_mean
 
 from analysis.multitask.records import Evaluation
 from analysis.statistics import (
@@ -22,9 +22,9 @@ from analysis.statistics import (
     iqm,
     percentile_interval,
     stratified_interval,
+    wilson_interval,
 )
 
-CONFIDENCE = 0.95
 NUM_RESAMPLES = 10_000
 
 
@@ -117,27 +117,6 @@ def _task_score(evaluation: Evaluation, index: int, num_resamples: int, seed: in
         else interval(returns, "mean", num_resamples, seed),
         int(outcomes.unstable[index].sum()),
     )
-
-
-def wilson_interval(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval:
-    """Interval of a rate from yes-or-no outcomes.
-
-    A bootstrap of 50 successes in 50 has no width at all, this one does.
-
-    Source: Wilson (1927); recommended for small n by Brown, Cai and DasGupta (2001).
-
-    Raises:
-        ValueError: `successes` is not between 0 and n, or n is below 1.
-    """
-    if n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"{successes} successes of {n} are impossible")
-    z = float(norm.ppf(0.5 + confidence / 2.0))
-    rate = successes / n
-    centre = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * math.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
-    # At 0 and n one bound equals the rate but for rounding.
-    low, high = max(0.0, min(centre - half, rate)), min(1.0, max(centre + half, rate))
-    return Interval(rate, low, high, n, confidence)
 
 
 def goal_iqm(success: np.ndarray, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> Interval:

@@ -22,11 +22,11 @@ from analysis.statistics.comparisons import (
     improvement_interval,
     paired_differences,
     paired_improvement_interval,
-    paired_probability_of_improvement,
     probability_of_improvement,
     sign_flip_p_value,
 )
 from analysis.statistics.curves import Band, performance_profile, pointwise_band
+from analysis.statistics.rates import wilson_interval
 
 __all__ = [
     "Band",
@@ -45,7 +45,6 @@ __all__ = [
     "mean_of_present",
     "paired_differences",
     "paired_improvement_interval",
-    "paired_probability_of_improvement",
     "percentile_interval",
     "performance_profile",
     "pointwise_band",
@@ -54,4 +53,5 @@ __all__ = [
     "run_matrix",
     "sign_flip_p_value",
     "stratified_interval",
+    "wilson_interval",
 ]

@@ -20,6 +20,7 @@ from analysis.statistics.bootstrap import (
     percentile_interval,
     run_matrix,
 )
+from analysis.statistics.rates import wilson_interval
 
 EXACT_LIMIT = 14
 SIGN_DRAWS = 100_000
@@ -131,11 +132,6 @@ def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> float:
     return float(_wins(_vector(x)[:, None], _vector(y)).mean())
 
 
-def paired_probability_of_improvement(differences: ArrayLike) -> float:
-    """Share of pairs in which the method wins; ties count half."""
-    return float(_wins(_vector(differences), np.zeros(1)).mean())
-
-
 def improvement_interval(
     x: ArrayLike,
     y: ArrayLike,
@@ -154,15 +150,15 @@ def improvement_interval(
     return percentile_interval(float(wins.mean()), draws, min(wins.shape), confidence)
 
 
-def paired_improvement_interval(
-    differences: ArrayLike,
-    num_resamples: int = NUM_RESAMPLES,
-    seed: int = 0,
-    confidence: float = CONFIDENCE,
-) -> Interval:
-    """Paired probability of improvement; pairs are resampled."""
+def paired_improvement_interval(differences: ArrayLike, confidence: float = CONFIDENCE) -> Interval:
+    """Share of pairs in which the method wins, ties counted half, with Wilson's interval.
+
+    Deviation: Agarwal et al. (2021) resample. Resampled pairs that were all won are all won
+    again, so that two of two would be certain; at five pairs and a true share of .8 such an
+    interval holds the truth in two of three cases only.
+    """
     wins = _wins(_vector(differences), np.zeros(1))
-    return interval(wins, "mean", num_resamples, seed, confidence)
+    return wilson_interval(float(wins.sum()), len(wins), confidence)
 
 
 @dataclass(frozen=True)
@@ -204,7 +200,7 @@ def compare(
     differences = paired_differences(method, baseline)
     return Comparison(
         interval(differences, statistic, num_resamples, seed),
-        paired_improvement_interval(differences, num_resamples, seed),
+        paired_improvement_interval(differences),
         sign_flip_p_value(differences, seed=seed),
         len(differences),
     )

@@ -74,12 +74,15 @@ def test_a_failed_run_has_no_switches_after_its_failure(tmp_path, monkeypatch):
     add_group(tmp_path, {"redo": 300.0}, range(2), score=falls, episodes_per_regime=250)
     failed = {"until": 2_000, "status": "failed"}
     add_run(tmp_path, "redo", 2, level=300.0, score=falls, episodes_per_regime=250, **failed)
-    _, scores, arms = scored(tmp_path)
-    # It keeps its seed: what it did not live to earn is the untrained return.
-    lost = np.mean([scores.untrained - (500.0 + 25.0 - 10.0 * k) for k in (0, 1)])
-    assert arms["redo"].relearning.n == 3
-    assert arms["redo"].relearning.estimate == pytest.approx((-40.0 + lost) / 3, abs=0.2)
+    study, scores, arms = scored(tmp_path)
+    # What it did not live to earn is neither remembered nor forgotten.
+    assert arms["redo"].relearning.n == 2
+    assert arms["redo"].relearning.estimate == pytest.approx(-20.0)
     assert arms["redo"].zero_shot_revisit.n == 2
+    table = continual_table(study, scores)
+    row = next(row for row in table.rows if row[0] == "redo")
+    for name in ("relearning", "zero-shot at return"):
+        assert row[table.header.index(name)].endswith("(n = 2)")
 
 
 def test_the_trainability_gap_stands_beside_the_other_ends(tmp_path):

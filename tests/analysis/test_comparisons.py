@@ -18,7 +18,6 @@ from analysis.statistics import (
     interval,
     paired_differences,
     paired_improvement_interval,
-    paired_probability_of_improvement,
     probability_of_improvement,
     sign_flip_p_value,
 )
@@ -70,7 +69,7 @@ def test_holm_by_hand() -> None:
 def test_probability_of_improvement_by_hand() -> None:
     x, y = np.array([3.0, 5.0, 7.0]), np.array([2.0, 5.0, 6.0])
     assert probability_of_improvement(x, y) == pytest.approx(0.611111, abs=1e-6)
-    assert paired_probability_of_improvement(x - y) == pytest.approx(0.833333, abs=1e-6)
+    assert paired_improvement_interval(x - y).estimate == pytest.approx(0.833333, abs=1e-6)
     assert probability_of_improvement(x, y) + probability_of_improvement(y, x) == 1.0
     statistic = scipy.stats.mannwhitneyu(x, y).statistic
     assert probability_of_improvement(x, y) == pytest.approx(statistic / 9)
@@ -86,8 +85,13 @@ def test_intervals_of_improvement() -> None:
     # A slow loop with draws of its own agrees up to Monte-Carlo error.
     draws = [probability_of_improvement(rng.choice(x, 12), rng.choice(y, 9)) for _ in range(2000)]
     assert (found.low, found.high) == pytest.approx(np.percentile(draws, [2.5, 97.5]), abs=0.04)
-    certain = paired_improvement_interval(np.arange(1.0, 6.0))
-    assert (certain.low, certain.estimate, certain.high) == (1.0, 1.0, 1.0)
+    won = paired_improvement_interval(np.arange(1.0, 6.0))
+    assert (won.estimate, won.high, won.n) == (1.0, 1.0, 5)
+    assert won.low == pytest.approx(0.565, abs=1e-3)  # not certain after five
+    assert paired_improvement_interval([1.0, 2.0]).low < 0.5
+    tie = paired_improvement_interval([1.0, 0.0, -1.0])
+    assert tie.estimate == 0.5
+    assert tie.high - 0.5 == pytest.approx(0.5 - tie.low)
 
 
 def test_pairs_are_matched_by_seed_and_never_dropped() -> None:

@@ -20,6 +20,10 @@ def arms_of(study):
     return {arm.facts.name: arm for arm in score(study).arms}
 
 
+def rises(level, seed, regime, share):
+    return level * share
+
+
 def text_of(study):
     study = replace(study, about={**study.about, "out": "named"})
     return to_markdown(compose(study, score(study), "named", (), course(study)))
@@ -165,3 +169,45 @@ def test_no_sentence_about_a_column_that_is_not_there(tmp_path):
     text = text_of(collect([tmp_path / "b"]))
     assert "Nothing changes in this world" in text
     assert "retention index in the table above" not in text
+
+
+@pytest.mark.parametrize("until", [1_060, 1_300, 3_300])
+def test_a_failed_fresh_copy_is_no_measure_of_anything(tmp_path, until):
+    """The plain arm is as good as fresh networks everywhere, whatever happened to one of them."""
+    kwargs = {"score": rises, "num_regimes": 9, "episodes_per_regime": 25}
+    arms = {"standard": 300.0, "fresh_oracle": 300.0}
+    add_group(tmp_path, arms, range(1, 10), **kwargs)
+    add_run(tmp_path, "standard", 0, level=300.0, **kwargs)
+    add_run(tmp_path, "fresh_oracle", 0, level=300.0, until=until, status="failed", **kwargs)
+    study = collect([tmp_path])
+    scores = score(study)
+    standard = next(arm for arm in scores.arms if arm.facts.name == "standard")
+    for summary, expected in (("late_mean", 1.0), ("slope", 0.0)):
+        found = standard.index[summary]
+        assert (found.estimate, found.low, found.high) == pytest.approx((expected,) * 3)
+        assert found.n == 9
+    assert any("fresh_oracle failed on seed 0" in note for note in scores.notes)
+    table = continual_table(study, scores)
+    row = next(row for row in table.rows if row[0] == "standard")
+    assert row[table.header.index("PI slope")].endswith("(n = 9)")
+    # Nine pairs are too few to say that there is no loss.
+    assert scores.verdict is not None
+    assert "9 baseline seeds" in scores.verdict.reasons[0]
+
+
+def test_copies_that_all_failed_measure_nothing(tmp_path):
+    add_group(tmp_path, {"standard": 300.0}, score=rises)
+    for seed in range(3):
+        failed = {"until": 1_300, "status": "failed"}
+        add_run(tmp_path, "fresh_oracle", seed, level=300.0, score=rises, **failed)
+    scores = score(collect([tmp_path]))
+    assert scores.verdict is None
+    assert any("every run of fresh_oracle failed" in note for note in scores.notes)
+
+
+def test_a_fresh_copy_of_other_seeds_is_left_out_of_a_partial_comparison(tmp_path):
+    add_group(tmp_path, {"standard": 300.0, "redo": 300.0}, range(2))
+    add_run(tmp_path, "fresh_oracle", 5, until=2_000, status="unfinished")
+    study = collect([tmp_path], partial=True)
+    assert [arm.name for arm in study.arms] == ["standard", "redo"]
+    assert score(study).verdict is None

@@ -56,10 +56,11 @@ def test_the_index_needs_the_seeds_of_its_oracle():
     assert exact < min(resampled, interpolated) - 0.1
 
 
-def test_the_probability_of_improvement_of_ten_pairs():
-    rng, inside, repeats = np.random.default_rng(3), 0, 400
-    for seed in range(repeats):  # a method that wins seven times out of ten
-        differences = np.where(rng.random(10) < 0.7, 1.0, -1.0) * rng.uniform(0.5, 1.0, 10)
-        found = paired_improvement_interval(differences, DRAWS, seed)
-        inside += found.low <= 0.7 <= found.high
-    assert 0.85 <= inside / repeats <= 0.99
+@pytest.mark.parametrize(("num_pairs", "share"), [(2, 0.8), (5, 0.8), (10, 0.7), (20, 0.9)])
+def test_the_probability_of_improvement_of_few_pairs(num_pairs, share):
+    rng, inside, repeats = np.random.default_rng(3), 0, 2_000
+    for _ in range(repeats):
+        signs = np.where(rng.random(num_pairs) < share, 1.0, -1.0)
+        found = paired_improvement_interval(signs * rng.uniform(0.5, 1.0, num_pairs))
+        inside += found.low <= share <= found.high
+    assert 0.9 <= inside / repeats <= 0.99

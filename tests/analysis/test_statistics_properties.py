@@ -12,7 +12,7 @@ from analysis.continual import late_means, plasticity_index, retention_index, sl
 from analysis.statistics import (
     holm,
     iqm,
-    paired_probability_of_improvement,
+    paired_improvement_interval,
     performance_profile,
     probability_of_improvement,
     sign_flip_p_value,
@@ -55,8 +55,8 @@ def test_improvement_by_loop_and_its_mirror(x, y):
     found = probability_of_improvement(x, y)
     assert found == pytest.approx(sum(wins) / len(wins), abs=1e-12)
     assert found + probability_of_improvement(y, x) == pytest.approx(1.0, abs=1e-12)
-    paired = paired_probability_of_improvement(x)
-    assert paired + paired_probability_of_improvement([-v for v in x]) == pytest.approx(1.0)
+    paired = paired_improvement_interval(x).estimate
+    assert paired + paired_improvement_interval([-v for v in x]).estimate == pytest.approx(1.0)
 
 
 @QUICK

@@ -21,7 +21,8 @@ from analysis.multitask import (
 from analysis.multitask.evaluation import checked_goals
 from analysis.multitask.records import CSV_COLUMNS, MUST_AGREE, task_labels
 from analysis.multitask.report import draw_evaluation, results_table
-from analysis.multitask.scores import goal_iqm, wilson_interval
+from analysis.multitask.scores import goal_iqm
+from analysis.statistics import wilson_interval
 from analysis.storage import StorageError
 
 # Two tasks, five goals: the step of success, 0 for never; 10 is the last one.
