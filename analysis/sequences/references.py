@@ -68,7 +68,7 @@ def reference_key(config: RunConfig, task: str) -> str:
 
 
 def find_references(config: RunConfig, root: Path) -> Mapping[str, Mapping[int, Path]]:
-    """Finished references of a sequence.
+    """References of a sequence that have ended, finished or failed.
 
     Args:
         config: Of the sequence.
@@ -86,7 +86,7 @@ def find_references(config: RunConfig, root: Path) -> Mapping[str, Mapping[int, 
     for path in candidates:
         reference = load_run(read_config(path))
         only = getattr(reference.env, "only_task", None)
-        if only is None or not _is_finished(path):
+        if only is None or not _has_ended(path):
             continue
         task = wanted.get(reference_key(reference, only))
         if task is not None:
@@ -94,12 +94,13 @@ def find_references(config: RunConfig, root: Path) -> Mapping[str, Mapping[int, 
     return found
 
 
-def _is_finished(path: Path) -> bool:
+def _has_ended(path: Path) -> bool:
+    """A failed one counts, with no success after its failure, as failed sequences do."""
     try:
         done = parse_json((path / "done.json").read_bytes())
     except (OSError, ValueError):
         return False
-    return isinstance(done, dict) and done.get("status") == "finished"
+    return isinstance(done, dict) and done.get("status") in ("finished", "failed")
 
 
 def reference_words(words: Sequence[str]) -> list[str]:

@@ -262,6 +262,17 @@ def test_references_are_trained_once_found_again_and_compared(root, trained, tmp
     for name in ("sequence_matrix.png", "sequence_curves.svg"):
         assert (out / "figures" / name).stat().st_size > 1_000
     assert "exploratory: 1 seed" in capsys.readouterr().err
+    # A reference that failed half-way counts, with no success after that.
+    header, *rows = (place / "progress.csv").read_text().splitlines()
+    column = header.split(",").index("eval_quick/success")
+    evaluated = [row for row in rows if row.split(",")[column]]
+    kept = rows[: rows.index(evaluated[-1])]
+    (place / "progress.csv").write_text("\n".join([header, *kept]) + "\n")
+    done = json.loads((place / "done.json").read_text())
+    (place / "done.json").write_text(json.dumps({**done, "status": "failed"}))
+    assert read_matrix(place).success.tolist() == [[0.5], [0.0]]
+    assert find_references(config, root)[TASKS[0]] == {0: place}
+    assert study([trained]).reference_seeds == (0,)
 
 
 def key_of(*words, task=TASKS[0]):
