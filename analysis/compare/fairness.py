@@ -104,7 +104,7 @@ def _rights(arm: ArmScores) -> list[str]:
         "yes" if facts.context_is_oracle else "no",
         "yes" if facts.context_uses_boundaries else "no",
         facts.resets_optimizer,
-        DASH if facts.resets_replay is None else "yes" if facts.resets_replay else "no",
+        facts.replay_rule or DASH,
         "yes" if fresh else "no",
     ]
 

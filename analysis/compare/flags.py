@@ -125,10 +125,15 @@ def _switch_settings(config: Mapping[str, Any]) -> list[str]:
     return [str(key) for key, value in settings if key.endswith("_on_switch") and value not in idle]
 
 
-def resets_replay(config: Mapping[str, Any]) -> bool:
-    """Whether a run drops transitions of earlier worlds at announced switches."""
-    rule = config["agent"].get("buffer_on_switch", "keep")
-    return bool(config.get("fresh_at_switch")) or rule in ("clear", "keep_last_n")
+def resets_replay(config: Mapping[str, Any]) -> bool | str:
+    """What becomes of transitions of earlier worlds at announced switches.
+
+    Returns:
+        False where nothing is done, True where everything begins anew, else the rule of the
+        replay: `clear`, `keep_last_n` or `reservoir`. It confounds what a method does.
+    """
+    rule = str(config["agent"].get("buffer_on_switch", "keep"))
+    return bool(config.get("fresh_at_switch")) or (rule != "keep" and rule)
 
 
 def _agent(config: Mapping[str, Any]) -> Agent:

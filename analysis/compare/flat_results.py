@@ -63,8 +63,7 @@ def _flat_row(arm: ArmScores) -> dict[str, object]:
     row["gradient_steps"] = _cell(arm.gradient_steps)
     row["uses_task_boundary"] = "yes" if facts.uses_task_boundary else "no"
     row["resets_optimizer"] = facts.resets_optimizer
-    replay = facts.resets_replay
-    row["resets_replay"] = "" if replay is None else "yes" if replay else "no"
+    row["resets_replay"] = facts.replay_rule
     row["context"] = facts.context
     row["context_is_oracle"] = "yes" if facts.context_is_oracle else "no"
     row["context_uses_boundaries"] = "yes" if facts.context_uses_boundaries else "no"

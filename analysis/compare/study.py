@@ -50,8 +50,8 @@ class ArmFacts:
         context_is_oracle: Whether that is the truth.
         context_uses_boundaries: Whether it shows when the world changes.
         settings: What differs from the baseline: dotted name -> value as text.
-        resets_replay: Whether transitions of earlier worlds are dropped at switches; None in
-            data that do not say.
+        resets_replay: What becomes of transitions of earlier worlds at switches, see
+            `analysis.compare.flags.resets_replay`; None in data that do not say.
     """
 
     name: str
@@ -65,7 +65,14 @@ class ArmFacts:
     context_is_oracle: bool
     context_uses_boundaries: bool
     settings: Mapping[str, str]
-    resets_replay: bool | None = None
+    resets_replay: bool | str | None = None
+
+    @property
+    def replay_rule(self) -> str:
+        """The same for tables; empty where it is not known."""
+        if isinstance(self.resets_replay, str):
+            return self.resets_replay
+        return {None: "", False: "no", True: "yes"}[self.resets_replay]
 
 
 @dataclass(frozen=True)

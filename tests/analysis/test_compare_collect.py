@@ -424,9 +424,9 @@ def test_flags_are_asked_from_the_methods(agent):
     [
         ("ppo", {"optimizer_on_switch": "reset"}, (True, "all"), False),
         ("sac", {"critic_on_switch": "reset"}, (True, "all"), False),
-        ("sac", {"buffer_on_switch": "clear"}, (True, "no"), True),
-        ("sac", {"buffer_on_switch": "keep_last_n"}, (True, "no"), True),
-        ("sac", {"buffer_on_switch": "reservoir"}, (False, "no"), False),
+        ("sac", {"buffer_on_switch": "clear"}, (True, "no"), "clear"),
+        ("sac", {"buffer_on_switch": "keep_last_n"}, (True, "no"), "keep_last_n"),
+        ("sac", {"buffer_on_switch": "reservoir"}, (False, "no"), "reservoir"),
         ("sac", {"warmup_on_switch": True}, (True, "no"), False),
     ],
 )
