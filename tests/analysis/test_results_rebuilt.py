@@ -17,7 +17,6 @@ REPORTS = {
     "compare_slippery_ant": [],
     "transplant": [],
     "unbundling": ["--baseline", "ns_adam"],
-    "unbundling/log_std": ["--baseline", "ns_adam"],
     "sac_against_sb3": ["--baseline", "sb3_sac-adam"],
     "inferred_context": [],
     "bfloat16": ["--partial", "--baseline", "ppo-mlp-standard"],
