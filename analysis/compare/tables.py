@@ -59,7 +59,8 @@ def score_table(study: Study, scores: Scores) -> Table:
     )
     ranked = (
         "Differences are paired by world seed and agent seed (interquartile mean); p is "
-        f"{_test(scores)}, adjusted by Holm over all methods of the table. {_strength(scores)}"
+        f"{_test(scores)}, adjusted by Holm over all methods of the table; P(improvement) is the "
+        f"share of pairs won, with Wilson's interval. {_strength(scores)}"
     )
     unranked = (
         "There are no differences and no tests: the benchmark did not pass the validity gate "
