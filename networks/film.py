@@ -37,6 +37,8 @@ class Config(PlainSettings):
 class FilmLayer(GatedLayer):
     """Hidden layer with a scale and a shift per unit and context."""
 
+    of_contexts = ("modulation.weight",)  # see networks.units.context_parameters
+
     def __init__(self, plan: LayerPlan, context_dim: int) -> None:
         super().__init__(plan)
         # No bias: b is one already, and a context of 0 then means the plain perceptron.

@@ -44,6 +44,8 @@ class MultiHeadReadout(Readout):
         num_contexts: Number of heads.
     """
 
+    of_contexts = ("weight", "bias")  # see networks.units.context_parameters
+
     def __init__(self, input_dim: int, output_dim: int, num_contexts: int) -> None:
         super().__init__(input_dim, output_dim * num_contexts)
         self.num_contexts = num_contexts

@@ -347,6 +347,20 @@ def parameter_roles(module: nn.Module) -> dict[str, str]:
     return roles
 
 
+def context_parameters(module: nn.Module) -> frozenset[str]:
+    """Names of the parameters of which every context has entries of its own.
+
+    These are dendritic segments and whatever modules declare as `of_contexts`, the names of such
+    parameters relative to the module. Entries of contexts that are not in a minibatch have no
+    gradient there, so that whatever pulls at them besides the loss erases what they know.
+    """
+    found = {name for name, role in parameter_roles(module).items() if role == "segment"}
+    for path, owner in module.named_modules():
+        names: Sequence[str] = getattr(owner, "of_contexts", ())
+        found.update(f"{path}.{name}" if path else name for name in names)
+    return frozenset(found)
+
+
 _NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d)
 _NAMED_ROLES = {
     "log_std": "log_std",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from networks.units import parameter_roles
+from networks.units import context_parameters, parameter_roles
 from plasticity.optimizers.direct_adam import DirectAdam
 from plasticity.optimizers.lazy_segments import LazySegmentAdam
 from plasticity.optimizers.per_unit_adam import PerUnitAdam
@@ -49,7 +50,8 @@ class Config:
         beta1: Decay of the first moment, in [0, 1).
         beta2: Decay of the second moment, in [0, 1).
         epsilon: Added to the denominator, >= 0.
-        weight_decay: Strength of the decay, >= 0.
+        weight_decay: Strength of the decay, >= 0. Weights of which every context has its own
+            never decay (`parameter_groups`).
         weight_decay_mode: `coupled` adds the decay to the gradient (L2), `decoupled` shrinks the
             weights directly (AdamW). These are different methods.
         wd_on_biases: Decay biases and normalisation entries too.
@@ -147,13 +149,23 @@ def construct(
 
 
 def parameter_groups(config: Decay, module: nn.Module) -> list[dict[str, Any]]:
-    """Split trainable parameters by the decay that applies to their role.
+    """Split trainable parameters by the decay that applies to them.
 
-    Weights always decay; biases and normalisation entries, and the log standard deviation, as
-    configured; dendritic segments and the temperature never.
+    Weights decay; biases and normalisation entries, and the log standard deviation, as
+    configured. The temperature never decays, nor do parameters of which every context has its own
+    entries: dendritic segments, FiLM's scale and shift, heads of single contexts. Coupled decay is
+    all the gradient that the entries of absent contexts have, and Adam divides it by its own size:
+    it would take them to 0 by a learning rate per step, however weak it is.
 
     Roles come in a fixed order and neighbours with equal decay share a group, so a parameter has
     the same position in the saved optimizer state whatever the decay settings are.
+
+    Args:
+        config: Settings.
+        module: The network.
+
+    Returns:
+        Groups of `params` with one `weight_decay` each.
 
     Raises:
         ValueError: The network has no trainable parameter.
@@ -164,15 +176,15 @@ def parameter_groups(config: Decay, module: nn.Module) -> list[dict[str, Any]]:
         config.weight_decay if config.wd_on_log_std else 0.0,
         0.0,
     ]
-    roles = parameter_roles(module)
+    roles, of_contexts = parameter_roles(module), context_parameters(module)
     trainable = trainable_parameters(module)
-    groups: list[dict[str, Any]] = []
-    for members, decay in zip(_ROLE_ORDER, decays, strict=True):
-        parameters = [parameter for name, parameter in trainable.items() if roles[name] in members]
-        if not parameters:
-            continue
-        if groups and groups[-1]["weight_decay"] == decay:
-            groups[-1]["params"].extend(parameters)
-        else:
-            groups.append({"params": parameters, "weight_decay": decay})
-    return groups
+    placed = [
+        (0.0 if name in of_contexts else decay, parameter)
+        for members, decay in zip(_ROLE_ORDER, decays, strict=True)
+        for name, parameter in trainable.items()
+        if roles[name] in members
+    ]
+    return [
+        {"params": [parameter for _, parameter in members], "weight_decay": decay}
+        for decay, members in itertools.groupby(placed, key=lambda place: place[0])
+    ]
