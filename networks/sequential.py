@@ -59,7 +59,7 @@ def unit_groups_of(
     Understands Linear and Conv2d layers, each followed by an optional normalisation and an
     activation; pooling, Flatten and Dropout may stand between. A convolution that is flattened
     into a linear layer with P positions per channel owns P columns per channel. The last linear
-    layer is the head; its outputs are not units.
+    layer is the head; its outputs are not units. Inputs may be normalised or flattened first.
 
     Args:
         network: The network, left unchanged.
@@ -70,12 +70,18 @@ def unit_groups_of(
         One group per hidden layer, in order.
 
     Raises:
-        ValueError: A module is not understood, an activation is missing, or widths do not chain.
+        ValueError: A module is not understood, an activation is missing, or widths do not chain;
+            a module or a weight is used twice, a layer stands before those that are found, or
+            weights are computed from other parameters.
     """
+    _refuse_repetition(network)
     law = Initializer(initializer) if isinstance(initializer, str) else initializer
     linears = [i for i, module in enumerate(network) if isinstance(module, nn.Linear | nn.Conv2d)]
     if len(linears) < 2:
         raise ValueError("the network needs at least one hidden layer and a head, both linear")
+    _refuse_layers_before(network, linears[0])
+    for index, module in enumerate(network):
+        _refuse_computed_weights(index, module)
     groups = []
     for start, stop in itertools.pairwise(linears):
         groups.append(_group(network, start, stop, law))
@@ -85,6 +91,51 @@ def unit_groups_of(
                 f"the network ends with {type(module).__name__}; it must end with its linear head"
             )
     return tuple(groups)
+
+
+def _refuse_repetition(network: nn.Sequential) -> None:
+    """Refuse a module at two positions: its output and its columns would be of both at once."""
+    modules: dict[int, int] = {}
+    owners: dict[int, int] = {}
+    for index, module in enumerate(network):
+        first = modules.setdefault(id(module), index)
+        if first != index:
+            raise ValueError(
+                f"the {type(module).__name__} at position {index} is the module of position "
+                f"{first} again; give every position a module of its own"
+            )
+        for name, parameter in module.named_parameters():
+            first = owners.setdefault(id(parameter), index)
+            if first != index:
+                raise ValueError(
+                    f"the {name} of position {index} is that of position {first} again, so that "
+                    "an edit of one unit would change two layers; give every layer its own"
+                )
+
+
+def _refuse_layers_before(network: nn.Sequential, first: int) -> None:
+    """Refuse hidden units that would be missed; a normalisation of the inputs makes none."""
+    for index, module in enumerate(list(network)[:first]):
+        if not isinstance(module, _NORMS) and next(module.parameters(), None) is not None:
+            raise ValueError(
+                f"{type(module).__name__} at position {index} has parameters and stands before "
+                f"the first Linear or Conv2d, at position {first}, so that its units would be "
+                "missed; list nested modules one by one, or describe the network with UnitGroup "
+                "objects instead"
+            )
+
+
+def _refuse_computed_weights(index: int, module: nn.Module) -> None:
+    """Refuse weights that are recomputed before every pass: edits of them would be lost."""
+    if not isinstance(module, (nn.Linear, nn.Conv2d, *_NORMS)):
+        return
+    for name in ("weight", "bias"):
+        if hasattr(module, name) and name not in module._parameters:
+            raise ValueError(
+                f"the {name} of position {index} is computed from other parameters (by a "
+                "parametrization such as weight_norm), so that edits of units would be lost; "
+                "remove it, or do not attach methods that edit units to this network"
+            )
 
 
 def _group(network: nn.Sequential, start: int, stop: int, law: Initializer) -> UnitGroup:

@@ -163,3 +163,57 @@ def test_sequential_graph_of_a_convolution():
 def test_sequential_networks_that_are_not_understood(modules, message):
     with pytest.raises(ValueError, match=message):
         unit_groups_of(nn.Sequential(*modules))
+
+
+def test_sequential_networks_with_a_module_at_two_positions_are_refused():
+    act = nn.ReLU()
+    twice = nn.Sequential(nn.Linear(2, 3), act, nn.Linear(3, 3), act, nn.Linear(3, 1))
+    with pytest.raises(ValueError, match="ReLU at position 3 is the module of position 1 again"):
+        unit_groups_of(twice)
+
+
+def test_sequential_networks_with_a_layer_or_weight_used_twice_are_refused():
+    layer = nn.Linear(3, 3)
+    network = nn.Sequential(layer, nn.ReLU(), layer, nn.ReLU(), nn.Linear(3, 1))
+    with pytest.raises(ValueError, match="Linear at position 2 is the module of position 0 again"):
+        unit_groups_of(network)
+    network[2] = nn.Linear(3, 3)
+    network[2].weight = layer.weight
+    with pytest.raises(ValueError, match="weight of position 2 is that of position 0 again"):
+        unit_groups_of(network)
+
+
+@pytest.mark.parametrize(
+    ("first", "name"),
+    [
+        (nn.Sequential(nn.Linear(2, 3), nn.ReLU()), "Sequential"),
+        (nn.Conv1d(2, 3, 1), "Conv1d"),
+    ],
+)
+def test_layers_before_the_first_one_that_is_found_are_refused(first, name):
+    network = nn.Sequential(first, nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
+    with pytest.raises(ValueError, match=f"{name} at position 0 has parameters and stands before"):
+        unit_groups_of(network)
+
+
+def test_inputs_may_be_prepared_in_front_of_the_first_layer():
+    network = nn.Sequential(
+        nn.Flatten(), nn.LayerNorm(4), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 1)
+    )
+    assert [group.name for group in unit_groups_of(network)] == ["2"]
+
+
+@pytest.mark.parametrize("position", [0, 1, 3])
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_computed_weights_are_refused(position, name):
+    network = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.ReLU(), nn.Linear(3, 1))
+    nn.utils.parametrize.register_parametrization(network[position], name, nn.Identity())
+    with pytest.raises(ValueError, match=f"{name} of position {position} is computed"):
+        unit_groups_of(network)
+
+
+def test_weight_norm_is_refused():
+    network = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    nn.utils.parametrizations.weight_norm(network[0])
+    with pytest.raises(ValueError, match="weight of position 0 is computed"):
+        unit_groups_of(network)
