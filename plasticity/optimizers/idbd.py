@@ -126,9 +126,14 @@ class Idbd(PerUnitAdam):
             parameter.sub_(step)
 
     def zero_entries(self, parameter: Tensor, dim: int, indices: Tensor) -> None:
-        """Let some rows (dim 0) or columns (dim 1) start anew: alpha_0 and no memory."""
+        """Let some rows (dim 0) or columns (dim 1) start anew: alpha_0, no memory and no steps.
+
+        Their count restarts whatever the policy of the method is: a curvature of 0 that is taken
+        for the mean of many steps would say that no step is too large.
+        """
         for name in self.memory:
             self.state[parameter][name].index_fill_(dim, indices, 0.0)
+        self.restart_entries(parameter, dim, indices)
 
     def _adapt(self, stepped: list[tuple[Tensor, dict[str, Any], Tensor]]) -> list[Tensor]:
         """Learn the step sizes from gradients and traces; returns them."""
