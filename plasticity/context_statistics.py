@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from networks.units import UnitGroup
 from plasticity.unit_statistics import UnitStatistics
-from plasticity.utilities import SMALLEST_DENOMINATOR
+from plasticity.utilities import SMALLEST_DENOMINATOR, summing_dtype
 
 
 class ContextStatistics(UnitStatistics):
@@ -69,7 +69,7 @@ class ContextStatistics(UnitStatistics):
             outgoing = self.group.outgoing_sums() / self.num_outgoing
             return (magnitude * outgoing).sum(2)
         if magnitude.dim() > 2:
-            magnitude = magnitude.flatten(2).mean(2)
+            magnitude = magnitude.flatten(2).mean(2, dtype=summing_dtype(activation))
         return magnitude * (self.group.outgoing_sum() / self.num_outgoing)
 
     def scores(self, call: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from networks.readers import Reader
 from networks.units import Producer, UnitGroup
-from plasticity.utilities import sample_dims, shared_utility
+from plasticity.utilities import sample_dims, shared_utility, summing_dtype
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +97,8 @@ class PropagatedUtility:
 def unit_magnitudes(group: UnitGroup, activation: Tensor) -> Tensor:
     """Mean |h| over samples and positions, (units,), or (units, values) for several values."""
     several = group.values_per_unit > 1
-    return activation.abs().mean(0 if several else sample_dims(activation))
+    dims = (0,) if several else sample_dims(activation)
+    return activation.abs().mean(dims, dtype=summing_dtype(activation))
 
 
 def _add_strength(strength: Tensor, magnitude: Tensor, reader: Reader) -> None:

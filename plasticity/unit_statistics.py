@@ -16,6 +16,7 @@ from plasticity.utilities import (
     instantaneous_utility,
     num_samples,
     sample_dims,
+    summing_dtype,
 )
 
 QUANTILES = (0.25, 0.5, 0.75)
@@ -112,14 +113,15 @@ class UnitStatistics:
         if self.mean is None:
             return
         several = self.group.values_per_unit > 1
-        summed = activation.sum(0 if several else sample_dims(activation)).to(self.mean.dtype)
+        dims = (0,) if several else sample_dims(activation)
+        summed = activation.sum(dims, dtype=summing_dtype(activation)).to(self.mean.dtype)
         samples = len(activation) if several else num_samples(activation)
         self.mean.mul_(self.decay).add_(summed, alpha=(1.0 - self.decay) / samples)
 
     def _update_contribution(self, activation: Tensor) -> None:
         """The hot path: sums instead of means, their sizes folded into one scalar."""
         magnitude = activation if self.group.nonnegative else activation.abs()
-        magnitude = magnitude.sum(0 if activation.dim() == 2 else sample_dims(activation))
+        magnitude = magnitude.sum(sample_dims(activation), dtype=summing_dtype(activation))
         scale = (1.0 - self.decay) / (num_samples(activation) * self.num_outgoing)
         self.utility.mul_(self.decay).addcmul_(magnitude, self.group.outgoing_sum(), value=scale)
 

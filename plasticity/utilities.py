@@ -52,10 +52,15 @@ UTILITIES = {
 """Utilities by name. `random` has no formula: fresh noise is the ranking key itself."""
 
 
+def summing_dtype(values: Tensor) -> torch.dtype:
+    """What values are summed in: at least float32, because float16 overflows at 65,504."""
+    return torch.promote_types(values.dtype, torch.float32)
+
+
 def absolute_sum(activation: Tensor) -> Tensor:
-    """Sum of |h_i| over samples and, for a convolution, positions, (units,)."""
+    """Sum of |h_i| over samples and, for a convolution, positions, (units,), at least float32."""
     # abs().sum() is several times faster than a vector norm along the rows on CPU.
-    return activation.abs().sum(sample_dims(activation))
+    return activation.abs().sum(sample_dims(activation), dtype=summing_dtype(activation))
 
 
 def mean_absolute(activation: Tensor) -> Tensor:
@@ -86,7 +91,7 @@ def fisher_information(gradient: Tensor) -> Tensor:
     Deviation: of the unit's output rather than of its weights; log-likelihoods are replaced by
     the loss that is trained on, so this is the empirical Fisher information.
     """
-    per_sample = gradient * len(gradient)
+    per_sample = gradient.to(summing_dtype(gradient)) * len(gradient)
     return per_sample.square().sum(sample_dims(gradient)) / num_samples(gradient)
 
 

@@ -9,8 +9,16 @@ from torch import nn
 
 from networks.sequential import unit_groups_of
 from networks.units import Recording
+from plasticity.context_statistics import ContextStatistics
+from plasticity.periodic_recycling import ActivityWindow
+from plasticity.propagated_utility import unit_magnitudes
 from plasticity.unit_statistics import UnitStatistics
-from plasticity.utilities import UTILITIES, dormancy_scores, instantaneous_utility
+from plasticity.utilities import (
+    UTILITIES,
+    dormancy_scores,
+    fisher_information,
+    instantaneous_utility,
+)
 
 # Utilities of gradients and of whole networks have pages of their own, test_fisher_utility.py and
 # test_propagated_utility.py.
@@ -158,3 +166,36 @@ def test_dormancy_scores():
     scores = dormancy_scores(torch.tensor([4.0, 0.0, 1.0, 3.0]))
     torch.testing.assert_close(scores, torch.tensor([2.0, 0.0, 0.5, 1.5]))
     assert dormancy_scores(torch.zeros(3)).tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_activations_are_summed_in_float32(dtype):
+    """64 images of 28 x 28 positions hold 50,176 values of a channel: float16 ends at 65,504."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 28 * 28, 2)
+    )
+    (group,) = unit_groups_of(net)
+    size = torch.tensor([2.0, 8.0, 4.0, 100.0]).view(1, 4, 1, 1)
+    half = (size * (torch.rand(64, 4, 28, 28) + 0.5)).to(dtype)
+    contexts = torch.arange(64) % 2
+
+    def measured(h):
+        found = {"magnitude": unit_magnitudes(group, h), "fisher": fisher_information(h)}
+        for name in (*FORMULAS, "fisher_contribution"):
+            statistics = UnitStatistics(group, name, 0.5, mean_transfer=True)
+            statistics.update(h, 1, gradient=h)
+            found[name] = statistics.utility
+            found[f"{name}_mean"] = statistics.mean
+        window = ActivityWindow(group, 64)
+        window.add(h)
+        window.add(h)
+        by_context = ContextStatistics(group, 2, 0.5)
+        by_context.update_by_context(h, contexts)
+        return {**found, "window": window.mean(), "by_context": by_context.by_context}
+
+    with torch.no_grad():
+        expected = measured(half.float())
+        for name, value in measured(half).items():
+            assert value.dtype == torch.float32, name
+            torch.testing.assert_close(value, expected[name], rtol=1e-2, atol=0.0)
