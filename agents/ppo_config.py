@@ -30,7 +30,7 @@ class Config:
         discount: In [0, 1].
         gae_lambda: In [0, 1].
         clip_range: Ratio is clipped to [1 - clip_range, 1 + clip_range].
-        value_coefficient: Factor of the value loss; the linear baseline has none.
+        value_coefficient: Factor of the value loss; the linear baseline has none and refuses it.
         entropy_coefficient: Factor of the entropy bonus.
         normalize_advantage: Over what advantages are standardised: `rollout` (all transitions,
             once), `minibatch` (each by itself), `per_task` (the transitions of each task, once;
@@ -158,6 +158,8 @@ def _check_critic(config: Config, parts: Parts) -> None:
     chosen = {
         "agent.critic_on_switch=reset": config.critic_on_switch == "reset",
         f"agent.value_head_bound={config.value_head_bound}": config.value_head_bound is not None,
+        f"agent.value_coefficient={config.value_coefficient}": config.value_coefficient
+        != Config.value_coefficient,
         "value_network": parts.value_network is not None,
     }
     idle = [name for name, is_set in chosen.items() if is_set]

@@ -44,6 +44,9 @@ _READ_BY = {
     "published": ("context_density",),
 }
 
+# Settings that only k-winners read, and the values that say nothing wrong of a plain nonlinearity.
+_READ_BY_WINNERS = {"active_fraction": (0.25, 1.0), "rectify": (False,), "boost_strength": (0.0,)}
+
 
 @dataclass(frozen=True)
 class Config:
@@ -58,10 +61,11 @@ class Config:
         gate_mode: How segments act: `absmax`, `max`, `absmax_unsigned`, `bias`, or `none`
             (k-winners only; no segments, no context needed).
         gate_scale: Factor on the gate, > 0. With 1 a context of 0 halves every unit; with 2 it
-            changes nothing.
+            changes nothing. Refused with `bias`, which has no factor.
         segment_context: `given` shows segments the context; `zero` shows them zeros while the
             input still gets the context (a control arm).
-        activation: `k_winners`, or a plain nonlinearity.
+        activation: `k_winners`, or a plain nonlinearity, with which the settings of winners that
+            follow are refused.
         active_fraction: Share of winning units, in (0, 1].
         rectify: ReLU after the selection of winners.
         boost_strength: Bonus of rarely winning units in the selection, >= 0.
@@ -158,6 +162,30 @@ class Config:
             raise ValueError(
                 f"{given} would do nothing with network.init={self.init}, which has laws of its "
                 f"own; set {back}, or network.init={other}"
+            )
+
+    def refuse_idle_gates(self) -> None:
+        """Refuse what the chosen `gate_mode` and `activation` do not read; when, see above.
+
+        Raises:
+            ValueError: A setting is not at its default and would do nothing.
+        """
+        # Not with `none`, where nothing of the segments is read: that is what switches them off.
+        if self.gate_mode == "bias" and self.gate_scale != 1.0:
+            raise ValueError(
+                f"network.gate_scale={self.gate_scale} would do nothing with network.gate_mode="
+                "bias, whose segments add and do not multiply; set network.gate_scale=1.0, or "
+                "choose absmax, max or absmax_unsigned"
+            )
+        if self.activation == K_WINNERS:
+            return
+        idle = [name for name, ok in _READ_BY_WINNERS.items() if getattr(self, name) not in ok]
+        if idle:
+            given = " and ".join(f"network.{name}={getattr(self, name)}" for name in idle)
+            back = " ".join(f"network.{name}={_READ_BY_WINNERS[name][-1]}" for name in idle)
+            raise ValueError(
+                f"{given} would do nothing with network.activation={self.activation}, where no "
+                f"units win; set {back}, or network.activation={K_WINNERS}"
             )
 
     def densities(self) -> list[float]:
@@ -280,8 +308,9 @@ def build(config: Config, input_dim: int, context: ContextSpec, streams: Streams
     """Build the torso.
 
     Raises:
-        ValueError: The network gates by a context, and there is none; or laws of weights are set
-            that `init` does not read.
+        ValueError: The network gates by a context, and there is none; or settings are given that
+            `init`, `gate_mode` or `activation` does not read.
     """
     config.refuse_idle_laws()
+    config.refuse_idle_gates()
     return Dendritic(config, input_dim, context, streams)

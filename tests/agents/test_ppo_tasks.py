@@ -293,6 +293,7 @@ def test_a_baseline_that_knows_the_returns_leaves_no_advantage():
     [
         ({"critic_on_switch": "reset"}, "agent.critic_on_switch=reset"),
         ({"value_head_bound": 3e-3}, "agent.value_head_bound=0.003"),
+        ({"value_coefficient": 17.0}, "agent.value_coefficient=17.0"),
     ],
 )
 def test_settings_of_a_value_network_that_does_not_exist_are_refused(settings, named):

@@ -228,6 +228,32 @@ def test_laws_that_are_not_read_are_refused(init, settings):
     assert build(init="published" if init == "suite" else "suite", **settings)
 
 
+def test_a_factor_where_nothing_is_multiplied_is_refused():
+    expected = "gate_scale=2.0 would do nothing with network.gate_mode=bias"
+    with pytest.raises(ValueError, match=expected):
+        build(gate_mode="bias", gate_scale=2.0)
+    assert build(gate_mode="bias")
+    assert build(gate_scale=2.0)
+    assert build(gate_mode="none", gate_scale=2.0)  # nothing of the segments is read
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"active_fraction": 0.5},
+        {"rectify": True},
+        {"boost_strength": 1.5},
+        {"active_fraction": 0.5, "boost_strength": 1.5},
+    ],
+)
+def test_settings_of_winners_are_refused_where_no_units_win(settings):
+    given = " and ".join(f"network.{name}={value}" for name, value in settings.items())
+    with pytest.raises(ValueError, match=f"{given} would do nothing with network.activation=relu"):
+        build(activation="relu", **settings)
+    assert build(**settings)
+    assert build(activation="relu", active_fraction=1.0)  # all units may answer
+
+
 # Counts ------------------------------------------------------------------------------------
 
 

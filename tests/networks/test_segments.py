@@ -146,7 +146,8 @@ def test_all_paths_agree_on_general_contexts(mode):
 @pytest.mark.parametrize("num_segments", [1, 4])
 def test_the_gate_of_a_layer_equals_its_formula_on_every_path(mode, num_segments):
     """Acceptance 5: values, and gradients of the pre-activation, the segments and the context."""
-    layer = layer_of(mode, 5, 7, num_segments, context=6, scale=1.3)
+    scale = 1.0 if mode == "bias" else 1.3  # bias has no factor
+    layer = layer_of(mode, 5, 7, num_segments, context=6, scale=scale)
     ids = torch.randint(0, 6, (30,))
     few = ids[:3]  # fewer samples than contexts: only columns in use are looked up
     one_hot = torch.nn.functional.one_hot(ids, 6).double()
