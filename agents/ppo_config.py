@@ -59,7 +59,11 @@ class Config:
         matmul_precision: Of the products between hidden layers while learning, on the fast path:
             `float32`, or `bfloat16`, which processors with AVX512_BF16 or AMX multiply faster and
             which changes results (gradients of single units by a few percent). Acting and the
-            values that advantages are made of stay float32.
+            values that advantages are made of stay float32. So actions are scored in float32 and
+            learnt from in bfloat16: ratios are not 1 before the first step, and the sharper the
+            policy, the further off. Their standard deviation is the error of the mean vector over
+            the action std: .004 at 1 and .08 at .05 (new network of two layers of 256, eight
+            actions), where `clip_range` begins to cut steps for no reason.
     """
 
     kind: str = "ppo"

@@ -94,6 +94,9 @@ class FusedSteps:
     With r the ratio, A the advantage, z = (a - mean)/std and B the batch size,
     dL/dlogp = -r A/B where the clipped term is not the smaller one, else 0,
     dlogp/dmean = z/std, dlogp/dlog_std = z^2 - 1; and dL/dV = 2 c (V - target)/B.
+
+    Deviation: with a perceptron that rounds (`BFloat16Perceptron`) the ratios of a first minibatch
+    are not 1, because actions were scored in float32 (`agents.ppo_config`, `matmul_precision`).
     """
 
     def __init__(

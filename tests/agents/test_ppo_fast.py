@@ -5,12 +5,13 @@ import pytest
 import torch
 
 from agents import ppo
+from agents.distributions import gaussian_log_probability
 from agents.minibatches import Minibatch, Shuffler
 from agents.parts import Parts
 from networks import mlp
 from networks.fused import FusedPerceptron
 from networks.fused_bfloat16 import BFloat16Perceptron
-from networks.heads import ValueFunction
+from networks.heads import GaussianPolicy, ValueFunction
 from networks.initializers import Initializer
 from networks.streams import Streams
 from networks.torso import ContextSpec
@@ -152,6 +153,29 @@ def fill(agent, rng):
         mean = agent.policy(torch.from_numpy(row.observation.reshape(-1, 5))).numpy()
     row.action[:] = mean.reshape(row.noise.shape) + row.noise
     row.position = row.length
+
+
+@pytest.mark.parametrize(("std", "spread"), [(1.0, 0.004), (0.1, 0.04), (0.05, 0.08)])
+def test_bfloat16_ratios_of_sharper_policies_are_further_from_one(std, spread):
+    """Numbers of docs/performance.md: actions scored in float32, learnt from in bfloat16."""
+    streams = Streams(0, "policy/")
+    torso = mlp.build(mlp.Config(hidden_sizes=[256, 256]), 27, ContextSpec(), streams)
+    policy = GaussianPolicy(torso, 8, Initializer("lecun_uniform"), streams)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4096, 27, generator=generator)
+    ratios = {}
+    with torch.no_grad():
+        scored, log_std = policy(x), torch.full((8,), std).log()
+        action = scored + std * torch.randn(4096, 8, generator=generator)
+        before = gaussian_log_probability(action, scored, log_std)
+        for kind in (FusedPerceptron, BFloat16Perceptron):
+            learnt = kind(policy, 4096).forward(x)
+            ratios[kind] = (gaussian_log_probability(action, learnt, log_std) - before).exp()
+    assert float(ratios[FusedPerceptron].std()) < 1e-4
+    assert float(ratios[BFloat16Perceptron].std()) == pytest.approx(spread, rel=0.15)
+    if std == 0.05:
+        cut = (ratios[BFloat16Perceptron] - 1.0).abs() > 0.2
+        assert float(cut.float().mean()) == pytest.approx(0.02, abs=0.005)
 
 
 def test_bfloat16_learns_with_equal_bits_on_one_and_two_threads():
