@@ -203,7 +203,7 @@ class PeriodicRecycler(Recycler):
         return (
             f"{self.kind} on {self.target.name}: renews units with score <= "
             f"{self.threshold:g} every {self.period:,} gradient steps{checks} "
-            f"(optimizer_state={self.policy})"
+            f"{self.edits_described}"
         )
 
     def restart_units(self, name: str, units: Tensor) -> None:

@@ -173,6 +173,12 @@ class Recycler(Method):
         if len(set(names)) != len(names):
             raise ValueError(f"unit groups of the network {target.name!r} share a name: {names}")
 
+    @property
+    def edits_described(self) -> str:
+        """What an edit does to the optimizer and to target networks, for announcements."""
+        target_edit = "copy" if self.mirrors_targets else "drift"
+        return f"(optimizer_state={self.policy}, target_edit={target_edit})"
+
     def pop_events(self) -> list[dict[str, Any]]:
         """Return and forget one event per unit renewed since the last call.
 

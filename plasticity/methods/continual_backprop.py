@@ -331,20 +331,20 @@ class ContinualBackprop(Recycler):
         """Say when the first unit is eligible and how many will be renewed."""
         if not self.active:
             return f"{self.kind} is off on {self.target.name}"
-        config, planned = self.config, self.target.planned_gradient_steps
+        planned = self.target.planned_gradient_steps
         text = (
             f"{self.kind} on {self.target.name}: units are eligible from gradient step "
             f"{self.threshold + 1:,}"
         )
         if planned is None:
-            return f"{text}; the planned number of steps is unknown"
+            return f"{text}; the planned number of steps is unknown {self.edits_described}"
         expected = sum(
             expected_replacements(group.num_units, self.rate, self.threshold, planned)
             for group in self.target.unit_groups
         )
         return (
             f"{text} of {planned:,}; expect {expected:,} replacements in "
-            f"{len(self.statistics)} unit groups (optimizer_state={config.optimizer_state})"
+            f"{len(self.statistics)} unit groups {self.edits_described}"
         )
 
     def restart_units(self, name: str, units: Tensor) -> None:

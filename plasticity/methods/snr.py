@@ -190,7 +190,7 @@ class SelfNormalizedResets(Recycler):
         return (
             f"{self.kind} on {self.target.name}: renews units silent for longer than in "
             f"{1.0 - config.tail_probability:.0%} of their own silences, {config.min_silence:,} to "
-            f"{config.max_silence:,} gradient steps (optimizer_state={config.optimizer_state})"
+            f"{config.max_silence:,} gradient steps {self.edits_described}"
         )
 
     def restart_units(self, name: str, units: Tensor) -> None:

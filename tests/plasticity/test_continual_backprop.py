@@ -250,7 +250,10 @@ def test_announcement():
     text = recycler(net, planned=1_562_400, name="policy").announcement()
     for words in ("policy", "10,001", "1,562,400", "39,804"):
         assert words in text
-    assert "unknown" in recycler(net).announcement()
+    assert text.endswith("(optimizer_state=keep, target_edit=copy)")
+    drifting = recycler(net, target_edit="drift", optimizer_state="zero_moments").announcement()
+    assert "unknown" in drifting
+    assert drifting.endswith("(optimizer_state=zero_moments, target_edit=drift)")
     assert "off" in recycler(net, replacement_rate=0.0).announcement()
 
 

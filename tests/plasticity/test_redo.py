@@ -183,6 +183,7 @@ def test_a_run_too_short_for_a_check_is_refused():
     text = attach(policy(), planned=5_000).announcement()
     assert "5 checks" in text
     assert "1,000" in text
+    assert text.endswith("(optimizer_state=zero_moments, target_edit=copy)")
 
 
 @pytest.mark.parametrize(

@@ -190,6 +190,7 @@ def test_log_values_and_announcement():
     assert values["layers.0/median_limit"] == 10_000.0
     assert values["layers.0/replaced_total"] == 0
     assert "98%" in method.announcement()
+    assert method.announcement().endswith("(optimizer_state=zero_moments, target_edit=copy)")
 
 
 @pytest.mark.parametrize(
