@@ -13,8 +13,10 @@ from configs.run import AGENTS, ANNOUNCED, CONTEXTS
 from configs.schema import load
 from networks.registry import Registry
 from networks.torso import ContextSpec
+from plasticity.method import Method
 
-_STRENGTH = ("no", "entries", "all")
+# Plain `entries`: heads that are forgotten whole, and methods that do not say how they forget.
+_STRENGTH = ("no", "entries (zero_moments)", "entries (per_unit_step)", "entries", "all")
 # What the worlds would say; only the settings decide what a method does.
 _OBSERVATION_DIM, _ACTION_DIM, _CONTEXT_DIM = 6, 2, 4
 _MAX_REPLAY = 20_000
@@ -94,7 +96,8 @@ def method_flags(config: Mapping[str, Any]) -> tuple[bool, str]:
         config: Settings of one run.
 
     Returns:
-        Use of boundaries, and the strongest of `no`, `entries` and `all`.
+        Use of boundaries, and the strongest of `no`, `entries` and `all`; entries with the policy
+        in brackets where a method has one (`plasticity.optimizer_state`).
 
     Raises:
         UnknownSettings: The agent cannot be built; the message says why.
@@ -109,13 +112,21 @@ def method_flags(config: Mapping[str, Any]) -> tuple[bool, str]:
             method for update in agent.updates.values() for method in update.methods.values()
         ]
         uses = bool(agent.methods_that_need_boundaries())
-        resets = [method.resets_optimizer for method in methods]
+        resets = [_forgetting(method) for method in methods]
         # Critics drawn anew come with an optimizer that has forgotten all about them.
         if agent.switch_rule is not None and agent.switch_rule.names:
             resets.append("all")
         return uses, max(["no", *resets], key=_STRENGTH.index)
     finally:
         agent.close()
+
+
+def _forgetting(method: Method) -> str:
+    """What a method makes the optimizer forget, and by which policy."""
+    policy = getattr(getattr(method, "config", None), "optimizer_state", None)
+    if method.resets_optimizer != "entries" or policy is None:
+        return method.resets_optimizer
+    return f"entries ({policy})"
 
 
 def _switch_settings(config: Mapping[str, Any]) -> list[str]:

@@ -45,7 +45,8 @@ class ArmFacts:
         directory: Folder of its seeds, `<group>/<env>/<agent>-<network>-<arm>`.
         fresh_of: Arm of which it is a fresh copy, None for most.
         uses_task_boundary: Whether its methods act on announced switches.
-        resets_optimizer: `no`, `entries` or `all`.
+        resets_optimizer: `no`, `entries` or `all`; entries with the policy in brackets, as in
+            `entries (zero_moments)`, except in older data.
         context: What its networks are told about the world, such as `task` or `none`.
         context_is_oracle: Whether that is the truth.
         context_uses_boundaries: Whether it shows when the world changes.

@@ -69,7 +69,7 @@ def test_runs_become_arms_and_seeds(root):
     assert study.baseline == "standard"
     by_name = {arm.name: arm for arm in study.arms}
     assert by_name["l2"].settings == {"optimizer.weight_decay": "0.001"}
-    assert by_name["redo"].resets_optimizer == "entries"
+    assert by_name["redo"].resets_optimizer == "entries (zero_moments)"
     assert by_name["standard"].resets_optimizer == "no"
     assert by_name["redo"].directory == "study/slippery_ant/ppo-mlp-redo"
     assert study.about["end"] == 4_000
@@ -412,7 +412,12 @@ def test_flags_are_asked_from_the_methods(agent):
     kept, zeroed = ({"optimizer_state": policy} for policy in ("keep", "zero_moments"))
     assert method_flags(settings_with(agent, redo=kept)) == (False, "no")
     both = settings_with(agent, l2_init={}, redo=zeroed)
-    assert method_flags(both) == (False, "entries")
+    assert method_flags(both) == (False, "entries (zero_moments)")
+    per_unit = settings_with(agent, redo={"optimizer_state": "per_unit_step"})
+    assert method_flags(per_unit) == (False, "entries (per_unit_step)")
+    head = {"scope": "head", "period": 100_000}
+    assert method_flags(settings_with(agent, reset=head)) == (False, "entries")
+    assert method_flags(settings_with(agent, redo=zeroed, reset=head)) == (False, "entries")
     periodic = {"period": 100_000}
     assert method_flags(settings_with(agent, reset=periodic)) == (False, "all")
     at_switches = {"period": 0, "at_task_change": True}
@@ -441,7 +446,10 @@ def test_what_the_agent_itself_does_at_switches_is_no_secret(agent, setting, exp
 
 def test_flags_of_networks_that_need_a_context():
     zeroed = {"optimizer_state": "zero_moments"}
-    assert method_flags(settings_with(network="dendrites", redo=zeroed)) == (False, "entries")
+    assert method_flags(settings_with(network="dendrites", redo=zeroed)) == (
+        False,
+        "entries (zero_moments)",
+    )
 
 
 def test_runs_from_before_a_setting_of_a_method_belong_to_its_default(root):
