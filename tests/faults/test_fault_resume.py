@@ -282,6 +282,31 @@ def test_f01_a_sweep_killed_in_the_middle_is_completed_by_the_same_command(tmp_p
         assert ending(member) == ending(whole), seed
 
 
+def test_f07_the_last_row_after_a_stop_shows_the_penalty_of_the_step_before(tmp_path):
+    """The run ends between two updates, so nothing after the resume computes it anew."""
+    words = [*ANT, "method=[l2_init]", "total_steps=600"]
+    assert run(tmp_path / "whole", words) == train.EXIT_DONE
+    whole = ending(tmp_path / "whole")
+    last = list(csv.DictReader(_open(tmp_path / "whole", "progress.csv")))[-1]
+    assert int(last["env_steps"]) == 600
+    assert float(last["l2_init/policy/penalty"]) > 0
+
+    def stopped() -> int:
+        step = train.Progress.step
+
+        def signalling(self, done):
+            step(self, done)
+            if done == 592:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        train.Progress.step = signalling  # type: ignore[method-assign]
+        return run(tmp_path / "stopped", words)
+
+    assert in_a_child(stopped) == train.EXIT_SIGNAL
+    assert run(tmp_path / "stopped", words) == train.EXIT_DONE
+    assert ending(tmp_path / "stopped") == whole
+
+
 def test_a_hash_computed_again_is_the_same(undisturbed):
     loaded = newest(undisturbed)
     assert state_hash(loaded.state) == loaded.manifest["state_hash"]
