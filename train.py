@@ -26,6 +26,7 @@ from agents.base import Transition
 from agents.baselines import UnequalEpisodes
 from agents.update import NumericalFailure
 from analysis.adoption import adopt, begin_from, fitting
+from analysis.beginning import begin_run, note_changes
 from analysis.checkpoint import CheckpointError, CheckpointStore
 from analysis.commands import COMMANDS, help_text
 from analysis.crash import end_failed_run
@@ -37,7 +38,6 @@ from analysis.progress import Progress
 from analysis.recorder import Recorder
 from analysis.run_directory import ConfigurationChanged, RunDirectory, RunLocked
 from analysis.run_refusals import refuse_shorter, refuse_start
-from analysis.sequences.command import incomplete_sequence
 from analysis.storage import StorageError, StorageLostError
 from analysis.world_changes import WorldChanges
 from configs.build import build_agent, build_environment, build_probe, rehearse, resolve_threads
@@ -325,24 +325,9 @@ def _run_in(composed: Composed, directory: RunDirectory) -> int:
         print(f"{directory.path} is {status} already; nothing to do (fresh=true starts it anew)")
         return EXIT_DONE if status == "finished" else EXIT_NUMERICAL
     training = Training(composed, directory)
+    begin_run(directory, config, training.agent, training.envs, training.probe, training.info.name)
+    note_changes(directory, training.recorder)
     start = training.envs.env_steps
-    print(
-        f"{'continuing' if start else 'training'} {config.agent.kind} on {training.info.name} "
-        f"from step {start:,} to {config.total_steps:,} in {directory.path}",
-        flush=True,
-    )
-    for line in (*training.agent.announcements(), *incomplete_sequence(config)):
-        print(f"  {line}", flush=True)
-    facts = {
-        "num_threads": resolve_threads(config),
-        "probe_sha256": getattr(training.probe, "sha256", None),
-        "schedule_hash": getattr(training.envs, "schedule_hash", None),
-        "world": getattr(training.envs, "manifest", None),
-    }
-    for change in directory.write_environment(facts):
-        print(f"not as at the start, results may differ in bits: {change}", file=sys.stderr)
-    for change in directory.changes:
-        training.recorder.note({"event": "setting_changed", "setting": str(change)})
     progress = Progress(config.total_steps, start, config.log.plain_seconds, None, config.progress)
     try:
         with Interruption() as interruption:

@@ -7,6 +7,7 @@ checkpoints/  videos/  restarts.json  done.json
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from analysis.config_diff import Change, compare, describe, is_covered
 from analysis.provenance import describe_environment
 from analysis.run_lock import RunLock, RunLocked
 from analysis.run_paths import (
+    count_up,
     make_directories,
     move_away,
     next_free,
@@ -118,7 +120,7 @@ class RunDirectory:
                 _refuse_traces(path)
                 atomic_write_text(path / "config.yaml", text)
             else:
-                changes = compare(_read_config(path), config, ignored_keys)
+                changes = compare(_read_config(path / "config.yaml"), config, ignored_keys)
                 if changes:
                     run._check(changes, accept_change, released_keys)
                     if rehearsal is not None:
@@ -147,8 +149,20 @@ class RunDirectory:
 
     @property
     def changes(self) -> tuple[Change, ...]:
-        """The settings whose change was accepted now; worth an event row each."""
+        """The settings whose change was accepted now."""
         return self._changes
+
+    def all_changes(self) -> tuple[Change, ...]:
+        """The settings whose change was accepted since the start, oldest first.
+
+        Raises:
+            ValueError: a kept configuration is damaged.
+            StorageError: one cannot be read.
+        """
+        kept = count_up(self._path, "config-", ".yaml")
+        configs = [*(_read_config(path) for path in kept), self._config]
+        changes = (compare(*pair, self._hash_without) for pair in itertools.pairwise(configs))
+        return tuple(itertools.chain.from_iterable(changes))
 
     @property
     def config_hash(self) -> str:
@@ -305,8 +319,7 @@ def _normalized(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     return text, yaml.safe_load(text)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    file = path / "config.yaml"
+def _read_config(file: Path) -> dict[str, Any]:
     try:
         with open(file, "rb") as stream:
             data = stream.read(_MAX_CONFIG_BYTES + 1)
