@@ -14,7 +14,6 @@ for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 import functools
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ from analysis.progress import Progress
 from analysis.recorder import Recorder
 from analysis.run_directory import ConfigurationChanged, RunDirectory, RunLocked
 from analysis.run_refusals import refuse_shorter, refuse_start
+from analysis.save_clock import SaveClock
 from analysis.storage import StorageError, StorageLostError
 from analysis.world_changes import WorldChanges
 from configs.build import build_agent, build_environment, build_probe, rehearse, resolve_threads
@@ -117,7 +117,7 @@ class Training:
         if loaded is not None:
             with fitting(loaded.path):
                 self._restore(loaded.state)
-        self._last_checkpoint = time.monotonic()
+        self.save_clock = SaveClock(self.config.log.checkpoint_minutes)
 
     # The loop ------------------------------------------------------------------------------
 
@@ -153,7 +153,7 @@ class Training:
             progress.step(envs.env_steps)
             if interruption.requested is not None:
                 break
-            if agent.is_at_quiet_point and (self.changes.switched or self._checkpoint_is_due()):
+            if agent.is_at_quiet_point and self.save_clock.is_due(self.changes.switched):
                 self._try_checkpoint()
         if interruption.requested is not None:
             self.checkpoint(pinned=False)
@@ -200,9 +200,6 @@ class Training:
 
     # Checkpoints ---------------------------------------------------------------------------
 
-    def _checkpoint_is_due(self) -> bool:
-        return time.monotonic() - self._last_checkpoint >= self.config.log.checkpoint_minutes * 60
-
     def state_dict(self) -> dict[str, Any]:
         """Everything that a bit-exact continuation needs."""
         return {
@@ -227,14 +224,14 @@ class Training:
         }
         steps = self.envs.env_steps
         path = self.store.save(steps, self.state_dict(), pinned=pinned, metadata=metadata)
-        self._last_checkpoint = time.monotonic()
+        self.save_clock.attempted(failed=False)
         return path
 
     def _try_checkpoint(self) -> None:
         """Save, but go on training when the disk is full; the third refusal in a row is final.
 
         So is the first where the directory is gone or read-only. The first checkpoint after a
-        switch is pinned.
+        switch is pinned; if the disk refuses it, the next attempt waits for a while.
         """
         pinned = self.changes.switched and self.config.log.pin_switches
         self.changes.switched = False
@@ -244,7 +241,7 @@ class Training:
             self.changes.switched = pinned
             if self.store.failed_saves >= MAX_FAILED_SAVES or isinstance(error, StorageLostError):
                 raise
-            self._last_checkpoint = time.monotonic()
+            self.save_clock.attempted(failed=True)
             print(f"checkpoint skipped, training goes on: {error}", file=sys.stderr, flush=True)
 
     def _restore(self, state: dict[str, Any]) -> None:
