@@ -29,7 +29,7 @@ from analysis.beginning import begin_run, note_changes
 from analysis.checkpoint import CheckpointError, CheckpointStore
 from analysis.commands import COMMANDS, help_text
 from analysis.crash import end_failed_run
-from analysis.ending import earlier, end_run, run_costs
+from analysis.ending import earlier, end_run, run_costs, same_command
 from analysis.interruption import Interruption
 from analysis.multitask.training import TrainingEvaluation
 from analysis.process_memory import PeakMemory
@@ -277,6 +277,7 @@ def run(composed: Composed) -> int:
             relative,
             composed.plain,
             fresh=config.fresh,
+            fresh_token=composed.sweep,
             accept_change=config.accept_change,
             released_keys=RELEASED_KEYS,
             ignored_keys=EXECUTION_KEYS,
@@ -332,7 +333,8 @@ def _run_in(composed: Composed, directory: RunDirectory) -> int:
             progress.close()
             evaluation = training.conclude(interruption) if finished else None
             if evaluation is None:
-                print(f"stopped at step {training.envs.env_steps:,}; the same command goes on")
+                steps = training.envs.env_steps
+                print(f"stopped at step {steps:,}; {same_command(config)} goes on")
                 return EXIT_SIGNAL
         steps, seconds = training.envs.env_steps, training.recorder.active_seconds
         training.recorder.finish(steps)

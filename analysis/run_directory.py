@@ -42,6 +42,7 @@ __all__ = [
 
 STATUSES = ("finished", "failed")
 _MAX_CONFIG_BYTES = 2**20
+_STARTED_BY = ".started_by"
 # Without a config.yaml these say that a run was here whose configuration is lost.
 _TRACES_OF_A_RUN = ("checkpoints", "done.json", "progress.csv", "events.jsonl")
 
@@ -75,6 +76,7 @@ class RunDirectory:
         config: Mapping[str, Any],
         *,
         fresh: bool = False,
+        fresh_token: str | None = None,
         accept_change: bool = False,
         released_keys: Collection[str] | None = None,
         ignored_keys: Collection[str] = (),
@@ -87,6 +89,8 @@ class RunDirectory:
             relative: path below it, of valid names; see `validate_run_name`.
             config: resolved configuration: nested plain values.
             fresh: move an existing directory to `<name>.old-<n>` and start anew.
+            fresh_token: name of who wants it; a directory that was started anew under the same name
+                is continued. None starts anew each time.
             accept_change: continue under a changed configuration. The old one is kept as
                 config-<n>.yaml and, if the run was finished, done.json as done-<n>.json. A failed
                 run stays failed.
@@ -108,6 +112,7 @@ class RunDirectory:
         root = Path(root).resolve()
         parts = run_parts(relative)
         path = root.joinpath(*parts)
+        fresh = fresh and not _was_started_by(path, fresh_token)
         if fresh:
             move_away(root, parts)
         make_directories(root, parts)
@@ -116,6 +121,8 @@ class RunDirectory:
             is_new = not (path / "config.yaml").exists()
             run = cls(path, lock, config, is_new)
             run._hash_without = frozenset(ignored_keys)
+            if fresh and fresh_token is not None:  # before anything that could be continued
+                atomic_write_text(path / _STARTED_BY, fresh_token)
             if is_new:
                 _refuse_traces(path)
                 atomic_write_text(path / "config.yaml", text)
@@ -295,6 +302,14 @@ class RunDirectory:
         if not self._is_new and not self.is_finished:
             self._restarts += 1
             atomic_write_text(path, canonical_json({"restarts": self._restarts}).decode() + "\n")
+
+
+def _was_started_by(path: Path, token: str | None) -> bool:
+    """Whether `fresh` has been heeded already, for an earlier attempt at the same."""
+    try:
+        return token is not None and (path / _STARTED_BY).read_text(encoding="utf-8") == token
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _refuse_traces(path: Path) -> None:
