@@ -51,6 +51,7 @@ from configs.exit_codes import (
     EXIT_STORAGE,
 )
 from configs.members import check_single
+from configs.output import output_may_fail
 from configs.run import EXECUTION_KEYS, RunConfig
 from configs.schema import ConfigurationError
 from configs.sweep import is_multirun, sweep
@@ -264,6 +265,7 @@ class Training:
         self.recorder.close()
 
 
+@output_may_fail()
 def run(composed: Composed) -> int:
     """Run one configuration and return the exit code."""
     config = composed.config

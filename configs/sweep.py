@@ -31,6 +31,7 @@ from configs.compose import Composed, check_overrides, compose_run, without_none
 from configs.exit_codes import EXIT_CONFIGURATION, EXIT_FAILED, EXIT_SIGNAL, of_several
 from configs.members import member_words, refuse_repeated, swept_by_experiment
 from configs.next_steps import facts, next_steps
+from configs.output import output_may_fail
 from configs.presets import CONFIG_FOLDER, GROUPS, declared, presets, spelled_for_hydra
 from configs.schema import ConfigurationError
 from configs.sweep_folder import SweepFolder
@@ -62,6 +63,7 @@ def is_multirun(arguments: Sequence[str]) -> bool:
     return any(word in _FLAGS for word in arguments)
 
 
+@output_may_fail()
 def sweep(arguments: Sequence[str]) -> int:
     """Run all members, print one line for each, and return the exit code.
 
@@ -345,6 +347,7 @@ def ended(row: Mapping[str, Any], code: int, seconds: float) -> dict[str, Any]:
     return row | {"code": code, "seconds": seconds}
 
 
+@output_may_fail()
 def record(row: Mapping[str, Any]) -> None:
     """Leave the row of a finished member for the process that launched the sweep, and print it."""
     sweep_folder().leave(row["words"], row)
