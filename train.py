@@ -340,6 +340,7 @@ def _run_in(composed: Composed, directory: RunDirectory) -> int:
                 return EXIT_SIGNAL
         steps, seconds = training.envs.env_steps, training.recorder.active_seconds
         training.recorder.finish(steps)
+        training.recorder.commit()
         training.recorder.close()
         costs = run_costs(training.agent, training.memory)
         end_run(directory, config, steps, seconds, evaluation, costs)
@@ -359,6 +360,7 @@ def _fail(
     """Record a numerical failure: it is a result, and final."""
     steps = training.envs.env_steps
     training.recorder.note({"event": "failure", "env_steps": steps, "reason": str(error)})
+    training.recorder.commit()
     costs = run_costs(training.agent, training.memory)
     end_failed_run(directory, training.agent, steps, str(error), dump, costs)
     return EXIT_NUMERICAL
