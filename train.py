@@ -348,7 +348,8 @@ def _run_in(composed: Composed, directory: RunDirectory) -> int:
     except SimulatorError as error:
         return _fail(training, directory, error, {k: np.asarray(v) for k, v in error.dump.items()})
     except NumericalFailure as error:
-        return _fail(training, directory, error, {"network": error.network})
+        batch = {} if error.batch is None else {"batch": dict(error.batch)}
+        return _fail(training, directory, error, {"network": error.network, **batch})
     finally:
         progress.close()
         training.close()

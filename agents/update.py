@@ -23,7 +23,10 @@ class NumericalFailure(RuntimeError):
     Attributes:
         network: Name of the network.
         quantity: What was not finite.
+        batch: Tensors of the gradient step that failed, by name, where somebody has added them.
     """
+
+    batch: Mapping[str, Tensor | None] | None = None
 
     def __init__(self, network: str, quantity: str) -> None:
         super().__init__(
