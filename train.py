@@ -14,7 +14,6 @@ for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 import functools
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,10 +25,11 @@ from agents.base import Transition
 from agents.baselines import UnequalEpisodes
 from agents.update import NumericalFailure
 from analysis.adoption import adopt, begin_from, fitting
+from analysis.beginning import begin_run, note_changes
 from analysis.checkpoint import CheckpointError, CheckpointStore
 from analysis.commands import COMMANDS, help_text
 from analysis.crash import end_failed_run
-from analysis.ending import earlier, end_run, run_costs
+from analysis.ending import earlier, end_run, run_costs, same_command
 from analysis.interruption import Interruption
 from analysis.multitask.training import TrainingEvaluation
 from analysis.process_memory import PeakMemory
@@ -37,7 +37,7 @@ from analysis.progress import Progress
 from analysis.recorder import Recorder
 from analysis.run_directory import ConfigurationChanged, RunDirectory, RunLocked
 from analysis.run_refusals import refuse_shorter, refuse_start
-from analysis.sequences.command import incomplete_sequence
+from analysis.save_clock import SaveClock
 from analysis.storage import StorageError, StorageLostError
 from analysis.world_changes import WorldChanges
 from configs.build import build_agent, build_environment, build_probe, rehearse, resolve_threads
@@ -51,6 +51,7 @@ from configs.exit_codes import (
     EXIT_STORAGE,
 )
 from configs.members import check_single
+from configs.output import output_may_fail
 from configs.run import EXECUTION_KEYS, RunConfig
 from configs.schema import ConfigurationError
 from configs.sweep import is_multirun, sweep
@@ -117,7 +118,7 @@ class Training:
         if loaded is not None:
             with fitting(loaded.path):
                 self._restore(loaded.state)
-        self._last_checkpoint = time.monotonic()
+        self.save_clock = SaveClock(self.config.log.checkpoint_minutes)
 
     # The loop ------------------------------------------------------------------------------
 
@@ -153,7 +154,7 @@ class Training:
             progress.step(envs.env_steps)
             if interruption.requested is not None:
                 break
-            if agent.is_at_quiet_point and (self.changes.switched or self._checkpoint_is_due()):
+            if agent.is_at_quiet_point and self.save_clock.is_due(self.changes.switched):
                 self._try_checkpoint()
         if interruption.requested is not None:
             self.checkpoint(pinned=False)
@@ -200,9 +201,6 @@ class Training:
 
     # Checkpoints ---------------------------------------------------------------------------
 
-    def _checkpoint_is_due(self) -> bool:
-        return time.monotonic() - self._last_checkpoint >= self.config.log.checkpoint_minutes * 60
-
     def state_dict(self) -> dict[str, Any]:
         """Everything that a bit-exact continuation needs."""
         return {
@@ -227,14 +225,14 @@ class Training:
         }
         steps = self.envs.env_steps
         path = self.store.save(steps, self.state_dict(), pinned=pinned, metadata=metadata)
-        self._last_checkpoint = time.monotonic()
+        self.save_clock.attempted(failed=False)
         return path
 
     def _try_checkpoint(self) -> None:
         """Save, but go on training when the disk is full; the third refusal in a row is final.
 
         So is the first where the directory is gone or read-only. The first checkpoint after a
-        switch is pinned.
+        switch is pinned; if the disk refuses it, the next attempt waits for a while.
         """
         pinned = self.changes.switched and self.config.log.pin_switches
         self.changes.switched = False
@@ -244,7 +242,7 @@ class Training:
             self.changes.switched = pinned
             if self.store.failed_saves >= MAX_FAILED_SAVES or isinstance(error, StorageLostError):
                 raise
-            self._last_checkpoint = time.monotonic()
+            self.save_clock.attempted(failed=True)
             print(f"checkpoint skipped, training goes on: {error}", file=sys.stderr, flush=True)
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -267,6 +265,7 @@ class Training:
         self.recorder.close()
 
 
+@output_may_fail()
 def run(composed: Composed) -> int:
     """Run one configuration and return the exit code."""
     config = composed.config
@@ -280,6 +279,7 @@ def run(composed: Composed) -> int:
             relative,
             composed.plain,
             fresh=config.fresh,
+            fresh_token=composed.sweep,
             accept_change=config.accept_change,
             released_keys=RELEASED_KEYS,
             ignored_keys=EXECUTION_KEYS,
@@ -325,24 +325,9 @@ def _run_in(composed: Composed, directory: RunDirectory) -> int:
         print(f"{directory.path} is {status} already; nothing to do (fresh=true starts it anew)")
         return EXIT_DONE if status == "finished" else EXIT_NUMERICAL
     training = Training(composed, directory)
+    begin_run(directory, config, training.agent, training.envs, training.probe, training.info.name)
+    note_changes(directory, training.recorder)
     start = training.envs.env_steps
-    print(
-        f"{'continuing' if start else 'training'} {config.agent.kind} on {training.info.name} "
-        f"from step {start:,} to {config.total_steps:,} in {directory.path}",
-        flush=True,
-    )
-    for line in (*training.agent.announcements(), *incomplete_sequence(config)):
-        print(f"  {line}", flush=True)
-    facts = {
-        "num_threads": resolve_threads(config),
-        "probe_sha256": getattr(training.probe, "sha256", None),
-        "schedule_hash": getattr(training.envs, "schedule_hash", None),
-        "world": getattr(training.envs, "manifest", None),
-    }
-    for change in directory.write_environment(facts):
-        print(f"not as at the start, results may differ in bits: {change}", file=sys.stderr)
-    for change in directory.changes:
-        training.recorder.note({"event": "setting_changed", "setting": str(change)})
     progress = Progress(config.total_steps, start, config.log.plain_seconds, None, config.progress)
     try:
         with Interruption() as interruption:
@@ -350,10 +335,12 @@ def _run_in(composed: Composed, directory: RunDirectory) -> int:
             progress.close()
             evaluation = training.conclude(interruption) if finished else None
             if evaluation is None:
-                print(f"stopped at step {training.envs.env_steps:,}; the same command goes on")
+                steps = training.envs.env_steps
+                print(f"stopped at step {steps:,}; {same_command(config)} goes on")
                 return EXIT_SIGNAL
         steps, seconds = training.envs.env_steps, training.recorder.active_seconds
         training.recorder.finish(steps)
+        training.recorder.commit()
         training.recorder.close()
         costs = run_costs(training.agent, training.memory)
         end_run(directory, config, steps, seconds, evaluation, costs)
@@ -361,7 +348,8 @@ def _run_in(composed: Composed, directory: RunDirectory) -> int:
     except SimulatorError as error:
         return _fail(training, directory, error, {k: np.asarray(v) for k, v in error.dump.items()})
     except NumericalFailure as error:
-        return _fail(training, directory, error, {"network": error.network})
+        batch = {} if error.batch is None else {"batch": dict(error.batch)}
+        return _fail(training, directory, error, {"network": error.network, **batch})
     finally:
         progress.close()
         training.close()
@@ -373,6 +361,7 @@ def _fail(
     """Record a numerical failure: it is a result, and final."""
     steps = training.envs.env_steps
     training.recorder.note({"event": "failure", "env_steps": steps, "reason": str(error)})
+    training.recorder.commit()
     costs = run_costs(training.agent, training.memory)
     end_failed_run(directory, training.agent, steps, str(error), dump, costs)
     return EXIT_NUMERICAL

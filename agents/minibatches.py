@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from agents.update import NumericalFailure
+
+Step = TypeVar("Step", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,20 @@ class Arrays:
     log_probability: np.ndarray
     advantage: np.ndarray
     target: np.ndarray
+
+
+def names_its_batch(step: Step) -> Step:
+    """Let a gradient step that fails hand on the rows that it failed with: they reproduce it."""
+
+    @functools.wraps(step)
+    def stepping(self: Any, batch: Minibatch) -> Any:
+        try:
+            return step(self, batch)
+        except NumericalFailure as error:
+            error.batch = {part.name: getattr(batch, part.name) for part in fields(batch)}
+            raise
+
+    return cast(Step, stepping)
 
 
 class Shuffler:

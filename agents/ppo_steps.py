@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from agents.distributions import gaussian_entropy, gaussian_log_probability
-from agents.minibatches import Minibatch
+from agents.minibatches import Minibatch, names_its_batch
 from agents.update import Update
 from networks.fused import FusedPerceptron
 from networks.heads import GaussianPolicy, StateGaussianPolicy, ValueFunction
@@ -66,6 +66,7 @@ class AutogradSteps:
         self._policy, self._value = policy, value
         self._updates, self._losses = updates, losses
 
+    @names_its_batch
     def policy(self, batch: Minibatch) -> tuple[float, Tensor]:
         """Step the policy; returns the loss and the log-ratios (B,)."""
         update, losses = self._updates["policy"], self._losses
@@ -78,6 +79,7 @@ class AutogradSteps:
             loss = loss - losses.entropy_coefficient * gaussian_entropy(log_std).mean()
         return float(update.step(loss)), log_ratio.detach()
 
+    @names_its_batch
     def value(self, batch: Minibatch) -> float:
         """Step the value network; returns the loss."""
         update, network = self._updates["value"], self._value
@@ -130,6 +132,7 @@ class FusedSteps:
             for update in updates.values()
         )
 
+    @names_its_batch
     @torch.no_grad()
     def policy(self, batch: Minibatch) -> tuple[float, Tensor]:
         """Step the policy; returns the loss and the log-ratios (B,)."""
@@ -167,6 +170,7 @@ class FusedSteps:
         update.apply(self._policy.activations)
         return loss, torch.from_numpy(log_ratio)
 
+    @names_its_batch
     @torch.no_grad()
     def value(self, batch: Minibatch) -> float:
         """Step the value network; returns the loss."""

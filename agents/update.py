@@ -23,7 +23,10 @@ class NumericalFailure(RuntimeError):
     Attributes:
         network: Name of the network.
         quantity: What was not finite.
+        batch: Tensors of the gradient step that failed, by name, where somebody has added them.
     """
+
+    batch: Mapping[str, Tensor | None] | None = None
 
     def __init__(self, network: str, quantity: str) -> None:
         super().__init__(
@@ -94,7 +97,8 @@ class Update:
         )
         # Frozen ones, too: methods may change which parameters are trained.
         self._parameters = list(network.parameters())
-        self._penalties: dict[str, Tensor | None] = {
+        # Of the last step; numbers where a checkpoint has brought them back.
+        self._penalties: dict[str, Tensor | float | None] = {
             key: None for key, method in self._active.items() if method.adds_penalty
         }
         self._target_edits: list[Touched] = []
@@ -324,12 +328,15 @@ class Update:
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, optimizer and method state, cloned."""
+        penalties = {key: float(p) for key, p in self._penalties.items() if p is not None}
         return {
             "network": clone(self.network.state_dict()),
             "optimizer_kind": type(self.optimizer).__name__,
             "optimizer": optimizer_state(self.optimizer),
             "methods": {name: clone(m.state_dict()) for name, m in self.methods.items()},
             "num_steps": self.num_steps,
+            # The last row of a run may follow no update, and shows those of the one before.
+            **({"penalties": penalties} if penalties else {}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -340,6 +347,8 @@ class Update:
         for name, method in self.methods.items():
             method.load_state_dict(state["methods"][name])
         self.num_steps = int(state["num_steps"])
+        saved = state.get("penalties", {})  # checkpoints of earlier versions have none
+        self._penalties = {key: saved.get(key) for key in self._penalties}
 
     def restore_structure(self, states: Mapping[str, Any]) -> None:
         """Let methods freeze and register parameters as they were when `states` were saved."""

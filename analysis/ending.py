@@ -30,6 +30,11 @@ def run_costs(agent: Agent, memory: PeakMemory) -> dict[str, float]:
     return {**costs, "peak_memory_mib": round(memory.mib, 1)}
 
 
+def same_command(config: RunConfig) -> str:
+    """What to type to continue a run: `fresh=true` would move it aside and begin anew."""
+    return "the same command without fresh=true" if config.fresh else "the same command"
+
+
 def end_run(
     directory: RunDirectory,
     config: RunConfig,

@@ -86,6 +86,7 @@ FAULTS: tuple[Fault, ...] = (
         (
             _STORAGE + "test_f04_training_goes_on_while_the_disk_is_full",
             _STORAGE + "test_f04_the_third_refusal_in_a_row_ends_the_run",
+            _STORAGE + "test_f04_a_refused_save_at_a_switch_is_tried_again_after_a_while",
             _STORE + "test_short_disk_is_refused_before_anything_is_written",
         ),
     ),
@@ -114,6 +115,7 @@ FAULTS: tuple[Fault, ...] = (
         (
             _NUMBERS + "test_f07_a_signal_saves_and_exits_with_75",
             _NUMBERS + "test_f07_the_second_signal_ends_at_once",
+            _RESUME + "test_f07_the_last_row_after_a_stop_shows_the_penalty_of_the_step_before",
         ),
     ),
     Fault(
@@ -148,6 +150,7 @@ FAULTS: tuple[Fault, ...] = (
             _DIRECTORY + "TestChanges::test_a_change_is_refused_with_a_readable_diff",
             _RUNS + "test_refusals_have_their_exit_codes_and_change_nothing",
             _RUNS + "test_only_released_settings_may_change",
+            _RESUME + "test_f11_an_accepted_change_is_told_although_the_run_was_killed",
         ),
     ),
     Fault(

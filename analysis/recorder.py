@@ -215,6 +215,15 @@ class Recorder:
     def _row_is_due(self, iteration: int) -> bool:
         return is_due(self._periods.log_every_iterations, iteration)
 
+    def commit(self) -> None:
+        """Bring all rows to the disk; due before done.json, which says that they are there.
+
+        Raises:
+            StorageError: The disk refused.
+        """
+        for log in (self.progress, self.episodes, self.events):
+            log.offset()
+
     # Time -----------------------------------------------------------------------------------
 
     @property

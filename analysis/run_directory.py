@@ -7,6 +7,7 @@ checkpoints/  videos/  restarts.json  done.json
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from analysis.config_diff import Change, compare, describe, is_covered
 from analysis.provenance import describe_environment
 from analysis.run_lock import RunLock, RunLocked
 from analysis.run_paths import (
+    count_up,
     make_directories,
     move_away,
     next_free,
@@ -40,6 +42,7 @@ __all__ = [
 
 STATUSES = ("finished", "failed")
 _MAX_CONFIG_BYTES = 2**20
+_STARTED_BY = ".started_by"
 # Without a config.yaml these say that a run was here whose configuration is lost.
 _TRACES_OF_A_RUN = ("checkpoints", "done.json", "progress.csv", "events.jsonl")
 
@@ -73,6 +76,7 @@ class RunDirectory:
         config: Mapping[str, Any],
         *,
         fresh: bool = False,
+        fresh_token: str | None = None,
         accept_change: bool = False,
         released_keys: Collection[str] | None = None,
         ignored_keys: Collection[str] = (),
@@ -85,6 +89,8 @@ class RunDirectory:
             relative: path below it, of valid names; see `validate_run_name`.
             config: resolved configuration: nested plain values.
             fresh: move an existing directory to `<name>.old-<n>` and start anew.
+            fresh_token: name of who wants it; a directory that was started anew under the same name
+                is continued. None starts anew each time.
             accept_change: continue under a changed configuration. The old one is kept as
                 config-<n>.yaml and, if the run was finished, done.json as done-<n>.json. A failed
                 run stays failed.
@@ -106,6 +112,7 @@ class RunDirectory:
         root = Path(root).resolve()
         parts = run_parts(relative)
         path = root.joinpath(*parts)
+        fresh = fresh and not _was_started_by(path, fresh_token)
         if fresh:
             move_away(root, parts)
         make_directories(root, parts)
@@ -114,11 +121,13 @@ class RunDirectory:
             is_new = not (path / "config.yaml").exists()
             run = cls(path, lock, config, is_new)
             run._hash_without = frozenset(ignored_keys)
+            if fresh and fresh_token is not None:  # before anything that could be continued
+                atomic_write_text(path / _STARTED_BY, fresh_token)
             if is_new:
                 _refuse_traces(path)
                 atomic_write_text(path / "config.yaml", text)
             else:
-                changes = compare(_read_config(path), config, ignored_keys)
+                changes = compare(_read_config(path / "config.yaml"), config, ignored_keys)
                 if changes:
                     run._check(changes, accept_change, released_keys)
                     if rehearsal is not None:
@@ -147,8 +156,20 @@ class RunDirectory:
 
     @property
     def changes(self) -> tuple[Change, ...]:
-        """The settings whose change was accepted now; worth an event row each."""
+        """The settings whose change was accepted now."""
         return self._changes
+
+    def all_changes(self) -> tuple[Change, ...]:
+        """The settings whose change was accepted since the start, oldest first.
+
+        Raises:
+            ValueError: a kept configuration is damaged.
+            StorageError: one cannot be read.
+        """
+        kept = count_up(self._path, "config-", ".yaml")
+        configs = [*(_read_config(path) for path in kept), self._config]
+        changes = (compare(*pair, self._hash_without) for pair in itertools.pairwise(configs))
+        return tuple(itertools.chain.from_iterable(changes))
 
     @property
     def config_hash(self) -> str:
@@ -283,6 +304,14 @@ class RunDirectory:
             atomic_write_text(path, canonical_json({"restarts": self._restarts}).decode() + "\n")
 
 
+def _was_started_by(path: Path, token: str | None) -> bool:
+    """Whether `fresh` has been heeded already, for an earlier attempt at the same."""
+    try:
+        return token is not None and (path / _STARTED_BY).read_text(encoding="utf-8") == token
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
 def _refuse_traces(path: Path) -> None:
     traces = [name for name in _TRACES_OF_A_RUN if os.path.lexists(path / name)]
     if traces:
@@ -305,8 +334,7 @@ def _normalized(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     return text, yaml.safe_load(text)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    file = path / "config.yaml"
+def _read_config(file: Path) -> dict[str, Any]:
     try:
         with open(file, "rb") as stream:
             data = stream.read(_MAX_CONFIG_BYTES + 1)

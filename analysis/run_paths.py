@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from itertools import count
+from itertools import count, takewhile
 from pathlib import Path, PurePosixPath
 
 from analysis.run_lock import RunLock
@@ -85,6 +85,12 @@ def rename(source: Path, target: Path) -> None:
         fsync_directory(target.parent)
     except OSError as error:
         raise StorageError(f"cannot rename {source}: {error.strerror or error}", source) from error
+
+
+def count_up(folder: Path, before: str, after: str) -> list[Path]:
+    """`<before>1<after>`, `<before>2<after>` ... in `folder`, up to the first that is not there."""
+    numbered = (folder / f"{before}{number}{after}" for number in count(1))
+    return list(takewhile(os.path.lexists, numbered))
 
 
 def next_free(folder: Path, before: str, after: str) -> Path:

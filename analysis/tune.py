@@ -30,7 +30,8 @@ from analysis.tuning_space import DEFAULT
 from configs.compose import CONFIG_FOLDER
 from configs.exit_codes import EXIT_CONFIGURATION, EXIT_DONE, EXIT_NUMERICAL
 from configs.schema import ConfigurationError
-from configs.sweep import leave_without, run_member, stop_with
+from configs.sweep import run_member
+from configs.sweep_signals import leave_without, stop_with
 
 ENDED = (EXIT_DONE, EXIT_NUMERICAL)  # finished and failed trials are both results
 

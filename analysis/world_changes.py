@@ -32,9 +32,10 @@ class WorldChanges:
         if not changes:
             return
         switches = [event for event in changes if event["event"] == "switch"]
-        self.switched |= bool(switches)
         newest = int(regime.max())
         if newest > self._newest or any(event["env_index"] is None for event in switches):
+            # Followers into the same world are no news: each would pin one more checkpoint.
+            self.switched |= bool(switches)
             self._newest, self.unannounced = newest, True
 
     def state_dict(self) -> dict[str, bool]:

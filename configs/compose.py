@@ -37,12 +37,14 @@ class Composed:
         plain: The same as nested plain values, as stored in config.yaml.
         relative_directory: Run directory below `runs_root`, a pure function of the settings.
         overrides: The command line that made it.
+        sweep: Name of the sweep that it is a member of, None for a run by itself.
     """
 
     config: RunConfig
     plain: dict[str, Any]
     relative_directory: str
     overrides: tuple[str, ...]
+    sweep: str | None = None
 
     @property
     def place(self) -> str:

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from configs.schema import ConfigurationError
-from configs.sweep import ended, run_member
+from configs.sweep import ended, run_member, sweep_folder
+from configs.sweep_folder import SweepFolder
 
 # Earlier releases let web pages run code (CVE-2025-62593) and delete jobs (CVE-2026-27482).
 OLDEST_RAY = (2, 54)
@@ -96,6 +97,7 @@ def run_on_ray(
         pending: dict[Any, Sequence[str]] = {}
         for words in members:
             request = {"words": list(words), "command": command, "folder": os.getcwd()}
+            request["sweep"] = str(sweep_folder().path)
             pending[trial.remote(json.dumps(request))] = words
         try:
             while pending:
@@ -106,7 +108,7 @@ def run_on_ray(
                 except ray.exceptions.RayError as error:
                     # Its worker died more often than max_retries; the other members go on.
                     print(f"lost {' '.join(words)}: {_first_line(error)}", file=sys.stderr)
-                    row = {"directory": " ".join(words), "group": None}
+                    row = {"words": [*words], "directory": " ".join(words), "group": None}
                     yield ended(row, 1, time.monotonic() - start)
         except KeyboardInterrupt:
             for reference in pending:  # their workers get the signal, save and stop
@@ -119,7 +121,9 @@ def _trial(request: str) -> str:
     """One member, in a worker of Ray."""
     fields = json.loads(request)
     os.chdir(fields["folder"])
-    return json.dumps(run_member(fields["words"], fields["command"]))
+    sweep = SweepFolder(fields["sweep"])
+    sweep.begin(fields["words"])  # says nothing on another machine
+    return json.dumps(run_member(fields["words"], fields["command"], sweep.token))
 
 
 def _first_line(error: Exception) -> str:

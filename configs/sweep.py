@@ -10,15 +10,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import secrets
 import shlex
 import signal
 import sys
 import tempfile
-import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +28,14 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from configs.compose import Composed, check_overrides, compose_run, without_none
-from configs.exit_codes import EXIT_CONFIGURATION, EXIT_FAILED, EXIT_SIGNAL
+from configs.exit_codes import EXIT_CONFIGURATION, EXIT_FAILED, EXIT_SIGNAL, of_several
 from configs.members import member_words, refuse_repeated, swept_by_experiment
 from configs.next_steps import facts, next_steps
+from configs.output import output_may_fail
 from configs.presets import CONFIG_FOLDER, GROUPS, declared, presets, spelled_for_hydra
 from configs.schema import ConfigurationError
+from configs.sweep_folder import SweepFolder
+from configs.sweep_signals import Stopping, leave_without, stop_with
 from networks.registry import suggestion
 
 COMMANDS_FILE = "commands.txt"
@@ -41,7 +43,10 @@ ARM_GROUPS = frozenset({"network", "value_network", "optimizer", "method", "cont
 _RESULTS, _COMMAND = "NEOTENY_SWEEP_RESULTS", "NEOTENY_SWEEP_COMMAND"
 _LAUNCHER = "NEOTENY_SWEEP_PID"
 _FLAGS = ("-m", "--multirun")
-_STOPPED = "one of its processes died, see above"
+_DIED, _INTERRUPTED = "one of its processes died, see above", "stopped by a signal"
+_RELAUNCHES = 4
+# Launchers whose members are processes of ours: they stop together.
+_LOCAL = ("joblib", "basic")
 # Launcher -> the extra of this package that it needs, and the modules of that extra.
 _SUBMITIT = ("slurm", ("submitit", "hydra_plugins.hydra_submitit_launcher"))
 LAUNCHERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -58,12 +63,16 @@ def is_multirun(arguments: Sequence[str]) -> bool:
     return any(word in _FLAGS for word in arguments)
 
 
+@output_may_fail()
 def sweep(arguments: Sequence[str]) -> int:
     """Run all members, print one line for each, and return the exit code.
 
+    Members whose process is lost, with all that ran beside it, are started again a few times.
+
     Returns:
-        The largest exit code of the members: a failed one is kept and counted, and the others
-        go on. 75 when a signal stopped the sweep.
+        What `exit_codes.of_several` makes of the members' codes: a failed one is kept and counted,
+        and the others go on. 75 when a signal stopped the sweep, 1 where members are missing, and
+        2 only if none has begun.
     """
     arguments = [*map(without_none, arguments)]
     try:
@@ -71,22 +80,34 @@ def sweep(arguments: Sequence[str]) -> int:
     except ConfigurationError as error:
         print(f"configuration: {error}", file=sys.stderr)
         return EXIT_CONFIGURATION
-    with tempfile.TemporaryDirectory(prefix="sweep-", dir=_shared_folder(arguments)) as folder:
-        os.environ[_RESULTS] = folder
+    launcher = _chosen_launcher(arguments)
+    place = tempfile.TemporaryDirectory(
+        prefix="sweep-", dir=_shared_folder(arguments), ignore_cleanup_errors=True
+    )
+    with place as path:
+        folder = SweepFolder(path)
+        os.environ[_RESULTS] = path
         os.environ[_LAUNCHER] = str(os.getpid())
         os.environ[_COMMAND] = shlex.join(["python", "train.py", *arguments])
-        broken = _launch(arguments)
-        files = Path(folder).glob("*.json")
-        rows = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    if broken == _STOPPED and not rows:  # Hydra refused before the first member
+        planned = _planned(arguments)
+        with Stopping(folder, waits=launcher in _LOCAL):
+            broken = _launch_all(arguments, folder, len(planned))
+        rows, lost = folder.rows(), [" ".join(words) for words in folder.unfinished()]
+        missing = folder.without_mark(planned)
+        stopped = folder.stop_signal() is not None or broken == _INTERRUPTED
+    if broken == _DIED and not rows and not lost and not stopped:  # Hydra refused before them all
         print("configuration: the sweep cannot start, see above", file=sys.stderr)
         return EXIT_CONFIGURATION
-    _summarize(rows)
+    _summarize(rows, lost, missing)
     codes = [int(row["code"]) for row in rows]
-    if broken is not None:
-        print(f"the sweep is not complete: {broken}; the same command goes on", file=sys.stderr)
-        return EXIT_SIGNAL if broken == "interrupted" else max([EXIT_FAILED, *codes])
-    return max(codes, default=0)
+    if broken is not None or lost or missing:
+        reason = _INTERRUPTED if stopped else broken or "runs are missing"
+        again = "the same command goes on"
+        if "fresh=true" in arguments:  # which would begin all of them anew
+            again = "the same command without fresh=true goes on"
+        print(f"the sweep is not complete: {reason}; {again}", file=sys.stderr)
+        codes.append(EXIT_SIGNAL if stopped else EXIT_FAILED)
+    return of_several(codes)
 
 
 def check_sweep(arguments: Sequence[str]) -> None:
@@ -181,6 +202,44 @@ def _shared_folder(arguments: Sequence[str]) -> Path | None:
     return folder
 
 
+def _planned(arguments: Sequence[str]) -> list[list[str]]:
+    """Words of all members; none where they cannot be foreseen, which Hydra will refuse."""
+    words = [word for word in arguments if word not in _FLAGS]
+    try:
+        return [[*map(_as_hydra_writes, member)] for member in member_words(words)]
+    except (ConfigurationError, HydraException):
+        return []
+
+
+def _as_hydra_writes(word: str) -> str:
+    """A word as its member will see it: `log.figures=False` for `log.figures=false`."""
+    override = OverridesParser.create().parse_override(spelled_for_hydra(word))
+    return f"{override.get_key_element()}={override.get_value_element_as_str()}"
+
+
+def _launch_all(arguments: Sequence[str], folder: SweepFolder, planned: int) -> str | None:
+    """Launch the sweep, and again where a process was lost; what stopped it, or None.
+
+    Joblib gives up all its processes when one dies, most often for lack of memory.
+    """
+    broken = _launch(arguments)
+    for _ in range(_RELAUNCHES):
+        lost = folder.unfinished()
+        joblib = _chosen_launcher(arguments) == "joblib"
+        if not (joblib and lost) or broken == _INTERRUPTED or folder.stop_signal() is not None:
+            break
+        print(
+            f"a process of the sweep was lost, and {len(lost)} runs with it; starting those that "
+            "are not done again",
+            file=sys.stderr,
+        )
+        folder.wait_for_the_lost()
+        # Those that wait come first: what needs too much memory would take them along again.
+        folder.hold(lost if len(folder.rows()) + len(lost) < planned else [])
+        broken = _launch(arguments)
+    return broken
+
+
 def _launch(arguments: Sequence[str]) -> str | None:
     """Let Hydra run the members; what stopped it before its end, or None."""
     original = sys.argv
@@ -188,21 +247,25 @@ def _launch(arguments: Sequence[str]) -> str | None:
     try:
         hydra.main(config_path=str(CONFIG_FOLDER), config_name="train", version_base="1.3")(_job)()
     except KeyboardInterrupt:
-        return "interrupted"
+        return _INTERRUPTED
     except SystemExit as stop:  # Hydra has printed why
-        return None if stop.code in (0, None) else _STOPPED
+        return None if stop.code in (0, None) else _DIED
     finally:
         sys.argv = original
     return None
 
 
-def _summarize(rows: Sequence[dict[str, Any]]) -> None:
+def _summarize(rows: Sequence[dict[str, Any]], lost: Sequence[str], missing: Sequence[str]) -> None:
     failed = sum(row["status"] == "failed" for row in rows)
     done = sum(row["status"] == "done" for row in rows)
-    print(f"\n{len(rows)} runs: {done} done, {failed} failed, {len(rows) - done - failed} neither")
+    total = max(len(rows) + len(lost) + len(missing), done + failed)
+    print(f"\n{total} runs: {done} done, {failed} failed, {total - done - failed} neither")
     for row in sorted(rows, key=lambda row: str(row["directory"])):
         print(f"  {_line(row)}")
-    if done + failed < len(rows):
+    for status, names in (("not finished", lost), ("not begun", missing)):
+        for name in sorted(names):
+            print(f"  {status:<12} {name}")
+    if done + failed < total:
         return
     for group in sorted({row["group"] for row in rows if row["group"]}):
         for command in next_steps(group, [row for row in rows if row["group"] == group]):
@@ -223,34 +286,46 @@ def _line(row: Mapping[str, Any]) -> str:
 
 
 def _job(_: DictConfig) -> None:
-    """One member of the sweep, in its own process."""
-    launcher = int(os.environ[_LAUNCHER])
-    watched = "joblib" in HydraConfig.get().launcher._target_  # others have their own ways
-    if watched:
-        stop_with(launcher)
-    record(run_member(HydraConfig.get().overrides.task, os.environ[_COMMAND]))
-    if watched:
+    """One member of the sweep, in its own process or, one after the other, in the launcher's."""
+    launcher, folder = int(os.environ[_LAUNCHER]), sweep_folder()
+    words = [*HydraConfig.get().overrides.task]
+    target = HydraConfig.get().launcher._target_
+    local = "joblib" in target or "BasicLauncher" in target  # others have their own ways
+    if folder.has_ended(words):  # before the sweep was launched again
+        return
+    if local:
+        stop_with(launcher, folder)
+        if folder.is_held(words) or folder.stop_signal() is not None:
+            return
+    folder.begin(words)
+    row = run_member(words, os.environ[_COMMAND], folder.token)
+    record(row)
+    if local and row["code"] == EXIT_SIGNAL:  # it alone may have had the signal
+        folder.stop(signal.SIGTERM)
+    if local:
         leave_without(launcher)
 
 
-def run_member(overrides: Sequence[str], command: str) -> dict[str, Any]:
+def run_member(overrides: Sequence[str], command: str, token: str | None = None) -> dict[str, Any]:
     """Train one member on one thread; never raises.
 
     Args:
         overrides: The words of this member; those about threads and Hydra are left out.
         command: Command line of the sweep, kept beside the runs.
+        token: Name of this sweep. With `fresh=true`, what an earlier attempt of the same sweep
+            has trained is continued.
 
     Returns:
-        How it ended: directory, group, facts (of `next_steps`), status, code, env_steps,
+        How it ended: words, directory, group, facts (of `next_steps`), status, code, env_steps,
         final_return, seconds.
     """
     from train import run
 
     start = time.monotonic()
     words = [word for word in overrides if not word.startswith(("num_threads=", "hydra"))]
-    row: dict[str, Any] = {"directory": " ".join(words), "group": None}
+    row: dict[str, Any] = {"words": [*overrides], "directory": " ".join(words), "group": None}
     try:
-        composed = compose_run([*words, "num_threads=1"])
+        composed = replace(compose_run([*words, "num_threads=1"]), sweep=token)
         row["directory"] = composed.relative_directory
         row |= {"group": str(_group_folder(composed)), "facts": facts(composed)}
         _note_command(composed, command)
@@ -272,13 +347,16 @@ def ended(row: Mapping[str, Any], code: int, seconds: float) -> dict[str, Any]:
     return row | {"code": code, "seconds": seconds}
 
 
+@output_may_fail()
 def record(row: Mapping[str, Any]) -> None:
-    """Print one finished member, and leave its row for the process that launched the sweep."""
+    """Leave the row of a finished member for the process that launched the sweep, and print it."""
+    sweep_folder().leave(row["words"], row)
     print(_line(row), flush=True)
-    file = Path(os.environ[_RESULTS]) / f"{secrets.token_hex(8)}.json"
-    unfinished = file.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(row), encoding="utf-8")
-    unfinished.replace(file)
+
+
+def sweep_folder() -> SweepFolder:
+    """Where the members of the sweep that this process launches leave word."""
+    return SweepFolder(os.environ[_RESULTS])
 
 
 def sweep_command() -> str:
@@ -291,7 +369,7 @@ def _ending(composed: Composed, code: int) -> dict[str, Any]:
     file = Path(composed.config.runs_root) / composed.relative_directory / "done.json"
     if composed.config.run_dir is not None:
         file = Path(composed.config.run_dir) / "done.json"
-    if code == 75 or not file.is_file():
+    if code == EXIT_SIGNAL or not file.is_file():
         return {}
     done = json.loads(file.read_text(encoding="utf-8"))
     status = "done" if done["status"] == "finished" else done["status"]
@@ -312,31 +390,3 @@ def _note_command(composed: Composed, command: str) -> None:
         # Members that start together may both append; readers drop repeated lines.
         with file.open("a", encoding="utf-8") as stream:
             stream.write(command + "\n")
-
-
-def stop_with(launcher: int) -> None:
-    """Ask this process to stop soon after the one that launched it has died.
-
-    Otherwise an orphan would train on and lock its run while the sweep is started again.
-    """
-    name = f"stop-with-{launcher}"
-    if os.getpid() == launcher or any(t.name == name for t in threading.enumerate()):
-        return
-
-    def watch() -> None:
-        while os.getppid() == launcher:
-            time.sleep(0.5)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, name=name, daemon=True).start()
-
-
-def leave_without(launcher: int) -> None:
-    """End this process if the one that launched it has died; to be called after every member.
-
-    The signal of `stop_with` may have come when a member was just ending, and then it is used up:
-    the process would wait for work that nobody sends, or begin what was queued.
-    """
-    if os.getpid() != launcher and os.getppid() != launcher:
-        sys.stdout.flush()
-        os._exit(EXIT_SIGNAL)

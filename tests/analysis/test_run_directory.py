@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import yaml
 
+from analysis import run_directory
 from analysis.config_diff import compare, describe
 from analysis.run_directory import (
     ConfigurationChanged,
@@ -484,3 +485,34 @@ class TestEnvironment:
             assert (change.key, change.new) == ("cpu.model", "Other CPU")
             assert (run.path / "environment.json").read_bytes() == first
             assert (run.path / "environment-1.json").exists()
+
+
+class TestFreshOnce:
+    def test_a_token_is_heeded_once(self, tmp_path: Path) -> None:
+        start(tmp_path).close()
+        for token, folders in (("a", 2), ("a", 2), ("b", 3), (None, 4), ("b", 5)):
+            start(tmp_path, fresh=True, fresh_token=token).close()
+            assert len(list((tmp_path / NAME).parent.iterdir())) == folders, token
+
+    def test_without_fresh_a_token_moves_nothing(self, tmp_path: Path) -> None:
+        start(tmp_path).close()
+        start(tmp_path, fresh_token="a").close()
+        assert len(list((tmp_path / NAME).parent.iterdir())) == 1
+
+    def test_a_death_before_the_configuration_is_written_moves_nothing_twice(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        start(tmp_path).close()
+        write = run_directory.atomic_write_text
+
+        def dying(path: Path, text: str) -> None:
+            if path.name == "config.yaml":
+                raise KeyboardInterrupt
+            write(path, text)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(run_directory, "atomic_write_text", dying)
+            with pytest.raises(KeyboardInterrupt):
+                start(tmp_path, fresh=True, fresh_token="a")
+        start(tmp_path, fresh=True, fresh_token="a").close()
+        assert len(list((tmp_path / NAME).parent.iterdir())) == 2

@@ -143,7 +143,7 @@ class World:
 
 def without_methods(state):
     updates = {
-        name: {key: value for key, value in update.items() if key != "methods"}
+        name: {key: value for key, value in update.items() if key not in ("methods", "penalties")}
         for name, update in state["updates"].items()
     }
     return {**state, "updates": updates}

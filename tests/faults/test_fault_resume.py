@@ -5,6 +5,7 @@ random stream of the last checkpoint by its hash, and every byte of the metric r
 """
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -280,6 +281,50 @@ def test_f01_a_sweep_killed_in_the_middle_is_completed_by_the_same_command(tmp_p
         (found,) = (tmp_path / "killed").glob(f"*/*/*/seed_{seed}")
         shutil.copytree(found, member / found.relative_to(tmp_path / "killed"))
         assert ending(member) == ending(whole), seed
+
+
+def test_f07_the_last_row_after_a_stop_shows_the_penalty_of_the_step_before(tmp_path):
+    """The run ends between two updates, so nothing after the resume computes it anew."""
+    words = [*ANT, "method=[l2_init]", "total_steps=600"]
+    assert run(tmp_path / "whole", words) == train.EXIT_DONE
+    whole = ending(tmp_path / "whole")
+    last = list(csv.DictReader(_open(tmp_path / "whole", "progress.csv")))[-1]
+    assert int(last["env_steps"]) == 600
+    assert float(last["l2_init/policy/penalty"]) > 0
+
+    def stopped() -> int:
+        step = train.Progress.step
+
+        def signalling(self, done):
+            step(self, done)
+            if done == 592:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        train.Progress.step = signalling  # type: ignore[method-assign]
+        return run(tmp_path / "stopped", words)
+
+    assert in_a_child(stopped) == train.EXIT_SIGNAL
+    assert run(tmp_path / "stopped", words) == train.EXIT_DONE
+    assert ending(tmp_path / "stopped") == whole
+
+
+def test_f11_an_accepted_change_is_told_although_the_run_was_killed(tmp_path):
+    """The resume cuts events.jsonl back to a checkpoint from before the change."""
+    short = [*ANT, "method=[]", "log.diagnostics=false", "total_steps=600"]
+    assert run(tmp_path / "whole", short) == train.EXIT_DONE
+    shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+
+    def longer(root):
+        return [*short[:-1], "total_steps=1024", "accept_change=true", f"run_dir={run_dir(root)}"]
+
+    assert run(tmp_path / "whole", longer(tmp_path / "whole")) == train.EXIT_DONE
+    for _ in range(2):
+        kill_at(tmp_path / "killed", longer(tmp_path / "killed"), 700)
+    assert run(tmp_path / "killed", longer(tmp_path / "killed")) == train.EXIT_DONE
+    events = [json.loads(line) for line in _open(tmp_path / "killed", "events.jsonl")]
+    told = [event["setting"] for event in events if event["event"] == "setting_changed"]
+    assert told == ["total_steps: 600 -> 1024"]
+    assert ending(tmp_path / "killed") == ending(tmp_path / "whole")
 
 
 def test_a_hash_computed_again_is_the_same(undisturbed):

@@ -7,10 +7,22 @@ import time
 from collections import namedtuple
 
 import pytest
-from fault_tools import ANT, OFTEN, composed, ending, in_a_child, kill_at, newest, run, run_dir
+from fault_tools import (
+    ANT,
+    OFTEN,
+    composed,
+    ending,
+    in_a_child,
+    kill_at,
+    newest,
+    run,
+    run_dir,
+    store,
+)
 
 import train
 from analysis.append_file import AppendFile
+from analysis.checkpoint import inspect_checkpoint
 from analysis.run_directory import RunDirectory, RunLocked
 
 WORDS = [*ANT, "method=[continual_backprop_smoke]", OFTEN]
@@ -53,6 +65,24 @@ def test_f04_the_third_refusal_in_a_row_ends_the_run(undisturbed, tmp_path, monk
     assert [path.name for path in checkpoints.iterdir()] == ["step-000000000256"]
     assert run(tmp_path, WORDS) == train.EXIT_DONE  # nothing is lost
     assert ending(tmp_path) == ending(undisturbed)
+
+
+def test_f04_a_refused_save_at_a_switch_is_tried_again_after_a_while(tmp_path, monkeypatch, capsys):
+    """One second per vector step: rollouts take 64 of them, and the disk is full for 200."""
+    now, step, usual = [0.0], train.Progress.step, train.SaveClock
+
+    def ticking(self, done):
+        step(self, done)
+        now[0] += 1.0
+
+    monkeypatch.setattr(train.Progress, "step", ticking)
+    monkeypatch.setattr(train, "SaveClock", lambda minutes: usual(minutes, lambda: now[0]))
+    fill_disk(monkeypatch, {1, 2})
+    words = [*ANT, "method=[]", "log.diagnostics=false", "env.switch_interval=768"]
+    assert run(tmp_path, words) == train.EXIT_DONE
+    assert capsys.readouterr().err.count("checkpoint skipped, training goes on") == 2
+    saved = {p.name: inspect_checkpoint(p)["pinned"] for p in store(tmp_path).paths()}
+    assert saved == {"step-000000001792": True, "step-000000002048": False}
 
 
 @pytest.mark.parametrize(

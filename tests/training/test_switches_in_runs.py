@@ -1,9 +1,12 @@
 """What a switch of worlds does to a whole run: nothing at all to the agent."""
 
+import json
+
 import numpy as np
 import pytest
 
 import train
+from analysis.checkpoint_reading import inspect_checkpoint
 from analysis.interruption import Interruption
 from analysis.progress import Progress
 from analysis.state_files import state_hash
@@ -88,3 +91,17 @@ def test_the_seed_of_the_agent_changes_no_world_and_no_start_state():
     assert worlds_and_starts(1, 3) == reference
     other = worlds_and_starts(0, 4)
     assert all(a != b for a, b in zip(other, reference, strict=True))
+
+
+def test_a_world_that_environments_enter_one_by_one_pins_one_checkpoint(tmp_path):
+    words = [*SMOKE, "env.num_envs=4", "env.max_episode_steps=90", "env.switch_interval=1024"]
+    words += ["env.switch_rule=episode_end", "agent.rollout_length=32", "agent.minibatch_size=64"]
+    words += ["total_steps=2048", "log.diagnostics=false", f"runs_root={tmp_path}"]
+    assert train.main(words) == train.EXIT_DONE
+    (path,) = (file.parent for file in tmp_path.glob("*/*/*/seed_*/config.yaml"))
+    lines = (path / "events.jsonl").read_text().splitlines()
+    switches = [event for event in map(json.loads, lines) if event["event"] == "switch"]
+    assert len({event["env_steps"] for event in switches}) > 1  # over several rollouts
+    assert {event["regime"] for event in switches} == {1}
+    pinned = [p for p in (path / "checkpoints").iterdir() if inspect_checkpoint(p)["pinned"]]
+    assert len(pinned) == 1
