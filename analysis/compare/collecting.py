@@ -39,6 +39,7 @@ from analysis.compare.oracle_matching import match_tables
 from analysis.compare.oracle_table import OracleTable
 from analysis.compare.overheads import OVERHEADS, Overheads, overhead_facts
 from analysis.compare.presets import TUNING, tuning_facts
+from analysis.compare.quick_evaluations import drop_unlike
 from analysis.compare.study import BEGUN_TRAINED, FORMAT, VERIFIED, ArmFacts, Run, Study
 from analysis.compare.sweep_plans import refuse_unbegun
 from analysis.compare.yardsticks import TABLES, oracle_table
@@ -199,6 +200,7 @@ def measured(gathered: Gathered, command: str = "", extras: Extras = NO_EXTRAS) 
             members[0].config["env"], [line for line, _ in gathered.lines.values()], clock.windows
         ),
         # Tasks are evaluated at the ends of whole runs, which a cut comparison does not look at.
+        **drop_unlike(values, members),
         **(add_tasks(values, members) if clock.end == _planned(members) else NO_TASKS),
         "training_commands": training_commands(members),
         **_provenance(members),

@@ -29,7 +29,7 @@ def tasks_table(study: Study, scores: Scores) -> Table:
     if scores.is_ranked:
         rows.append((f"difference to {study.baseline}", *(_difference(arm) for arm in arms)))
         rows.append(("p (Holm)", *(p_text(arm.p_adjusted) for arm in arms)))
-    rows.append(("area under the curve", *(_percent(arm.area) for arm in arms)))
+    rows.append(("area under the curve", *(_area(arm) for arm in arms)))
     rows.append(("last fifth of training", *(arm.learning for arm in arms)))
     facts = study.about["task_facts"]
     return Table(
@@ -56,6 +56,12 @@ def still_learning(arms: Sequence[TaskScores]) -> list[str]:
 
 def _percent(found: Interval | None) -> str:
     return interval_text(found, 100.0)
+
+
+def _area(arm: TaskScores) -> str:
+    """With the number of runs where some were not evaluated in training."""
+    few = arm.area is not None and arm.area.n < arm.n
+    return _percent(arm.area) + (f" (n = {arm.area.n})" if few and arm.area else "")
 
 
 def _difference(arm: TaskScores) -> str:

@@ -21,6 +21,7 @@ from analysis.compare.more_tables import (
     tasks_table,
 )
 from analysis.compare.oracle_table import ENOUGH_SEEDS
+from analysis.compare.quick_evaluations import quick_warnings
 from analysis.compare.scores import score
 from analysis.compare.study import VERIFIED, Study, study_files
 from analysis.compare.tables import (
@@ -151,6 +152,7 @@ def warnings(study: Study) -> list[str]:
             f"{len(lacking)} runs such as {lacking[0]} have no evaluation of their tasks, so there "
             "is no table of tasks; make them with: python evaluate.py run RUN_DIR"
         )
+    found += quick_warnings(study)
     if failed:
         found.append(f"failed runs count as results: {', '.join(failed)}")
     return found
