@@ -13,9 +13,15 @@ from analysis.compare.arms import DEFAULT_BASELINE, Arm, CannotCompare, begins_t
 from analysis.compare.condensed import BASE_BINS, Condensed, condense
 from analysis.compare.members import QUICK_SUCCESS, Member, Series
 from analysis.compare.oracle_table import OracleTable
-from analysis.compare.recovery import records_between, recovery_shares
 from analysis.compare.study import CURVES, RECORDS, UNKNOWN_RECOVERY
-from analysis.continual import Episodes, OracleGrid, recovery_threshold, seed_thresholds
+from analysis.continual import (
+    Episodes,
+    OracleGrid,
+    records_between,
+    recovery_shares,
+    recovery_threshold,
+    seed_thresholds,
+)
 from analysis.continual.episodes import PHASE_SHARE, Array
 from analysis.run_clock import learning_steps, num_envs, num_rollouts
 from analysis.statistics import mean_of_present
