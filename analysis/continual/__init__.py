@@ -50,7 +50,6 @@ from analysis.continual.sequences import (
     default_window,
     forward_transfer,
     forward_transfer_interval,
-    relearning_savings,
     sequence_scores,
 )
 
@@ -82,7 +81,6 @@ __all__ = [
     "recovery_shares",
     "recovery_threshold",
     "regime_areas",
-    "relearning_savings",
     "restricted_recovery",
     "retention_index",
     "score_failures",
