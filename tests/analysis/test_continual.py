@@ -113,8 +113,10 @@ def test_zero_shot_return_takes_the_first_episodes_of_a_visit() -> None:
 
 
 def test_a_failed_run_earns_the_random_score_from_its_failure_on() -> None:
-    shares = completed_shares([np.inf, 250.0, 0.0], [0, 100, 200, 300])
+    shares = completed_shares([np.inf, 250.0, 0.0], [0, 100, 200], [100, 200, 300])
     assert shares.tolist() == [[1, 1, 1], [1, 1, 0.5], [0, 0, 0]]
+    ends = completed_shares([275.0], [75, 175, 250], [100, 200, 300])  # of the ends of phases
+    assert ends.tolist() == [[1, 1, 0.5]]
     areas = [[10.0, 20.0, 30.0], [11.0, 21.0, 31.0], [NAN, NAN, NAN]]
     found = score_failures(areas, shares, [-1.0, -2.0, -3.0])
     assert found.tolist() == [[10, 20, 30], [11, 21, 14], [-1, -2, -3]]
@@ -123,7 +125,7 @@ def test_a_failed_run_earns_the_random_score_from_its_failure_on() -> None:
     # A finished run without a score was lost, not failed: it must be rerun.
     assert math.isnan(score_failures([NAN], [1.0], -3.0)[0])
     with pytest.raises(ValueError, match="infinity"):
-        completed_shares([NAN], [0, 100])
+        completed_shares([NAN], [0], [100])
     with pytest.raises(ValueError, match="must agree"):
         score_failures([1.0, 2.0], [1.0], 0.0)
     with pytest.raises(ValueError, match="in \\[0, 1\\]"):
