@@ -32,6 +32,7 @@ from analysis.compare.tables import (
     score_table,
 )
 from analysis.compare.yardsticks import error_text, refused_tables, tables_of
+from analysis.statistics import resampling
 
 CAPTIONS = {
     "panels": "Return, dormant units, stable rank and weight magnitude of the policy: mean over "
@@ -101,9 +102,10 @@ def render(study: Study, name: str) -> dict[str, bytes]:
     Returns:
         Path below the report's folder -> contents.
     """
-    scores = score(study)
-    figures = draw_figures(study, scores)
-    points = course(study)
+    with resampling(study.num_draws):
+        scores = score(study)
+        figures = draw_figures(study, scores)
+        points = course(study)
     pictures = [n.removesuffix(".png") for n in figures if "png" in n]
     blocks = compose(study, scores, name, pictures, points)
     files = {f"data/{file}": data for file, data in study_files(study).items()}
@@ -290,8 +292,8 @@ def _origin(study: Study) -> list[Block]:
         f"bins: {_bins(study)}",
         *(f"machine: {machine}" for machine in about["machines"]),
         *(f"commit: {commit}" for commit in about["commits"]),
-        "intervals: 10,000 bootstrap draws of whole runs, 2,000 for curves and correlations, "
-        "fixed seed",
+        f"intervals: {study.num_draws:,} bootstrap draws of whole runs, 2,000 for curves and "
+        "correlations, fixed seed",
     ]
     return [*blocks, Text(items=tuple(items))]
 

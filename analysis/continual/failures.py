@@ -83,7 +83,7 @@ def failure_report(
     scores: ArrayLike,
     failed: ArrayLike,
     statistic: StatisticName = "iqm",
-    num_resamples: int = 10_000,
+    num_resamples: int | None = None,
     seed: int = 0,
 ) -> FailureReport:
     """Aggregate filled-in scores with and without the failed runs.
@@ -92,7 +92,7 @@ def failure_report(
         scores: (runs,) or (runs, regimes) from `score_failures`.
         failed: (runs,) bool.
         statistic: Interquartile mean or mean.
-        num_resamples: Bootstrap draws.
+        num_resamples: Bootstrap draws, by default those of `analysis.statistics.resampling`.
         seed: Of the draws.
 
     Raises:
