@@ -69,7 +69,7 @@ def _difference(arm: TaskScores) -> str:
 
 
 def tasks_csv(study: Study, scores: Scores) -> bytes:
-    """Every number of the table of tasks, unrounded: arm, quantity, estimate, low, high."""
+    """Every number of the table of tasks, unrounded: arm, quantity, estimate, low, high, n."""
     rows: list[tuple[object, ...]] = []
     for arm in scores.tasks:
         named: list[tuple[str, Interval | None]] = list(
@@ -77,12 +77,15 @@ def tasks_csv(study: Study, scores: Scores) -> bytes:
         )
         named += [("mean", arm.mean), ("iqm", arm.iqm), ("iqm_by_task", arm.iqm_by_task)]
         named += [("area_under_curve", arm.area), ("gain_last_fifth", arm.gain)]
+        single = [("final_success", arm.final_success)]
         if scores.is_ranked and arm.comparison is not None:
             named.append(("difference", arm.comparison.difference))
+            single += [("p", arm.comparison.p_value), ("p_holm", arm.p_adjusted)]
         for name, found in named:
             bounds = (math.nan,) * 3 if found is None else (found.estimate, found.low, found.high)
-            rows.append((arm.arm, name, *map(float, bounds)))
-    return csv_bytes(("arm", "quantity", "estimate", "low", "high"), rows)
+            rows.append((arm.arm, name, *map(float, bounds), 0 if found is None else found.n))
+        rows += [(arm.arm, name, value, math.nan, math.nan, arm.n) for name, value in single]
+    return csv_bytes(("arm", "quantity", "estimate", "low", "high", "n"), rows)
 
 
 def _evidence(one: Correlation) -> str:

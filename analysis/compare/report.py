@@ -13,7 +13,7 @@ from analysis.compare.cells import Table
 from analysis.compare.course import CoursePoint, course, course_csv, course_table
 from analysis.compare.fairness import fairness_table
 from analysis.compare.figures import draw_figures
-from analysis.compare.flat_results import results_csv
+from analysis.compare.flat_results import correlations_csv, gate_csv, results_csv
 from analysis.compare.more_tables import (
     correlation_table,
     still_learning,
@@ -111,6 +111,10 @@ def render(study: Study, name: str) -> dict[str, bytes]:
     files = {f"data/{file}": data for file, data in study_files(study).items()}
     files |= {f"figures/{file}": data for file, data in figures.items()}
     files["results.csv"] = results_csv(study, scores)
+    if scores.verdict is not None:
+        files["gate.csv"] = gate_csv(scores.verdict)
+    if scores.correlations:
+        files["correlations.csv"] = correlations_csv(scores.correlations)
     if scores.tasks:
         files["tasks.csv"] = tasks_csv(study, scores)
     if points:

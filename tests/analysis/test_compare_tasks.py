@@ -23,9 +23,9 @@ from analysis.compare.collecting import collect
 from analysis.compare.correlations import centred, correlations, rank_correlation
 from analysis.compare.flags import UnknownSettings, context_flags
 from analysis.compare.flat_results import results_csv
-from analysis.compare.more_tables import correlation_table, tasks_table
+from analysis.compare.more_tables import correlation_table, tasks_csv, tasks_table
 from analysis.compare.quick_evaluations import quick_curves
-from analysis.compare.report import compose, warnings
+from analysis.compare.report import compose, render, warnings
 from analysis.compare.scores import score
 from analysis.compare.study import Run
 from analysis.compare.styles import ArmStyles
@@ -107,7 +107,7 @@ def test_the_report_has_bars_and_says_who_is_still_learning(tmp_path, monkeypatc
     assert "| last fifth of training | level (+0.0 points) | still learning (+5.0 points) |" in text
     assert "![Success by task" in text
     rows = (tmp_path / "out" / "tasks.csv").read_text().splitlines()
-    assert rows[0] == "arm,quantity,estimate,low,high"
+    assert rows[0] == "arm,quantity,estimate,low,high,n"
     assert sum(row.startswith("redo,iqm,") for row in rows) == 1
     assert "Nothing changes in this world" in text
     again = ["compare", "small", "--out", "out"]
@@ -115,6 +115,52 @@ def test_the_report_has_bars_and_says_who_is_still_learning(tmp_path, monkeypatc
     assert evaluate.main(again) == evaluate.EXIT_DONE
     assert (tmp_path / "out" / "tasks.csv").read_text().splitlines() == rows
     assert (tmp_path / "out" / "figures" / "tasks.png").read_bytes() == before
+
+
+def test_tables_of_tasks_are_there_unrounded(tmp_path):
+    found = collect([with_tasks(tmp_path, range(6))])
+    scores = score(found)
+    lines = csv.DictReader(io.StringIO(tasks_csv(found, scores).decode()))
+    rows = {(row["arm"], row["quantity"]): row for row in lines}
+    (redo,) = (arm for arm in scores.tasks if arm.arm == "redo")
+    assert redo.comparison is not None
+    for name, expected in {
+        "final_success": redo.final_success,
+        "p": redo.comparison.p_value,
+        "p_holm": redo.p_adjusted,
+        "difference": redo.comparison.difference.estimate,
+    }.items():
+        assert float(rows["redo", name]["estimate"]) == expected
+        assert rows["redo", name]["n"] == "6"
+    assert ("standard", "p") not in rows
+    assert rows["standard", "final_success"]["low"] == ""
+
+
+def test_the_gate_and_correlations_are_there_unrounded(tmp_path):
+    for arm, level in {"standard": 60.0, "redo": 80.0, "fresh_oracle": 100.0}.items():
+        for seed in range(3):
+            add_run(tmp_path, arm, seed, level=level)
+    found = collect([tmp_path])
+    scores = score(found)
+    found = replace(found, about={**found.about, "out": "x", "name": "x"})
+    files = render(found, "x")
+    assert scores.verdict is not None
+    lines = csv.DictReader(io.StringIO(files["gate.csv"].decode()))
+    gate = {row.pop("quantity"): {k: float(v) for k, v in row.items() if v} for row in lines}
+    for name, expected in {
+        "slope": scores.verdict.slope,
+        "late_fresh_minus_baseline": scores.verdict.late_gap,
+    }.items():
+        bounds = {"estimate": expected.estimate, "low": expected.low, "high": expected.high}
+        assert gate[name] == bounds | {"n": 3.0}
+    assert gate["learnable_share"] == {"estimate": scores.verdict.learnable_share, "n": 3.0}
+    assert gate["accepted"]["estimate"] == 0.0
+    rows = list(csv.DictReader(io.StringIO(files["correlations.csv"].decode())))
+    assert len(rows) == len(scores.correlations) > 0
+    for row, one in zip(rows, scores.correlations, strict=True):
+        assert row["diagnostic"] == one.metric
+        numbers = [float(row[key]) for key in ("rho", "rho_low", "rho_high", "runs", "pairs")]
+        assert numbers == [one.rho.estimate, one.rho.low, one.rho.high, one.rho.n, one.num_pairs]
 
 
 def claims(found):
@@ -272,6 +318,9 @@ def test_runs_without_quick_evaluations_are_counted_and_named(tmp_path):
     assert "no quick evaluations in 1 of 6 runs, such as redo seed 1" in line
     rows = {row[0]: row[1:] for row in tasks_table(found, score(found)).rows}
     cells = dict(zip((arm.name for arm in found.arms), rows["area under the curve"], strict=True))
+    add_run(tmp_path / "walking", "standard", 0)
+    add_run(tmp_path / "walking", "standard", 1, until=1_500, status="failed")
+    assert not any("quick" in line for line in warnings(collect([tmp_path / "walking"])))
     assert cells["redo"] == "50.0 [50.0, 50.0] (n = 2)"
     assert "n =" not in cells["standard"]
 
@@ -318,9 +367,6 @@ def test_a_world_that_never_changes_has_a_retention_index(tmp_path):
     expected = []
     for row in areas - untrained:
         best, kept = -math.inf, []
-    add_run(tmp_path / "walking", "standard", 0)
-    add_run(tmp_path / "walking", "standard", 1, until=1_500, status="failed")
-    assert not any("quick" in line for line in warnings(collect([tmp_path / "walking"])))
         for gain in row:
             best = max(best, gain)
             kept.append(gain / best if best > 0 else math.nan)
