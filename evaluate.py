@@ -225,7 +225,7 @@ def compare(arguments: argparse.Namespace) -> int:
     if arguments.data is not None:
         others = (arguments.runs, arguments.baseline, arguments.partial, arguments.export_data)
         extras = arguments.oracle_table, arguments.overheads, arguments.switching_verified
-        if any(others) or any(extras):
+        if any(others) or any(extras) or arguments.draws:
             raise UsageError("--from draws stored data again; it takes no runs and only --out")
         out = arguments.out or arguments.data.resolve().parent
         study = report_again(arguments.data, out)
@@ -259,11 +259,13 @@ def _extras(arguments: argparse.Namespace) -> Extras:
     from analysis.compare import Extras
     from analysis.compare.oracle_table import read_tables
     from analysis.compare.overheads import DEFAULT_FILES, read_overheads
+    from analysis.statistics.bootstrap import NUM_RESAMPLES
 
     files = arguments.overheads or [file for file in DEFAULT_FILES if file.is_file()]
     overheads = read_overheads(*files) if files else None
     tables = tuple(read_tables(arguments.oracle_table or ()))
-    return Extras(tables, overheads, arguments.switching_verified)
+    draws = arguments.draws or NUM_RESAMPLES
+    return Extras(tables, overheads, arguments.switching_verified, draws)
 
 
 def oracle(arguments: argparse.Namespace) -> int:
@@ -294,6 +296,13 @@ def _positive(text: str) -> int:
     value = int(text) if text.isdecimal() else 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return value
+
+
+def _draws(text: str) -> int:
+    value = int(text) if text.isdecimal() else 0
+    if value < 1_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1000 or more")
     return value
 
 
@@ -346,6 +355,8 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--overheads", type=Path, action="append", metavar="FILE", help=paired)
     how = "for the validity gate on a world of yours: how its switches were verified, in words"
     added.add_argument("--switching-verified", metavar="WORDS", help=how)
+    many = "bootstrap draws of the intervals, at least 1000; default: 10000, for headline 50000"
+    added.add_argument("--draws", type=_draws, metavar="N", help=many)
     added = command(oracle)
     added.add_argument("runs", type=Path, nargs="+", metavar="RUN_OR_GROUP")
     added.add_argument("--out", type=Path, required=True, help="folder, such as results/oracles")

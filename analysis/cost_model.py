@@ -1,4 +1,4 @@
-"""What training costs in arithmetic: multiply-adds, FLOP, parameters and gradient steps.
+"""What training costs in arithmetic: multiply-adds, FLOP and parameters.
 
 A multiply-add is two FLOP. Only matrix products are counted; they are nearly all the arithmetic of
 a perceptron, and everything else counts as overhead where speed is measured.
@@ -61,32 +61,6 @@ def sac_flop_per_sample(actor: Sequence[int], critic: Sequence[int]) -> int:
         - 4 * first_layer(critic)
         - 2 * first_layer(actor)
     )
-
-
-def ppo_gradient_steps(
-    total_steps: int, rollout_size: int, num_epochs: int, minibatch_size: int
-) -> int:
-    """Gradient steps of a run; an unfinished last rollout is not trained on.
-
-    Args:
-        total_steps: Environment steps of the run.
-        rollout_size: Transitions per rollout, over all environments.
-        num_epochs: Passes over a rollout.
-        minibatch_size: Transitions per gradient step.
-
-    Raises:
-        ValueError: The minibatch size does not divide the rollout.
-    """
-    if rollout_size % minibatch_size:
-        raise ValueError(
-            f"minibatch_size={minibatch_size} does not divide rollout_size={rollout_size}"
-        )
-    return total_steps // rollout_size * num_epochs * (rollout_size // minibatch_size)
-
-
-def sac_gradient_steps(total_steps: int, warmup_steps: int, updates_per_env_step: float) -> int:
-    """Gradient steps of a run; none while random actions fill the replay at the start."""
-    return round(max(0, total_steps - warmup_steps) * updates_per_env_step)
 
 
 def _layers(sizes: Sequence[int]) -> list[tuple[int, int]]:

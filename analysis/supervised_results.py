@@ -40,7 +40,7 @@ from analysis.supervised_runs import (
     place_once,
 )
 from analysis.supervised_tables import (
-    interval,
+    mean_bounds,
     mean_text,
     read_number,
     read_rows,
@@ -300,7 +300,7 @@ def _draw(
         figure = Figure(figsize=(5.0, 3.2), layout="constrained")
         axes = figure.subplots()
         for (name, (x, rows)), colour in zip(curves.items(), cycle(COLOURS), strict=False):
-            bounds = np.array([interval(column) for column in rows.T])
+            bounds = np.array([mean_bounds(column) for column in rows.T])
             axes.plot(x, rows.mean(0), color=colour, label=f"{name} (n={len(rows)})")
             axes.fill_between(x, bounds[:, 0], bounds[:, 1], color=colour, alpha=0.2, linewidth=0)
         axes.set_xlabel(x_label)

@@ -8,27 +8,27 @@ from pathlib import Path
 
 import numpy as np
 
-NUM_RESAMPLES = 10_000
+from analysis.statistics import interval
 
 
-def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile bootstrap of the mean over runs.
+def mean_bounds(values: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the mean over runs.
 
     Args:
-        values: (runs,) one number per run; NaN, NaN with fewer than two.
-        seed: Of the resampling.
+        values: (runs,) one number per run.
+
+    Returns:
+        The bounds; NaN, NaN with fewer than two runs, or where a run lacks its number.
     """
-    if len(values) < 2:
+    if not len(values) or not np.isfinite(values).all():
         return float("nan"), float("nan")
-    generator = np.random.Generator(np.random.PCG64(seed))
-    picks = generator.integers(0, len(values), (NUM_RESAMPLES, len(values)))
-    low, high = np.quantile(values[picks].mean(1), (0.025, 0.975))
-    return float(low), float(high)
+    found = interval(values, "mean")
+    return found.low, found.high
 
 
 def mean_text(values: np.ndarray) -> str:
     """Mean and interval of one number per run, for a table."""
-    low, high = interval(values)
+    low, high = mean_bounds(values)
     return f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
 
 

@@ -39,12 +39,14 @@ from analysis.compare.oracle_matching import match_tables
 from analysis.compare.oracle_table import OracleTable
 from analysis.compare.overheads import OVERHEADS, Overheads, overhead_facts
 from analysis.compare.presets import TUNING, tuning_facts
-from analysis.compare.study import BEGUN_TRAINED, FORMAT, VERIFIED, ArmFacts, Run, Study
+from analysis.compare.quick_evaluations import drop_unlike
+from analysis.compare.study import BEGUN_TRAINED, DRAWS, FORMAT, VERIFIED, ArmFacts, Run, Study
 from analysis.compare.sweep_plans import refuse_unbegun
 from analysis.compare.yardsticks import TABLES, oracle_table
 from analysis.continual.episodes import Array
 from analysis.run_clock import drifts, may_change
 from analysis.run_columns import regime_label
+from analysis.statistics.bootstrap import NUM_RESAMPLES
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,13 @@ class Extras:
         tables: Tables of fresh networks, and whether each was named itself.
         overheads: Overheads measured in pairs.
         switching_verified: How somebody verified that switches change the world, in words.
+        draws: Bootstrap draws of the intervals.
     """
 
     tables: tuple[tuple[OracleTable, bool], ...] = ()
     overheads: Overheads | None = None
     switching_verified: str | None = None
+    draws: int = NUM_RESAMPLES
 
 
 NO_EXTRAS = Extras()
@@ -199,10 +203,12 @@ def measured(gathered: Gathered, command: str = "", extras: Extras = NO_EXTRAS) 
             members[0].config["env"], [line for line, _ in gathered.lines.values()], clock.windows
         ),
         # Tasks are evaluated at the ends of whole runs, which a cut comparison does not look at.
+        **drop_unlike(values, members),
         **(add_tasks(values, members) if clock.end == _planned(members) else NO_TASKS),
         "training_commands": training_commands(members),
         **_provenance(members),
         **_begun_trained(gathered.arms),
+        **({DRAWS: extras.draws} if extras.draws != NUM_RESAMPLES else {}),
         **({VERIFIED: extras.switching_verified} if extras.switching_verified else {}),
     }
     facts = _facts(gathered.arms, gathered.baseline)

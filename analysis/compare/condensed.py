@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from analysis.compare.recovery import trailing_records
 from analysis.continual import (
     Episodes,
     end_of_phase,
     lifetime_average,
     regime_areas,
+    trailing_records,
     window_average,
     window_averages,
     zero_shot_return,

@@ -1,21 +1,24 @@
-"""results.csv: every number of all tables, unrounded, one row per arm."""
+"""Numbers of the report unrounded: of all arms, of the validity gate and of correlations."""
 
 from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 
 from analysis.compare.arm_scores import ArmScores, Scores
+from analysis.compare.correlations import Correlation
 from analysis.compare.ends import END_METRICS
 from analysis.compare.fairness import PairedOverheads, paired_overheads
-from analysis.compare.study import Study
+from analysis.compare.study import Study, csv_bytes
 from analysis.compare.tasks import supported
+from analysis.continual import Verdict
 from analysis.result_table import write_result_table
 from analysis.statistics import Interval
 
 
 def results_csv(study: Study, scores: Scores) -> bytes:
-    """Every number of all tables, unrounded, one row per arm."""
+    """Every number of the tables of arms, one row per arm."""
     stream = io.StringIO(newline="")
     paired = paired_overheads(study)
     rows = [_flat_row(arm) | _costs(arm, paired) for arm in scores.arms]
@@ -26,6 +29,31 @@ def results_csv(study: Study, scores: Scores) -> bytes:
             row["claim"] = supported(str(row["claim"]), own, base)
     write_result_table(stream, rows)
     return stream.getvalue().replace("\r\n", "\n").encode()
+
+
+def gate_csv(verdict: Verdict) -> bytes:
+    """What the validity gate rests on: quantity, estimate, bounds, baseline runs."""
+    nothing = math.nan, math.nan
+    rows = [
+        (name, found.estimate, found.low, found.high, found.n)
+        for name, found in (
+            ("slope", verdict.slope),
+            ("late_fresh_minus_baseline", verdict.late_gap),
+        )
+    ]
+    runs = verdict.slope.n
+    rows.append(("learnable_share", verdict.learnable_share, *nothing, runs))
+    rows.append(("accepted", float(verdict.accepted), *nothing, runs))
+    return csv_bytes(("quantity", "estimate", "low", "high", "n"), rows)
+
+
+def correlations_csv(found: Sequence[Correlation]) -> bytes:
+    """Diagnostics before a switch against the plasticity index after it, one row each."""
+    rows = [
+        (one.metric, one.rho.estimate, one.rho.low, one.rho.high, one.rho.n, one.num_pairs)
+        for one in found
+    ]
+    return csv_bytes(("diagnostic", "rho", "rho_low", "rho_high", "runs", "pairs"), rows)
 
 
 def _flat_row(arm: ArmScores) -> dict[str, object]:

@@ -13,9 +13,16 @@ from analysis.compare.arms import DEFAULT_BASELINE, Arm, CannotCompare, begins_t
 from analysis.compare.condensed import BASE_BINS, Condensed, condense
 from analysis.compare.members import QUICK_SUCCESS, Member, Series
 from analysis.compare.oracle_table import OracleTable
-from analysis.compare.recovery import records_between, recovery_shares
 from analysis.compare.study import CURVES, RECORDS, UNKNOWN_RECOVERY
-from analysis.continual import Episodes, OracleGrid, recovery_threshold, seed_thresholds
+from analysis.continual import (
+    Episodes,
+    OracleGrid,
+    completed_shares,
+    records_between,
+    recovery_shares,
+    recovery_threshold,
+    seed_thresholds,
+)
 from analysis.continual.episodes import PHASE_SHARE, Array
 from analysis.run_clock import learning_steps, num_envs, num_rollouts
 from analysis.statistics import mean_of_present
@@ -167,8 +174,8 @@ def measure(
         "regime/end_of_phase": condensed.regimes("phases", num_regimes),
         "regime/first_episodes": condensed.regimes("first", num_regimes),
         "regime/drop": condensed.regimes("drops", num_regimes),
-        "regime/completed": _shares(end_step, boundaries[:-1], boundaries[1:]),
-        "regime/phase_completed": _shares(end_step, phase_starts, boundaries[1:]),
+        "regime/completed": completed_shares([end_step], boundaries[:-1], boundaries[1:])[0],
+        "regime/phase_completed": completed_shares([end_step], phase_starts, boundaries[1:])[0],
         "curve/return": _short(condensed.curve(clock.return_bins)),
     }
     costs = {"parameters": member.parameters, "peak_memory_mib": member.peak_memory_mib}
@@ -184,10 +191,6 @@ def measure(
     if not clock.windows:
         found |= {f"before/{m}": values[:num_regimes] for m, values in member.before.items()}
     return found
-
-
-def _shares(step: int, low: Array, high: Array) -> Array:
-    return np.clip((step - low) / (high - low), 0.0, 1.0)
 
 
 def _short(curve: Array) -> Array:

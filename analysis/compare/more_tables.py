@@ -29,7 +29,7 @@ def tasks_table(study: Study, scores: Scores) -> Table:
     if scores.is_ranked:
         rows.append((f"difference to {study.baseline}", *(_difference(arm) for arm in arms)))
         rows.append(("p (Holm)", *(p_text(arm.p_adjusted) for arm in arms)))
-    rows.append(("area under the curve", *(_percent(arm.area) for arm in arms)))
+    rows.append(("area under the curve", *(_area(arm) for arm in arms)))
     rows.append(("last fifth of training", *(arm.learning for arm in arms)))
     facts = study.about["task_facts"]
     return Table(
@@ -58,12 +58,18 @@ def _percent(found: Interval | None) -> str:
     return interval_text(found, 100.0)
 
 
+def _area(arm: TaskScores) -> str:
+    """With the number of runs where some were not evaluated in training."""
+    few = arm.area is not None and arm.area.n < arm.n
+    return _percent(arm.area) + (f" (n = {arm.area.n})" if few and arm.area else "")
+
+
 def _difference(arm: TaskScores) -> str:
     return DASH if arm.comparison is None else _percent(arm.comparison.difference)
 
 
 def tasks_csv(study: Study, scores: Scores) -> bytes:
-    """Every number of the table of tasks, unrounded: arm, quantity, estimate, low, high."""
+    """Every number of the table of tasks, unrounded: arm, quantity, estimate, low, high, n."""
     rows: list[tuple[object, ...]] = []
     for arm in scores.tasks:
         named: list[tuple[str, Interval | None]] = list(
@@ -71,12 +77,15 @@ def tasks_csv(study: Study, scores: Scores) -> bytes:
         )
         named += [("mean", arm.mean), ("iqm", arm.iqm), ("iqm_by_task", arm.iqm_by_task)]
         named += [("area_under_curve", arm.area), ("gain_last_fifth", arm.gain)]
+        single = [("final_success", arm.final_success)]
         if scores.is_ranked and arm.comparison is not None:
             named.append(("difference", arm.comparison.difference))
+            single += [("p", arm.comparison.p_value), ("p_holm", arm.p_adjusted)]
         for name, found in named:
             bounds = (math.nan,) * 3 if found is None else (found.estimate, found.low, found.high)
-            rows.append((arm.arm, name, *map(float, bounds)))
-    return csv_bytes(("arm", "quantity", "estimate", "low", "high"), rows)
+            rows.append((arm.arm, name, *map(float, bounds), 0 if found is None else found.n))
+        rows += [(arm.arm, name, value, math.nan, math.nan, arm.n) for name, value in single]
+    return csv_bytes(("arm", "quantity", "estimate", "low", "high", "n"), rows)
 
 
 def _evidence(one: Correlation) -> str:

@@ -13,7 +13,7 @@ from analysis.compare.cells import Table
 from analysis.compare.course import CoursePoint, course, course_csv, course_table
 from analysis.compare.fairness import fairness_table
 from analysis.compare.figures import draw_figures
-from analysis.compare.flat_results import results_csv
+from analysis.compare.flat_results import correlations_csv, gate_csv, results_csv
 from analysis.compare.more_tables import (
     correlation_table,
     still_learning,
@@ -21,6 +21,7 @@ from analysis.compare.more_tables import (
     tasks_table,
 )
 from analysis.compare.oracle_table import ENOUGH_SEEDS
+from analysis.compare.quick_evaluations import quick_warnings
 from analysis.compare.scores import score
 from analysis.compare.study import VERIFIED, Study, study_files
 from analysis.compare.tables import (
@@ -31,6 +32,7 @@ from analysis.compare.tables import (
     score_table,
 )
 from analysis.compare.yardsticks import error_text, refused_tables, tables_of
+from analysis.statistics import resampling
 
 CAPTIONS = {
     "panels": "Return, dormant units, stable rank and weight magnitude of the policy: mean over "
@@ -100,14 +102,19 @@ def render(study: Study, name: str) -> dict[str, bytes]:
     Returns:
         Path below the report's folder -> contents.
     """
-    scores = score(study)
-    figures = draw_figures(study, scores)
-    points = course(study)
+    with resampling(study.num_draws):
+        scores = score(study)
+        figures = draw_figures(study, scores)
+        points = course(study)
     pictures = [n.removesuffix(".png") for n in figures if "png" in n]
     blocks = compose(study, scores, name, pictures, points)
     files = {f"data/{file}": data for file, data in study_files(study).items()}
     files |= {f"figures/{file}": data for file, data in figures.items()}
     files["results.csv"] = results_csv(study, scores)
+    if scores.verdict is not None:
+        files["gate.csv"] = gate_csv(scores.verdict)
+    if scores.correlations:
+        files["correlations.csv"] = correlations_csv(scores.correlations)
     if scores.tasks:
         files["tasks.csv"] = tasks_csv(study, scores)
     if points:
@@ -151,6 +158,7 @@ def warnings(study: Study) -> list[str]:
             f"{len(lacking)} runs such as {lacking[0]} have no evaluation of their tasks, so there "
             "is no table of tasks; make them with: python evaluate.py run RUN_DIR"
         )
+    found += quick_warnings(study)
     if failed:
         found.append(f"failed runs count as results: {', '.join(failed)}")
     return found
@@ -288,8 +296,8 @@ def _origin(study: Study) -> list[Block]:
         f"bins: {_bins(study)}",
         *(f"machine: {machine}" for machine in about["machines"]),
         *(f"commit: {commit}" for commit in about["commits"]),
-        "intervals: 10,000 bootstrap draws of whole runs, 2,000 for curves and correlations, "
-        "fixed seed",
+        f"intervals: {study.num_draws:,} bootstrap draws of whole runs, 2,000 for curves and "
+        "correlations, fixed seed",
     ]
     return [*blocks, Text(items=tuple(items))]
 

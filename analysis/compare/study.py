@@ -15,6 +15,7 @@ import numpy as np
 from analysis.canonical_json import JsonError, canonical_json, parse_json
 from analysis.continual.episodes import Array
 from analysis.run_files import NotARun, number, read_cells
+from analysis.statistics.bootstrap import NUM_RESAMPLES
 
 MEMBER_COLUMNS = (
     *("arm", "world_seed", "seed", "status", "env_steps", "gradient_steps"),
@@ -30,6 +31,8 @@ UNKNOWN_RECOVERY = "regime/recovery_unknown"
 BEGUN_TRAINED = "begun_trained"
 # How switches were verified, where whoever made the report said so.
 VERIFIED = "switching_verified"
+# Bootstrap draws of intervals; absent where they are the usual ones.
+DRAWS = "draws"
 Key = tuple[int, int]
 FORMAT = 3  # 2 had no records around the thresholds of recovery
 
@@ -113,6 +116,11 @@ class Study:
     def has_recovery_records(self) -> bool:
         """Whether it can say when runs would recover with other seeds of the oracle."""
         return int(self.about.get("format", 0)) >= FORMAT
+
+    @property
+    def num_draws(self) -> int:
+        """Bootstrap draws of its intervals."""
+        return int(self.about.get(DRAWS, NUM_RESAMPLES))
 
     @property
     def baseline(self) -> str:

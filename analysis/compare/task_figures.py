@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis.compare.arm_scores import Scores
+from analysis.compare.quick_evaluations import quick_curves
 from analysis.compare.study import Study
 from analysis.compare.styles import WIDTH, ArmStyles
 from analysis.statistics import Interval, pointwise_band
@@ -61,19 +62,14 @@ def learning_figure(study: Study, scores: Scores, styles: ArmStyles) -> Figure |
     axes, drawn = figure.subplots(), False
     end = float(study.about["end"])
     for arm in study.arms:
-        steps = study.matrix(arm.name, "quick/step")
-        success = study.matrix(arm.name, "quick/success")
+        steps, success = quick_curves(list(study.runs[arm.name].values()))
         if not steps.size:
             continue
-        longest = steps[int(np.argmax((~np.isnan(steps)).sum(axis=1)))]
-        for row, run in zip(success, study.runs[arm.name].values(), strict=True):
-            if run.status == "failed":  # it succeeds no more, as in the table of tasks
-                row[longest > run.env_steps] = 0.0
         band = pointwise_band(success)
         style = styles[arm.name]
-        axes.plot(longest, 100.0 * band.mean, marker="o", markersize=2, **style)
+        axes.plot(steps, 100.0 * band.mean, marker="o", markersize=2, **style)
         low, high = 100.0 * band.low, 100.0 * band.high
-        axes.fill_between(longest, low, high, color=style["color"], alpha=0.15, linewidth=0)
+        axes.fill_between(steps, low, high, color=style["color"], alpha=0.15, linewidth=0)
         drawn = True
     if not drawn:
         return None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from analysis.compare.quick_evaluations import quick_evaluations
 from analysis.compare.study import Study
 from analysis.continual.episodes import Array
 from analysis.statistics import (
@@ -39,7 +40,8 @@ class TaskScores:
         final_success: Success at the last step, mean.
         comparison: Mean success against the baseline, paired by seeds.
         p_adjusted: Holm-adjusted sign-flip p-value; NaN for fresh copies, which are no methods.
-        area: Mean success of the quick evaluations over the whole run; None without any.
+        area: Mean success of the quick evaluations over the whole run, of the runs that have any
+            and of failed ones; None without any.
         gain: Success gained over the last fifth of training; None without enough evaluations.
     """
 
@@ -140,15 +142,15 @@ def _learning(study: Study, arm: str) -> tuple[Interval | None, Interval | None]
     """
     end, areas, gains = float(study.about["end"]), [], []
     for run in study.runs[arm].values():
-        steps, success = (run.values.get(f"quick/{name}") for name in ("step", "success"))
+        found = quick_evaluations(run)
         if run.status == "failed":
             lived, share = math.nan, run.env_steps / end
-            if steps is not None and success is not None and share > 0.0:
-                lived = area_under_curve(steps, success, float(run.env_steps))
+            if found is not None and share > 0.0:
+                lived = area_under_curve(*found, float(run.env_steps))
             areas.append(0.0 if math.isnan(lived) else share * lived)
-        elif steps is not None and success is not None:
-            areas.append(area_under_curve(steps, success, end))
-            gains.append(last_gain(steps, success, end))
+        elif found is not None:
+            areas.append(area_under_curve(*found, end))
+            gains.append(last_gain(*found, end))
     if not gains:  # no run says when it succeeded
         return None, None
     area, gain = (

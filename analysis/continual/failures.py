@@ -11,12 +11,13 @@ from analysis.continual.episodes import Array
 from analysis.statistics import Interval, StatisticName, interval
 
 
-def completed_shares(failure_steps: ArrayLike, boundaries: ArrayLike) -> Array:
-    """Share of every regime that each run completed.
+def completed_shares(failure_steps: ArrayLike, starts: ArrayLike, ends: ArrayLike) -> Array:
+    """Share of every regime, or of a part of each such as its end, that each run completed.
 
     Args:
         failure_steps: (runs,) global step of the failure; infinity for a run that finished.
-        boundaries: (regimes + 1,) global steps at which regimes begin, and the end.
+        starts: (regimes,) global steps at which they begin.
+        ends: (regimes,) global steps at which they end.
 
     Returns:
         (runs, regimes) in [0, 1].
@@ -27,9 +28,8 @@ def completed_shares(failure_steps: ArrayLike, boundaries: ArrayLike) -> Array:
     failed_at = np.asarray(failure_steps, dtype=np.float64)
     if np.isnan(failed_at).any():
         raise ValueError("failure_steps holds NaN; give infinity for a run that did not fail")
-    edges = np.asarray(boundaries, dtype=np.float64)
-    lengths = np.diff(edges)
-    return np.clip((failed_at[:, None] - edges[:-1]) / lengths, 0.0, 1.0)
+    low, high = np.asarray(starts, dtype=np.float64), np.asarray(ends, dtype=np.float64)
+    return np.clip((failed_at[:, None] - low) / (high - low), 0.0, 1.0)
 
 
 def score_failures(scores: ArrayLike, shares: ArrayLike, random_scores: ArrayLike) -> Array:
@@ -83,7 +83,7 @@ def failure_report(
     scores: ArrayLike,
     failed: ArrayLike,
     statistic: StatisticName = "iqm",
-    num_resamples: int = 10_000,
+    num_resamples: int | None = None,
     seed: int = 0,
 ) -> FailureReport:
     """Aggregate filled-in scores with and without the failed runs.
@@ -92,7 +92,7 @@ def failure_report(
         scores: (runs,) or (runs, regimes) from `score_failures`.
         failed: (runs,) bool.
         statistic: Interquartile mean or mean.
-        num_resamples: Bootstrap draws.
+        num_resamples: Bootstrap draws, by default those of `analysis.statistics.resampling`.
         seed: Of the draws.
 
     Raises:

@@ -14,6 +14,7 @@ from analysis.continual.plasticity_index import TooFewRegimes, index_interval, l
 from analysis.statistics import (
     Interval,
     bootstrap_indices,
+    draws_or_default,
     interval,
     percentile_interval,
     run_matrix,
@@ -45,13 +46,15 @@ class Verdict:
     lacks_seeds_only: bool = False
 
 
-def _late_gap(areas: Array, oracle: Array, paired: bool, num_resamples: int, seed: int) -> Interval:
+def _late_gap(
+    areas: Array, oracle: Array, paired: bool, num_resamples: int | None, seed: int
+) -> Interval:
     baseline, fresh = late_means(areas), late_means(oracle)
     if paired:
         return interval(fresh - baseline, "mean", num_resamples, seed)
-    rng = np.random.default_rng(seed)
-    runs = bootstrap_indices(len(baseline), num_resamples, rng)
-    seeds = bootstrap_indices(len(fresh), num_resamples, rng)
+    rng, num_draws = np.random.default_rng(seed), draws_or_default(num_resamples)
+    runs = bootstrap_indices(len(baseline), num_draws, rng)
+    seeds = bootstrap_indices(len(fresh), num_draws, rng)
     draws = fresh[seeds].mean(axis=1) - baseline[runs].mean(axis=1)
     return percentile_interval(float(fresh.mean() - baseline.mean()), draws, len(baseline))
 
@@ -63,7 +66,7 @@ def validity_gate(
     *,
     switching_verified: bool,
     paired: bool = False,
-    num_resamples: int = 10_000,
+    num_resamples: int | None = None,
     seed: int = 0,
 ) -> Verdict:
     """Accept a benchmark if the plain baseline loses plasticity on it.
@@ -79,7 +82,7 @@ def validity_gate(
         random: (regimes,) or one number; with `paired` also (runs, regimes).
         switching_verified: Criterion (d).
         paired: See `index_interval`.
-        num_resamples: Draws.
+        num_resamples: Draws, by default those of `analysis.statistics.resampling`.
         seed: Of the draws.
 
     Raises:

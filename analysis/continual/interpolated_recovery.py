@@ -16,7 +16,12 @@ from numpy.typing import ArrayLike, NDArray
 from analysis.continual.episodes import Array
 from analysis.continual.oracle_grid import OracleGrid
 from analysis.continual.recovery import recovery_threshold
-from analysis.statistics import Interval, bootstrap_indices, percentile_interval
+from analysis.statistics import (
+    Interval,
+    bootstrap_indices,
+    draws_or_default,
+    percentile_interval,
+)
 
 _BLOCK = 4_000_000  # numbers looked at together, 32 MB
 
@@ -81,7 +86,7 @@ def restricted_recovery(
     values: ArrayLike,
     grid: OracleGrid,
     *,
-    num_resamples: int = 10_000,
+    num_resamples: int | None = None,
     seed: int = 0,
 ) -> RestrictedRecovery:
     """Restricted mean recovery with intervals over runs and over seeds of the oracle.
@@ -95,7 +100,7 @@ def restricted_recovery(
             must be complete.
         values: (runs, regimes) physical value of each regime's world.
         grid: Fresh networks.
-        num_resamples: Draws.
+        num_resamples: Draws, by default those of `analysis.statistics.resampling`.
         seed: Of the draws.
 
     Raises:
@@ -121,12 +126,12 @@ def restricted_recovery(
     usual, thresholds = usual[known], seed_thresholds(grid, physical[known])
     sample = _Sample(kept, ~np.isnan(usual))
     (estimates,) = sample.means(np.arange(len(kept))[None], usual[..., None])
-    rng = np.random.default_rng(seed)
-    runs = bootstrap_indices(len(kept), num_resamples, rng)
-    seeds = bootstrap_indices(thresholds.shape[-1], num_resamples, rng)
+    rng, num_draws = np.random.default_rng(seed), draws_or_default(num_resamples)
+    runs = bootstrap_indices(len(kept), num_draws, rng)
+    seeds = bootstrap_indices(thresholds.shape[-1], num_draws, rng)
     block = max(1, _BLOCK // thresholds.size)
     parts = []
-    for start in range(0, num_resamples, block):
+    for start in range(0, num_draws, block):
         part = slice(start, start + block)
         parts.append(sample.means(runs[part], thresholds[..., seeds[part]].mean(axis=-1)))
     found = [

@@ -26,7 +26,13 @@ from analysis.continual.plasticity_index import (
     summarize_index,
 )
 from analysis.continual.recovery import recovery_threshold
-from analysis.statistics import Interval, bootstrap_indices, percentile_interval, run_matrix
+from analysis.statistics import (
+    Interval,
+    bootstrap_indices,
+    draws_or_default,
+    percentile_interval,
+    run_matrix,
+)
 
 MAX_ERROR = 0.1
 # The outer quantiles of a grid at 5, 15, ..., 95 % leave half a spacing at each end.
@@ -221,7 +227,7 @@ def interpolated_interval(
     grid: OracleGrid,
     summary: Summary = "slope",
     *,
-    num_resamples: int = 10_000,
+    num_resamples: int | None = None,
     seed: int = 0,
     min_range_share: float = MIN_RANGE_SHARE,
 ) -> Interval:
@@ -236,7 +242,7 @@ def interpolated_interval(
         values: (runs, regimes) physical value of each regime's world.
         grid: Fresh networks.
         summary: What is computed per run.
-        num_resamples: Draws.
+        num_resamples: Draws, by default those of `analysis.statistics.resampling`.
         seed: Of the draws.
         min_range_share: See `interpolated_index`.
 
@@ -258,16 +264,16 @@ def interpolated_interval(
 def _resampled(
     found: _Interpolated,
     per_run: Callable[[Array, Array], Array],
-    num_resamples: int,
+    num_resamples: int | None,
     seed: int,
 ) -> Array:
     """Mean over resampled runs of what `per_run` gives for resampled oracle seeds, (draws,)."""
-    rng = np.random.default_rng(seed)
-    runs = bootstrap_indices(len(found.areas), num_resamples, rng)
-    seeds = bootstrap_indices(found.grid.areas.shape[1], num_resamples, rng)
+    rng, num_draws = np.random.default_rng(seed), draws_or_default(num_resamples)
+    runs = bootstrap_indices(len(found.areas), num_draws, rng)
+    seeds = bootstrap_indices(found.grid.areas.shape[1], num_draws, rng)
     block = max(1, _BLOCK // found.weights.size)
     parts = []
-    for start in range(0, num_resamples, block):
+    for start in range(0, num_draws, block):
         picked = runs[start : start + block]
         scores = per_run(*found.draws(seeds[start : start + block]))
         parts.append(scores[picked, np.arange(len(picked))[:, None]].mean(axis=1))
@@ -280,7 +286,7 @@ def interpolated_gate(
     grid: OracleGrid,
     *,
     switching_verified: bool,
-    num_resamples: int = 10_000,
+    num_resamples: int | None = None,
     seed: int = 0,
 ) -> Verdict:
     """`validity_gate` with an interpolated oracle.
@@ -290,7 +296,7 @@ def interpolated_gate(
         values: (runs, regimes) physical value of each regime's world.
         grid: Fresh networks of the same agent.
         switching_verified: Whether somebody verified that switches change the world.
-        num_resamples: Draws.
+        num_resamples: Draws, by default those of `analysis.statistics.resampling`.
         seed: Of the draws.
 
     Raises:

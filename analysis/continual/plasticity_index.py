@@ -17,6 +17,7 @@ from analysis.continual.episodes import Array
 from analysis.statistics import (
     Interval,
     bootstrap_indices,
+    draws_or_default,
     interval,
     percentile_interval,
     run_matrix,
@@ -139,7 +140,7 @@ def index_interval(
     summary: Summary = "slope",
     *,
     paired: bool = False,
-    num_resamples: int = 10_000,
+    num_resamples: int | None = None,
     seed: int = 0,
     min_range_share: float = MIN_RANGE_SHARE,
 ) -> Interval:
@@ -153,7 +154,7 @@ def index_interval(
         summary: What is computed per run.
         paired: Whether rows of `oracle` belong to rows of `areas`. A method's own fresh network
             gives PI_self this way.
-        num_resamples: Draws.
+        num_resamples: Draws, by default those of `analysis.statistics.resampling`.
         seed: Of the draws.
         min_range_share: See `plasticity_index`.
 
@@ -179,14 +180,14 @@ def index_interval(
     if np.isnan(weights).any():
         raise TooFewRegimes(_TOO_FEW)
     gains = learned - floor
-    rng = np.random.default_rng(seed)
-    runs = bootstrap_indices(len(learned), num_resamples, rng)
-    seeds = bootstrap_indices(len(fresh), num_resamples, rng)
+    rng, num_draws = np.random.default_rng(seed), draws_or_default(num_resamples)
+    runs = bootstrap_indices(len(learned), num_draws, rng)
+    seeds = bootstrap_indices(len(fresh), num_draws, rng)
     drawn_ranges = fresh[seeds].mean(axis=1) - floor
     # The summary is linear in the index: one number per run and per draw of the oracle.
     used = weights != 0.0
     per_run = gains[:, used] @ (weights[used] / drawn_ranges[:, used]).T
-    draws = per_run[runs, np.arange(num_resamples)[:, None]].mean(axis=1)
+    draws = per_run[runs, np.arange(num_draws)[:, None]].mean(axis=1)
     estimate = float((gains[:, used] @ (weights[used] / ranges[used])).mean())
     return percentile_interval(estimate, draws, len(learned))
 

@@ -157,26 +157,3 @@ def forward_transfer_interval(
     draws = ratios.sum(axis=1)[counts > 0] / counts[counts > 0]
     draws = draws if len(draws) else np.array([math.nan])
     return percentile_interval(found.mean, draws, min(len(mine), len(theirs)), confidence)
-
-
-def relearning_savings(areas: ArrayLike, conditions: ArrayLike) -> Array:
-    """A(this visit) - A(first visit) for every regime whose condition was seen before.
-
-    Args:
-        areas: (..., regimes).
-        conditions: (regimes,) task or friction of each regime.
-
-    Returns:
-        The shape of `areas`; NaN at first visits.
-
-    Raises:
-        ValueError: One condition per regime is not given.
-    """
-    values = np.asarray(areas, dtype=np.float64)
-    labels = np.asarray(conditions)
-    if labels.shape != values.shape[-1:]:
-        raise ValueError(f"{labels.size} conditions for {values.shape[-1]} regimes")
-    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-    first_visit = first[inverse]
-    again = first_visit != np.arange(labels.size)
-    return np.where(again, values - values[..., first_visit], math.nan)

@@ -65,8 +65,11 @@ class Slope:
     blocks: int
 
     @property
-    def is_zero(self) -> bool:
-        """Whether no growth is inside the interval, or growth is negative."""
+    def shows_none(self) -> bool:
+        """Whether the samples show no growth; how much they leave room for is what `high` says.
+
+        False without an interval, which shows nothing at all.
+        """
         return bool(self.low <= 0.0)
 
 

@@ -109,12 +109,13 @@ def checks(findings: Findings) -> list[Check]:
     for run in (KILLED, UNDISTURBED):
         for name, label in (("resident_mib", "resident"), ("anonymous_mib", "anonymous")):
             found = findings.growth(run, name)
-            text = f"{_slope(found)} MiB per hour"
-            result.append(Check(f"{label} memory of the {run} run grows by 0", text, found.is_zero))
+            text = f"{_slope(found)} MiB per hour{_room(found)}"
+            what = f"no growth of {label} memory of the {run} run is seen"
+            result.append(Check(what, text, found.shows_none))
     for name in ("descriptors", "threads"):
         found = findings.growth(UNDISTURBED, name)
-        text = f"{_slope(found)} per hour, {_range(findings, name)}"
-        result.append(Check(f"{name} do not grow", text, found.is_zero))
+        text = f"{_slope(found)} per hour{_room(found)}; {_range(findings, name)}"
+        result.append(Check(f"no growth of {name} is seen", text, found.shows_none))
     return result
 
 
@@ -131,6 +132,11 @@ def _slope(found: Slope) -> str:
     if math.isnan(found.low):
         return f"{found.per_hour:.3f} (too few samples for an interval)"
     return f"{found.per_hour:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+
+def _room(found: Slope) -> str:
+    """What an interval that contains 0 does not exclude: a wide one is no proof of standstill."""
+    return f", up to {found.high:.3f} not excluded" if found.high > 0.0 else ""
 
 
 def _range(findings: Findings, name: str) -> str:

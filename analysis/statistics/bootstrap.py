@@ -8,7 +8,9 @@ separately gives intervals that cover 55 % instead of 95 %.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +24,34 @@ StatisticName = Literal["iqm", "mean"]
 NUM_RESAMPLES = 10_000
 CONFIDENCE = 0.95
 BLOCK = 4_000_000  # numbers resampled at a time, 32 MB
+_draws_of_a_table: ContextVar[int] = ContextVar("draws_of_a_table", default=NUM_RESAMPLES)
+
+
+@contextmanager
+def resampling(num_resamples: int) -> Generator[None]:
+    """Take another number of draws for all intervals inside that are not told one themselves.
+
+    A table is made by dozens of calls; a number handed from one to the next would be forgotten in
+    one of them, and the report would state draws that some of its intervals never had.
+
+    Args:
+        num_resamples: Bootstrap draws.
+
+    Raises:
+        ValueError: Below 1.
+    """
+    if num_resamples < 1:
+        raise ValueError(f"num_resamples is {num_resamples}; give at least 1, for tables 10,000")
+    token = _draws_of_a_table.set(num_resamples)
+    try:
+        yield
+    finally:
+        _draws_of_a_table.reset(token)
+
+
+def draws_or_default(num_resamples: int | None) -> int:
+    """The number itself; for None that of `resampling`, 10,000 outside of it."""
+    return _draws_of_a_table.get() if num_resamples is None else num_resamples
 
 
 @dataclass(frozen=True)
@@ -163,7 +193,7 @@ def _draws(strata: Sequence[Array], statistic: str, num_resamples: int, seed: in
 def interval(
     values: ArrayLike,
     statistic: StatisticName = "iqm",
-    num_resamples: int = NUM_RESAMPLES,
+    num_resamples: int | None = None,
     seed: int = 0,
     confidence: float = CONFIDENCE,
 ) -> Interval:
@@ -173,7 +203,7 @@ def interval(
         values: (runs,) or (runs, regimes); a matrix is flattened inside the statistic, and its
             rows stay together.
         statistic: Interquartile mean or mean.
-        num_resamples: Draws; 50,000 for headline tables.
+        num_resamples: Draws, by default those of `resampling`; 50,000 for headline tables.
         seed: Equal seeds give equal intervals.
         confidence: Nominal coverage.
 
@@ -186,14 +216,14 @@ def interval(
     """
     matrix = run_matrix(values)
     estimate = float(_row_statistic(statistic)(matrix.reshape(1, -1))[0])
-    draws = _draws([matrix], statistic, num_resamples, seed)
+    draws = _draws([matrix], statistic, draws_or_default(num_resamples), seed)
     return percentile_interval(estimate, draws, len(matrix), confidence)
 
 
 def stratified_interval(
     strata: Mapping[str, ArrayLike],
     statistic: StatisticName = "iqm",
-    num_resamples: int = NUM_RESAMPLES,
+    num_resamples: int | None = None,
     seed: int = 0,
     confidence: float = CONFIDENCE,
 ) -> Interval:
@@ -203,7 +233,7 @@ def stratified_interval(
         strata: Benchmark, schedule or environment -> (runs,) or (runs, regimes). Regimes or
             tasks of the same runs are not strata.
         statistic: Of all values together.
-        num_resamples: Draws.
+        num_resamples: Draws, by default those of `resampling`.
         seed: Of the draws.
         confidence: Nominal coverage.
 
@@ -218,5 +248,5 @@ def stratified_interval(
     matrices = [run_matrix(values, name) for name, values in strata.items()]
     pooled = np.concatenate([matrix.ravel() for matrix in matrices])[None]
     estimate = float(_row_statistic(statistic)(pooled)[0])
-    draws = _draws(matrices, statistic, num_resamples, seed)
+    draws = _draws(matrices, statistic, draws_or_default(num_resamples), seed)
     return percentile_interval(estimate, draws, min(map(len, matrices)), confidence)

@@ -189,7 +189,7 @@ def compare(
     method: Mapping[Hashable, float],
     baseline: Mapping[Hashable, float],
     statistic: StatisticName = "iqm",
-    num_resamples: int = NUM_RESAMPLES,
+    num_resamples: int | None = None,
     seed: int = 0,
 ) -> Comparison:
     """Compare two methods run by run on equal seeds.

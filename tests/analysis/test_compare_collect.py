@@ -16,14 +16,7 @@ from analysis.compare.collecting import collect
 from analysis.compare.flags import UnknownSettings, method_flags, resets_replay
 from analysis.compare.measuring import Clock, timelines
 from analysis.compare.members import find_members
-from analysis.compare.recovery import recovery_shares, trailing_means, trailing_records
-from analysis.continual import (
-    Episodes,
-    lifetime_average,
-    recovery,
-    regime_areas,
-    trailing_returns,
-)
+from analysis.continual import lifetime_average, regime_areas
 from analysis.run_files import NotARun, read_episodes
 from configs.compose import compose_run
 
@@ -106,58 +99,6 @@ def test_curves_have_bins_that_hold_enough_episodes(root):
     assert curve.shape == (3, 10)
     assert np.isfinite(curve).all()
     assert study.matrix("standard", "curve/dormant_fraction").shape == (3, 20)
-
-
-def test_fast_recovery_equals_the_slow_one():
-    rng = np.random.default_rng(0)
-    lengths = rng.integers(3, 60, 900)
-    ends = np.cumsum(lengths) // 4 * 4 + 60
-    regimes = np.minimum(ends // 8_000, 2)
-    returns = np.cumsum(rng.normal(0.05, 1.0, 900))
-    cut = rng.random(900) < 0.02
-    episodes = Episodes.from_rows(returns, lengths, ends, regimes, cut, num_envs=4)
-    boundaries = np.array([0.0, 8_000, 16_000, 28_000])
-    for regime in range(3):
-        one = episodes.complete(regime)
-        slow = trailing_returns(one, boundaries[regime], 300.0)
-        fast = trailing_means(one, boundaries[regime], 300.0)
-        assert len(slow[0]) > 20
-        np.testing.assert_allclose(fast, slow, rtol=1e-12)
-    thresholds = np.array([5.0, np.nan, returns.max() + 1])
-    drops, places, steps, means = trailing_records(episodes, boundaries)
-    times = recovery_shares((places, steps, means), boundaries, thresholds)
-    for regime in (0, 2):
-        expected = recovery(episodes, boundaries, regime, thresholds[regime])
-        np.testing.assert_allclose(drops[regime], expected.drop)
-        share = expected.time / np.diff(boundaries)[regime]
-        np.testing.assert_allclose(times[regime], share)
-    assert np.isnan(times[1])
-    assert np.isinf(times[2])
-    without = places != 2  # as if its episodes were too few for a single trailing return
-    unknown = recovery_shares(
-        (places[without], steps[without], means[without]), boundaries, thresholds
-    )
-    assert np.isnan(unknown[2])
-    assert unknown[0] == times[0]
-
-
-@pytest.mark.parametrize(
-    ("setting", "values"),
-    [
-        ("switch_interval", (1000, 500)),
-        ("max_episode_steps", (20, 30)),
-        ("reward_version", ("absent", "v1")),
-        ("schedule", ("abrupt", "cyclic")),
-        ("total_steps", (4000, 5000)),
-    ],
-)
-def test_unlike_runs_are_refused_by_the_name_of_the_difference(root, capsys, setting, values):
-    change(run_place(root, "redo", 1), **{setting: values[1]})
-    error = refused(capsys, root / "runs")
-    name = setting if setting == "total_steps" else f"env.{setting}"
-    assert f"{name} is " in error
-    assert all(str(value) in error for value in values)
-    assert "ppo-mlp-redo/seed_1" in error
 
 
 def test_world_seeds_and_logging_may_differ(root):

@@ -16,8 +16,13 @@ from analysis.compare.before import values_before
 from analysis.compare.collecting import collect, gather
 from analysis.compare.condensed import condense, from_rows, record_rows, return_rows
 from analysis.compare.copies import all_copies
-from analysis.compare.recovery import recovery_shares, trailing_means, trailing_records
-from analysis.continual import Episodes, binned_returns
+from analysis.continual import (
+    Episodes,
+    binned_returns,
+    recovery_shares,
+    trailing_means,
+    trailing_records,
+)
 from analysis.evaluation import write_results
 from analysis.run_files import NotARun
 from analysis.runs import find_runs, load_runs

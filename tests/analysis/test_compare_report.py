@@ -51,6 +51,7 @@ def test_everything_is_there(report):
     figures = ("panels", "regimes", "recovery", "profile", "improvement", "action_std")
     assert names == {
         *("report.md", "report.html", "results.csv", "course.csv"),
+        *("gate.csv", "correlations.csv"),
         *("data/about.json", "data/runs.csv", "data/members.csv"),
         *(f"figures/{name}.{kind}" for name in figures for kind in ("png", "svg")),
     }

@@ -10,6 +10,7 @@ from synthetic_studies import FRICTIONS, add_group, add_run
 from analysis.compare.collecting import collect
 from analysis.compare.flat_results import results_csv
 from analysis.compare.scores import score
+from analysis.compare.switches import switches
 from analysis.compare.tables import continual_table, network_table
 
 
@@ -45,6 +46,20 @@ def test_returning_worlds_show_relearning(tmp_path, monkeypatch):
     assert "Relearning: area of a later visit less that of the first" in table.caption
     row = next(csv.DictReader(io.StringIO(results_csv(study, scores).decode())))
     assert float(row["relearning"]) == pytest.approx(-20.0)
+
+
+def test_two_visits_without_another_world_between_are_one(tmp_path, monkeypatch):
+    first, second = FRICTIONS[:2]
+    monkeypatch.setattr("synthetic_studies.FRICTIONS", (first, second, first, first, *FRICTIONS))
+    add_group(tmp_path, {"standard": 300.0}, score=falls, episodes_per_regime=250)
+    study, scores, arms = scored(tmp_path)
+    found = switches(study, "standard", scores.areas["standard"])
+    # Regime 3 only goes on with the world of regime 2, which is two later than its first visit.
+    np.testing.assert_allclose(found.relearning, -20.0)
+    np.testing.assert_allclose(
+        found.zero_shot, study.matrix("standard", "regime/first_episodes")[:, 2]
+    )
+    assert arms["standard"].relearning.estimate == pytest.approx(-20.0)
 
 
 def test_without_returning_worlds_there_is_no_relearning(tmp_path):

@@ -23,9 +23,11 @@ from analysis.compare.collecting import collect
 from analysis.compare.correlations import centred, correlations, rank_correlation
 from analysis.compare.flags import UnknownSettings, context_flags
 from analysis.compare.flat_results import results_csv
-from analysis.compare.more_tables import correlation_table
-from analysis.compare.report import compose
+from analysis.compare.more_tables import correlation_table, tasks_csv, tasks_table
+from analysis.compare.quick_evaluations import quick_curves
+from analysis.compare.report import compose, render, warnings
 from analysis.compare.scores import score
+from analysis.compare.study import Run
 from analysis.compare.styles import ArmStyles
 from analysis.compare.task_figures import learning_figure
 from analysis.compare.tasks import area_under_curve, last_gain, supported
@@ -105,7 +107,7 @@ def test_the_report_has_bars_and_says_who_is_still_learning(tmp_path, monkeypatc
     assert "| last fifth of training | level (+0.0 points) | still learning (+5.0 points) |" in text
     assert "![Success by task" in text
     rows = (tmp_path / "out" / "tasks.csv").read_text().splitlines()
-    assert rows[0] == "arm,quantity,estimate,low,high"
+    assert rows[0] == "arm,quantity,estimate,low,high,n"
     assert sum(row.startswith("redo,iqm,") for row in rows) == 1
     assert "Nothing changes in this world" in text
     again = ["compare", "small", "--out", "out"]
@@ -113,6 +115,52 @@ def test_the_report_has_bars_and_says_who_is_still_learning(tmp_path, monkeypatc
     assert evaluate.main(again) == evaluate.EXIT_DONE
     assert (tmp_path / "out" / "tasks.csv").read_text().splitlines() == rows
     assert (tmp_path / "out" / "figures" / "tasks.png").read_bytes() == before
+
+
+def test_tables_of_tasks_are_there_unrounded(tmp_path):
+    found = collect([with_tasks(tmp_path, range(6))])
+    scores = score(found)
+    lines = csv.DictReader(io.StringIO(tasks_csv(found, scores).decode()))
+    rows = {(row["arm"], row["quantity"]): row for row in lines}
+    (redo,) = (arm for arm in scores.tasks if arm.arm == "redo")
+    assert redo.comparison is not None
+    for name, expected in {
+        "final_success": redo.final_success,
+        "p": redo.comparison.p_value,
+        "p_holm": redo.p_adjusted,
+        "difference": redo.comparison.difference.estimate,
+    }.items():
+        assert float(rows["redo", name]["estimate"]) == expected
+        assert rows["redo", name]["n"] == "6"
+    assert ("standard", "p") not in rows
+    assert rows["standard", "final_success"]["low"] == ""
+
+
+def test_the_gate_and_correlations_are_there_unrounded(tmp_path):
+    for arm, level in {"standard": 60.0, "redo": 80.0, "fresh_oracle": 100.0}.items():
+        for seed in range(3):
+            add_run(tmp_path, arm, seed, level=level)
+    found = collect([tmp_path])
+    scores = score(found)
+    found = replace(found, about={**found.about, "out": "x", "name": "x"})
+    files = render(found, "x")
+    assert scores.verdict is not None
+    lines = csv.DictReader(io.StringIO(files["gate.csv"].decode()))
+    gate = {row.pop("quantity"): {k: float(v) for k, v in row.items() if v} for row in lines}
+    for name, expected in {
+        "slope": scores.verdict.slope,
+        "late_fresh_minus_baseline": scores.verdict.late_gap,
+    }.items():
+        bounds = {"estimate": expected.estimate, "low": expected.low, "high": expected.high}
+        assert gate[name] == bounds | {"n": 3.0}
+    assert gate["learnable_share"] == {"estimate": scores.verdict.learnable_share, "n": 3.0}
+    assert gate["accepted"]["estimate"] == 0.0
+    rows = list(csv.DictReader(io.StringIO(files["correlations.csv"].decode())))
+    assert len(rows) == len(scores.correlations) > 0
+    for row, one in zip(rows, scores.correlations, strict=True):
+        assert row["diagnostic"] == one.metric
+        numbers = [float(row[key]) for key in ("rho", "rho_low", "rho_high", "runs", "pairs")]
+        assert numbers == [one.rho.estimate, one.rho.low, one.rho.high, one.rho.n, one.num_pairs]
 
 
 def claims(found):
@@ -218,6 +266,80 @@ def test_the_learning_curve_counts_failed_runs(tmp_path):
     np.testing.assert_allclose(success[steps <= 1_000], 50.0)
     np.testing.assert_allclose(success[steps > 1_000], 100.0 / 3)  # two runs of three
     np.testing.assert_allclose(curves["standard"][1], 50.0)
+
+
+def quick_run(period, status="finished", env_steps=1_000_000, end=1_000_000):
+    """Success rises in proportion to time and is looked at every so many steps."""
+    steps = np.arange(period, min(end, env_steps) + 1, period, dtype=float)
+    return Run(status, env_steps, 0.0, 0.0, {"quick/step": steps, "quick/success": steps / 1e6})
+
+
+def test_runs_evaluated_at_other_steps_are_each_drawn_at_their_own():
+    steps, success = quick_curves([quick_run(100_000), quick_run(50_000)])
+    np.testing.assert_array_equal(steps, np.arange(100_000, 1_000_001, 50_000))
+    np.testing.assert_allclose(success, np.stack([steps, steps]) / 1e6)
+    # Nothing is said of the time after the last evaluation of one of them.
+    steps, success = quick_curves([quick_run(300_000), quick_run(200_000)])
+    np.testing.assert_array_equal(steps, [300_000, 400_000, 600_000, 800_000, 900_000])
+    np.testing.assert_allclose(success, np.stack([steps, steps]) / 1e6)
+
+
+def test_curves_of_runs_that_failed_or_were_not_evaluated():
+    failed, bare = quick_run(100_000, "failed", 350_000), Run("finished", 1_000_000, 0.0, 0.0, {})
+    steps, success = quick_curves([quick_run(100_000), failed, bare])
+    np.testing.assert_array_equal(steps, np.arange(100_000, 1_000_001, 100_000))
+    np.testing.assert_allclose(success[1], [0.1, 0.2, 0.3, *[0.0] * 7])
+    assert np.isnan(success[2]).all()
+    assert quick_curves([bare])[0].size == 0
+
+
+def test_the_learning_figure_is_right_where_periods_differ(tmp_path):
+    with_tasks(tmp_path, gain=0.1)
+    path = next(p for p in find_runs(tmp_path) if "redo/seed_1" in str(p))
+    rows = (path / "progress.csv").read_text().splitlines()
+    (path / "progress.csv").write_text("\n".join([rows[0], *rows[2::2]]) + "\n")
+    found = collect([tmp_path])
+    figure = learning_figure(found, score(found), ArmStyles(found))
+    assert figure is not None
+    places = [arm.name for arm in found.arms]
+    steps, success = np.array(figure.axes[0].lines[places.index("redo")].get_xydata()).T
+    expected = 50.0 + 10.0 * np.maximum(0.0, steps / 4_000 - 0.8) / 0.2
+    np.testing.assert_allclose(success, expected)
+
+
+def test_runs_without_quick_evaluations_are_counted_and_named(tmp_path):
+    with_tasks(tmp_path)
+    assert not any("quick evaluations" in line for line in warnings(collect([tmp_path])))
+    path = next(p for p in find_runs(tmp_path) if "redo/seed_1" in str(p))
+    lines = [line.split(",")[:-1] for line in (path / "progress.csv").read_text().splitlines()]
+    (path / "progress.csv").write_text("\n".join(",".join(line) for line in lines) + "\n")
+    found = collect([tmp_path])
+    (line,) = [line for line in warnings(found) if "quick evaluations" in line]
+    assert "no quick evaluations in 1 of 6 runs, such as redo seed 1" in line
+    rows = {row[0]: row[1:] for row in tasks_table(found, score(found)).rows}
+    cells = dict(zip((arm.name for arm in found.arms), rows["area under the curve"], strict=True))
+    add_run(tmp_path / "walking", "standard", 0)
+    add_run(tmp_path / "walking", "standard", 1, until=1_500, status="failed")
+    assert not any("quick" in line for line in warnings(collect([tmp_path / "walking"])))
+    assert cells["redo"] == "50.0 [50.0, 50.0] (n = 2)"
+    assert "n =" not in cells["standard"]
+
+
+def test_quick_evaluations_on_other_goals_are_left_out_and_said(tmp_path):
+    with_tasks(tmp_path)
+    for path in find_runs(tmp_path):
+        config = yaml.safe_load((path / "config.yaml").read_text())
+        goals = [0] if "redo" in str(path) else [0, 10]
+        log = {**config.get("log", {}), "quick_evaluation_goals": goals}
+        (path / "config.yaml").write_text(yaml.safe_dump({**config, "log": log}))
+    found = collect([tmp_path])
+    (line,) = [line for line in warnings(found) if "quick evaluations" in line]
+    assert "[0] in study/slippery_ant/ppo-mlp-redo/seed_0" in line
+    assert "train with one log.quick_evaluation_goals" in line
+    scores = scores_by_arm(found)
+    assert all(arm.area is None and arm.trend == "unknown" for arm in scores.values())
+    assert learning_figure(found, score(found), ArmStyles(found)) is None
+    assert scores["redo"].mean.estimate > 0.0  # the evaluation at the end is another one
 
 
 # Retention, gate ------------------------------------------------------------------------------

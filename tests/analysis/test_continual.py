@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,12 +14,8 @@ from analysis.continual import (
     end_of_phase,
     failure_report,
     lifetime_average,
-    recovery,
-    recovery_threshold,
     regime_areas,
     score_failures,
-    summarize_recovery,
-    trailing_returns,
     window_average,
     window_averages,
     zero_shot_return,
@@ -117,79 +112,11 @@ def test_zero_shot_return_takes_the_first_episodes_of_a_visit() -> None:
     assert math.isnan(zero_shot_return(episodes, 2))
 
 
-def test_recovery_threshold_is_offset_by_the_random_policy() -> None:
-    assert recovery_threshold(-100.0, 300.0) == 260.0
-    assert recovery_threshold(-400.0, -100.0) == pytest.approx(-130.0)
-
-
-def test_recovery_of_censored_runs() -> None:
-    found = summarize_recovery([0.2, 0.5, math.inf], limit=1.0)
-    assert found.restricted_mean == pytest.approx(0.566667, abs=1e-6)
-    assert found.share_recovered == pytest.approx(0.666667, abs=1e-6)
-    assert found.n == 3
-    assert summarize_recovery([0.2, 0.5, 1.7], limit=1.0) == found
-    # Nobody knows of the fourth run: it is counted, and neither recovered nor censored.
-    assert summarize_recovery([0.2, NAN, 0.5, 1.7], limit=1.0) == replace(found, num_unknown=1)
-    for nothing in ([], [NAN]):
-        with pytest.raises(ValueError, match="no recovery times"):
-            summarize_recovery(nothing, 1.0)
-
-
-def slow_trailing(episodes: Episodes, start: float, window: float) -> dict[int, float]:
-    """Step by step: mean of Rhat over the longer of `window` steps and ten episodes."""
-    rhat = np.repeat(episodes.returns, episodes.lengths.astype(int))
-    ends = (episodes.end_steps - start).astype(int)
-    found = {}
-    for index, end in enumerate(ends):
-        if index < 9 or end < window:
-            continue
-        tenth_last = ends[index] - int(episodes.lengths[index - 9 : index + 1].sum())
-        found[end + int(start)] = rhat[min(end - int(window), tenth_last) : end].mean()
-    return found
-
-
-@pytest.mark.parametrize("window", [20, 150, 400])
-def test_trailing_returns_equal_a_slow_loop(window: int) -> None:
-    rng = np.random.default_rng(1)
-    episodes = stream(rng.normal(size=60), rng.integers(5, 25, 60))
-    start = 1000.0
-    later = replace(
-        episodes, start_steps=episodes.start_steps + start, end_steps=episodes.end_steps + start
-    )
-    times, means = trailing_returns(later, start, window)
-    expected = slow_trailing(later, start, window)
-    assert times.tolist() == list(expected)
-    assert means == pytest.approx(list(expected.values()))
-
-
-def test_recovery_after_a_switch() -> None:
-    # Two regimes of 1,000 steps in episodes of 10: return 300, then 0 for 30 episodes, then 300.
-    returns = [300.0] * 100 + [0.0] * 30 + [300.0] * 70
-    episodes = stream(returns, [10] * 200, regimes=[0] * 100 + [1] * 100)
-    found = recovery(episodes, [0, 1000, 2000], 1, threshold=recovery_threshold(-100, 300))
-    # The window is ten episodes (100 steps, more than 2 %); 260 needs nine of them at 300.
-    assert found.time == 390.0
-    assert found.drop == 300.0  # the window never mixes in the returns before the switch
-    first = recovery(episodes, [0, 1000, 2000], 0, threshold=260.0)
-    assert first.time == 100.0
-    assert math.isnan(first.drop)
-    assert math.isinf(recovery(episodes, [0, 1000, 2000], 1, threshold=301.0).time)
-    few = stream([300.0] * 19, [100] * 19, regimes=[0] * 10 + [1] * 9)  # nine say nothing
-    assert math.isnan(recovery(few, [0, 1000, 2000], 1, threshold=301.0).time)
-    assert math.isnan(recovery(few, [0, 1000, 2000], 1, threshold=0.0).time)
-    with pytest.raises(ValueError, match="there are regimes 0 to 1"):
-        recovery(episodes, [0, 1000, 2000], 2, threshold=0.0)
-
-
-def test_no_recovery_before_the_window_fits_into_the_regime() -> None:
-    episodes = stream([300.0] * 2000, [1] * 2000, regimes=[0] * 1000 + [1] * 1000)
-    for regime in (0, 1):  # 2 % are 20 steps, more than ten episodes of one step
-        assert recovery(episodes, [0, 1000, 2000], regime, threshold=260.0).time == 20.0
-
-
 def test_a_failed_run_earns_the_random_score_from_its_failure_on() -> None:
-    shares = completed_shares([np.inf, 250.0, 0.0], [0, 100, 200, 300])
+    shares = completed_shares([np.inf, 250.0, 0.0], [0, 100, 200], [100, 200, 300])
     assert shares.tolist() == [[1, 1, 1], [1, 1, 0.5], [0, 0, 0]]
+    ends = completed_shares([275.0], [75, 175, 250], [100, 200, 300])  # of the ends of phases
+    assert ends.tolist() == [[1, 1, 0.5]]
     areas = [[10.0, 20.0, 30.0], [11.0, 21.0, 31.0], [NAN, NAN, NAN]]
     found = score_failures(areas, shares, [-1.0, -2.0, -3.0])
     assert found.tolist() == [[10, 20, 30], [11, 21, 14], [-1, -2, -3]]
@@ -198,7 +125,7 @@ def test_a_failed_run_earns_the_random_score_from_its_failure_on() -> None:
     # A finished run without a score was lost, not failed: it must be rerun.
     assert math.isnan(score_failures([NAN], [1.0], -3.0)[0])
     with pytest.raises(ValueError, match="infinity"):
-        completed_shares([NAN], [0, 100])
+        completed_shares([NAN], [0], [100])
     with pytest.raises(ValueError, match="must agree"):
         score_failures([1.0, 2.0], [1.0], 0.0)
     with pytest.raises(ValueError, match="in \\[0, 1\\]"):

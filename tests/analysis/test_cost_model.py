@@ -63,20 +63,6 @@ def test_parameters():
     assert cost_model.parameters([53, *WIDE, 1]) == 342_801
 
 
-def test_gradient_steps():
-    def steps(total):
-        return cost_model.ppo_gradient_steps(total, 2_048, num_epochs=10, minibatch_size=128)
-
-    assert steps(2_047) == 0
-    assert steps(2_048) == 160
-    assert steps(20_000_000) == 1_562_400
-    assert cost_model.sac_gradient_steps(20_000_000, 0, 0.1) == 2_000_000
-    assert cost_model.sac_gradient_steps(20_000_000, 10_000, 0.1) == 1_999_000
-    assert cost_model.sac_gradient_steps(5_000, 10_000, 0.1) == 0
-    with pytest.raises(ValueError, match="does not divide"):
-        cost_model.ppo_gradient_steps(2_048, 100, 10, 64)
-
-
 def test_refuses_widths_that_are_no_network():
     with pytest.raises(ValueError, match="at least two widths"):
         cost_model.multiply_adds([5])

@@ -6,13 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from analysis.compare.recovery import records_between, recovery_shares, trailing_records
 from analysis.continual import (
     Episodes,
     OracleGrid,
     RecoveryRecords,
+    records_between,
+    recovery_shares,
     restricted_recovery,
     seed_thresholds,
+    trailing_records,
 )
 
 BOUNDARIES = np.array([0.0, 4_000.0, 8_000.0, 12_000.0])

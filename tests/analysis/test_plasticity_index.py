@@ -14,7 +14,6 @@ from analysis.continual import (
     index_interval,
     late_means,
     plasticity_index,
-    relearning_savings,
     retention_index,
     sequence_scores,
     slopes,
@@ -238,14 +237,6 @@ def test_sequence_evaluated_at_stage_ends() -> None:
         sequence_scores(np.zeros((5, 3)), 2)
     with pytest.raises(ValueError, match="choose 1 to 2"):
         sequence_scores(np.zeros((6, 3)), 2, window=3)
-
-
-def test_relearning_savings_compare_with_the_first_visit() -> None:
-    found = relearning_savings([[10.0, 20.0, 14.0, 17.0]], ["a", "b", "a", "a"])
-    assert np.isnan(found[0, :2]).all()
-    assert found[0, 2:].tolist() == [4.0, 7.0]
-    with pytest.raises(ValueError, match="2 conditions for 4"):
-        relearning_savings(np.zeros(4), ["a", "b"])
 
 
 def test_a_missing_area_of_a_fresh_network_takes_only_its_own_index() -> None:

@@ -48,6 +48,16 @@ def test_gradient_steps_of_meta_world_runs():
     assert gradient_steps(plain, done) == 3 * batches * agent["num_epochs"]
 
 
+def test_gradient_steps_of_the_reference_workloads():
+    ant = {"rollout_length": 2_048, "num_epochs": 10, "minibatch_size": 128}
+    config = {"agent": ant, "env": {"num_envs": 1}}
+    assert [gradient_steps(config, n) for n in (2_047, 2_048)] == [0, 160]
+    assert gradient_steps(config, 20_000_000) == 1_562_400
+    mt10 = {"agent": {"updates_per_env_step": 0.1, "warmup_steps": 10_000}, "env": {}}
+    assert gradient_steps(mt10, 20_000_000) == 2_000_000 - 1_000
+    assert gradient_steps(mt10, 5_000) == 0
+
+
 @pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize("starts", [None, 40])
 def test_steps_that_owe_gradient_steps_are_those_of_the_clock(again, starts):

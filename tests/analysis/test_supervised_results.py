@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from analysis import supervised_results
+from analysis.statistics import interval
+from analysis.supervised_tables import mean_text
 
 
 def run_dir(root, network, arm, seed, rows=(), events=(), num_tasks=2, method=()):
@@ -219,9 +221,12 @@ def test_streams_without_tasks_have_no_table_of_tasks(tmp_path, capsys):
 
 
 def test_intervals_and_refusals(tmp_path):
-    low, high = supervised_results.interval(np.array([1.0, 2.0, 3.0, 4.0]))
-    assert 1.0 <= low < 2.5 < high <= 4.0
-    assert np.isnan(supervised_results.interval(np.array([1.0]))).all()
+    values = np.array([1.0, 2.0, 3.0, 4.0])
+    found = interval(values, "mean")
+    assert 1.0 <= found.low < 2.5 < found.high <= 4.0
+    assert mean_text(values) == f"2.500 [{found.low:.3f}, {found.high:.3f}]"
+    assert mean_text(values[:1]) == "1.000 [nan, nan]"
+    assert mean_text(np.array([1.0, np.nan])) == "nan [nan, nan]"  # a layer of silent units
     for kind in ("regression", "tasks"):
         arguments = [kind, str(tmp_path), "--out", str(tmp_path / "out")]
         assert supervised_results.main(arguments) == 2

@@ -35,19 +35,19 @@ def test_slope_of_a_leak_is_found_and_of_noise_is_not():
     warming = np.where(hours < 0.05, -200.0, 0.0)
     noise = rng.normal(0, 3, 480)
     flat = slope(lives.tolist(), hours.tolist(), (level + warming + noise).tolist(), 0.05)
-    assert flat.is_zero
+    assert flat.shows_none
     assert flat.low < 0 < flat.high < 3
     leak = slope(lives.tolist(), hours.tolist(), (level + 8 * hours + noise).tolist(), 0.05)
-    assert not leak.is_zero
+    assert not leak.shows_none
     assert leak.low < 8 < leak.high
     assert not slope(
         lives.tolist(), hours.tolist(), (level + warming + noise).tolist(), 0.0
-    ).is_zero
+    ).shows_none
     constant = slope([1] * 200, hours[:200].tolist(), [7.0] * 200, 0.05)
     assert (constant.per_hour, constant.low, constant.high) == (0.0, 0.0, 0.0)
     alone = slope([1] * 5, [0.1, 0.11, 0.12, 0.13, 0.14], [1.0, 2, 3, 4, 5], 0.05)
     assert np.isnan(alone.low)
-    assert not alone.is_zero  # no interval, no claim
+    assert not alone.shows_none  # no interval, no claim
 
 
 def test_dependent_samples_widen_the_interval():
@@ -143,6 +143,28 @@ def test_what_differs_or_is_missing_fails_its_check():
     assert not any(check.holds for check in verdict)
     assert verdict[0].found == "1.0 minutes, 1 SIGKILL"
     assert verdict[2].found == "1 of 2 equal"
+
+
+def test_a_wide_interval_is_not_called_zero():
+    """Memory that jumps about says little; the page must say how little."""
+    rng, lines = np.random.default_rng(0), []
+    for run in ("killed", "undisturbed"):
+        for second in range(0, 3_600, 15):
+            resident = 300.0 + rng.normal(0, 40.0)
+            cells = (run, 1, second, second, 5, resident, resident, 9, 2)
+            lines.append(dict(zip(SAMPLE_COLUMNS, map(str, cells), strict=True)))
+    findings = Findings([], lines, [], 2.0, 0.0, 9, 1.0, "")
+    found = findings.growth("killed", "resident_mib")
+    assert found.low < 0 < 5 < found.high
+    memory = [check for check in checks(findings) if "memory" in check.what]
+    assert len(memory) == 4
+    for check in memory:
+        assert check.holds
+        assert check.what.startswith("no growth of")
+        assert check.what.endswith("is seen")
+    assert memory[0].found.endswith(f"MiB per hour, up to {found.high:.3f} not excluded")
+    (descriptors,) = [check for check in checks(findings) if "descriptors" in check.what]
+    assert descriptors.found == "0.000 [0.000, 0.000] per hour; 9 to 9"
 
 
 def test_bad_options_are_refused(capsys):
