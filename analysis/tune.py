@@ -63,8 +63,10 @@ def tune(arguments: Sequence[str]) -> int:
         print(table(found, conditions))
         print(f"wrote {write_report(study.folder, found, conditions)}")
         folder = Path(options.presets) if options.presets else CONFIG_FOLDER / "arm"
+        is_found = folder.resolve() == (CONFIG_FOLDER / "arm").resolve()
+        use = "to be used" if is_found else "to be copied to configs/arm and used"
         for file in write_presets(folder, options.suffix, found, conditions):
-            print(f"wrote {file}, to be used as arm={file.stem}")
+            print(f"wrote {file}, {use} as arm={file.stem}")
     except (ConfigurationError, ValueError) as error:
         print(f"configuration: {error}", file=sys.stderr)
         return EXIT_CONFIGURATION

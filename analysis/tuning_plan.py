@@ -20,6 +20,7 @@ from configs.schema import ConfigurationError, flat, load
 PLAN_FILE = "plan.json"
 _PREFIX = "tune."
 _OURS = ("seed", "env.world_seed", "num_threads", "fresh", "run_dir")
+_OF_ARMS = ("method", "optimizer")
 _QUIET = ("log.figures=false", "log.tensorboard=false", "progress=false")
 Plan = dict[str, dict[str, dict[str, Value]]]
 
@@ -114,6 +115,11 @@ def prepare(arguments: Sequence[str]) -> Study:
             raise ConfigurationError(
                 f"{word}: tuning chooses {key} itself, on tuning worlds only; see tune.seeds and "
                 "tune.first_world"
+            )
+        if key.partition(".")[0] in _OF_ARMS:
+            raise ConfigurationError(
+                f"{word}: a tuned preset is an arm and what was drawn for it, so that {key} would "
+                "be lost; write it into a preset of your own in configs/arm, and tune that arm"
             )
     if not any(word.startswith("group=") for word in fixed):
         fixed += ("group=tuning",)

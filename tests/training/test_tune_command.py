@@ -92,7 +92,7 @@ def test_every_arm_gets_equal_trials_on_tuning_worlds(trials, capsys):
         assert report[arm]["sensitivity"] == pytest.approx({"min": 10 / 3, "median": 10, "max": 30})
     out = capsys.readouterr().out
     assert "first 4,096 steps (10%), mean of 2 seeds" in out
-    assert "arm=redo_tuned" in out
+    assert "redo_tuned.yaml, to be copied to configs/arm and used as arm=redo_tuned" in out
 
 
 def test_the_preset_is_the_arm_and_what_was_chosen(trials, monkeypatch):
@@ -106,12 +106,13 @@ def test_the_preset_is_the_arm_and_what_was_chosen(trials, monkeypatch):
     }
 
 
-def test_a_written_preset_composes(trials, tmp_path, monkeypatch):
+def test_a_written_preset_composes(trials, tmp_path, monkeypatch, capsys):
     presets = tmp_path / "configs"
     shutil.copytree(CONFIG_FOLDER, presets)
     for module in [m for m in sys.modules.values() if "CONFIG_FOLDER" in vars(m)]:
         monkeypatch.setattr(module, "CONFIG_FOLDER", presets)
     assert tune(f"tune.presets={presets / 'arm'}", "tune.suffix=mine") == 0
+    assert "redo_mine.yaml, to be used as arm=redo_mine" in capsys.readouterr().out
     config = compose_run(["arm=redo_mine", "agent=ppo"]).config
     assert config.optimizer.learning_rate == pytest.approx(3e-4)
     assert config.optimizer.weight_decay == 1e-4
@@ -185,6 +186,8 @@ def test_the_selector_never_sees_later_rows_or_evaluation_worlds(trials):
         ("env.world_seed=3", "tuning chooses env.world_seed itself"),
         ("seed=1", "tuning chooses seed itself"),
         ("tune.k=10", "share of the lifetime"),
+        ("method=[l2_init]", "so that method would be lost; write it into a preset"),
+        ("optimizer.weight_decay=1e-3", "optimizer.weight_decay would be lost"),
         ("init_from=runs/some/checkpoint", "leave init_from out"),
         ("tune.budgte=3", "tune.budgte"),
         ("arm=standard,rdeo", "there is no arm 'rdeo' (did you mean 'redo'?)"),
