@@ -33,7 +33,7 @@ from analysis.ending import earlier, end_run, run_costs, same_command
 from analysis.interruption import Interruption
 from analysis.multitask.training import TrainingEvaluation
 from analysis.process_memory import PeakMemory
-from analysis.progress import Progress
+from analysis.progress import Progress, summary_of
 from analysis.recorder import Recorder
 from analysis.run_directory import ConfigurationChanged, RunDirectory, RunLocked
 from analysis.run_refusals import refuse_shorter, refuse_start
@@ -192,12 +192,7 @@ class Training:
         )
         if row is not None:
             name = next(iter(self.agent.networks()))
-            shown = {
-                "return": row.get("episode_return"),
-                self.info.regime_label: row.get("regime_value"),
-                "dormant %": 100 * row.get(f"window/{name}/all/dormant_fraction", float("nan")),
-            }
-            progress.note({key: value for key, value in shown.items() if value is not None})
+            progress.note(summary_of(row, name, self.info.regime_label, self.info.num_tasks))
 
     # Checkpoints ---------------------------------------------------------------------------
 

@@ -81,6 +81,30 @@ class Progress:
             self._live.stop()
 
 
+def summary_of(
+    row: Mapping[str, float], network: str, regime_label: str, num_tasks: int
+) -> dict[str, float]:
+    """What the line shows of a row of progress.csv; what the row lacks is left out.
+
+    Args:
+        row: Names of columns -> values.
+        network: Whose dormant units are shown.
+        regime_label: What changes between worlds. Not shown where tasks are learnt side by side,
+            whose numbers have no mean.
+        num_tasks: Of the environments, side by side.
+    """
+    found = {
+        "return": row.get("episode_return"),
+        regime_label: row.get("regime_value") if num_tasks == 1 else None,
+    }
+    shares = {
+        "success %": "episode_success",
+        "dormant %": f"window/{network}/all/dormant_fraction",
+    }
+    found |= {name: 100.0 * row[column] for name, column in shares.items() if column in row}
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def _duration(seconds: float) -> str:
     if seconds == float("inf"):
         return "?"

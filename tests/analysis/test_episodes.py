@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from analysis.episodes import EpisodeAccount
+from analysis.progress import summary_of
 
 
 def told(returns, regimes, success=None, cut=None):
@@ -82,3 +83,16 @@ def test_episodes_of_an_earlier_version_count_for_no_task():
     assert averages["episode_return/reach"] == 3.0
     assert averages["episode_success/push"] == 0.0
     assert np.isnan(averages["episode_success"])
+
+
+def test_the_line_of_progress_shows_success_and_no_mean_of_task_numbers():
+    row = {
+        "episode_return": 12.0,
+        "episode_success": 0.25,
+        "regime_value": 4.5,
+        "window/actor/all/dormant_fraction": 0.5,
+    }
+    expected = {"return": 12.0, "success %": 25.0, "dormant %": 50.0}
+    assert summary_of(row, "actor", "task", num_tasks=10) == expected
+    row = {"regime_value": 0.2}
+    assert summary_of(row, "policy", "friction", num_tasks=1) == {"friction": 0.2}
