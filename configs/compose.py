@@ -13,7 +13,16 @@ from hydra.errors import HydraException
 from configs.composition import compose_values, typed_keys, whose_setting
 from configs.naming import relative_directory
 from configs.presets import CONFIG_FOLDER, GROUPS, NO_ARM, declared, method_ids, presets
-from configs.run import RunConfig, load_run
+from configs.run import (
+    AGENTS,
+    CONTEXTS,
+    ENVIRONMENTS,
+    METHODS,
+    NETWORKS,
+    OPTIMIZERS,
+    RunConfig,
+    load_run,
+)
 from configs.schema import ConfigurationError, UnknownSetting, flat, to_plain
 from networks.registry import suggestion
 
@@ -26,6 +35,16 @@ __all__ = [
     "presets",
     "without_none",
 ]
+
+
+_REGISTRIES = {
+    "agent": AGENTS,
+    "env": ENVIRONMENTS,
+    "context": CONTEXTS,
+    "network": NETWORKS,
+    "optimizer": OPTIMIZERS,
+    "method": METHODS,
+}
 
 
 @dataclass(frozen=True)
@@ -114,6 +133,11 @@ def check_overrides(overrides: Sequence[str]) -> None:
             override = parser.parse_override(word)
         except HydraException as error:
             raise ConfigurationError(f"cannot read {word!r}; {_how_to_write(word)}") from error
+        if override.key_or_group == "hydra.searchpath":
+            raise ConfigurationError(
+                f"{word}: presets are those of configs/ only; put NAME.yaml into the folder of its "
+                "group there"
+            )
         if override.key_or_group in GROUPS and not override.is_sweep_override():
             _check_choice(word, override.key_or_group, override.value())
 
@@ -137,6 +161,12 @@ def _check_choice(word: str, group: str, value: Any) -> None:
         raise ConfigurationError(f"{word!r} chooses nothing; {hint}")
     for name in names:
         if name is not None and str(name) not in known:
+            registry = _REGISTRIES.get(group)
+            if registry is not None and str(name) in registry.names():
+                raise ConfigurationError(
+                    f"{registry.package.replace('.', '/')}/{name}.py has no preset of its name; "
+                    f"write configs/{group}/{name}.yaml, with kind: {name} and its settings"
+                )
             raise ConfigurationError(
                 f"there is no {group} {str(name)!r}{suggestion(str(name), known)}; choose one of "
                 f"{', '.join(known)}"

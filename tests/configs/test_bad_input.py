@@ -15,6 +15,14 @@ SHARE = "give the share of winning units, in (0, 1]"
         (["env=mt1", "env.task=reach", "agent=sac"], "no Meta-World task 'reach'; did you mean"),
         ([*TASKS, "env.benchmark=mt-25"], "no benchmark 'mt-25' (did you mean 'mt25'?)"),
         (["env=mt11", "agent=sac"], "there is no env 'mt11' (did you mean"),
+        (
+            ["env=meta_world"],
+            "envs/meta_world.py has no preset of its name; write configs/env/meta",
+        ),
+        (
+            ["method=[injection]", "hydra.searchpath=[file:///x]"],
+            "presets are those of configs/ only",
+        ),
         ([*DENDRITES, "network.num_segments=0"], "network.num_segments is 0; give at least 1"),
         ([*DENDRITES, "network.active_fraction=0"], f"network.active_fraction is 0.0; {SHARE}"),
         ([*DENDRITES, "network.active_fraction=1.5"], f"network.active_fraction is 1.5; {SHARE}"),
