@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -63,7 +63,7 @@ class _Scorer:
         if math.isnan(self.untrained) and study.about.get(BEGUN_TRAINED):
             self.notes.append(UNKNOWN_UNTRAINED)
         self.lifetimes = {name: self._filled(name, "lifetime", "completed")[:, 0] for name in names}
-        self.notes += cut_note(study)
+        self.notes += [*cut_note(study), *_flattered(study, self.lifetimes, self.untrained)]
         self.areas = {name: self._regimes(name, "area", "completed") for name in names}
         self.phases = {
             name: self._regimes(name, "end_of_phase", "phase_completed") for name in names
@@ -281,6 +281,26 @@ class _Scorer:
         ours = about["env_kind"] in VERIFIED_SWITCHING and bool(about["values_change"])
         verified = ours or VERIFIED in about
         return self.attempt("validity gate", self.oracle.verdict, self.study.baseline, verified)
+
+
+def _flattered(study: Study, lifetimes: Mapping[str, Array], untrained: float) -> list[str]:
+    """One sentence, or none, about failures that earn more than runs which are still learning."""
+    failed = {
+        name: np.array([run.status == "failed" for run in runs.values()])
+        for name, runs in study.runs.items()
+    }
+    if math.isnan(untrained) or not any(flags.any() for flags in failed.values()):
+        return []
+    living = {n: mean_of_present(v[~failed[n]]).mean for n, v in lifetimes.items()}
+    below = {name: mean for name, mean in living.items() if mean < untrained}
+    if not below:
+        return []
+    name = min(below, key=below.__getitem__)
+    return [
+        f"failed runs earn the untrained policy's return of {untrained:,.0f} from their failure "
+        f"on, which is more than runs that live earned here ({name}: {below[name]:,.0f}): "
+        "differences and ranks of arms with failures are no merit of theirs; train longer"
+    ]
 
 
 def _undefined(index: Array | None) -> int:

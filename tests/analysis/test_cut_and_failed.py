@@ -211,3 +211,14 @@ def test_a_fresh_copy_of_other_seeds_is_left_out_of_a_partial_comparison(tmp_pat
     study = collect([tmp_path], partial=True)
     assert [arm.name for arm in study.arms] == ["standard", "redo"]
     assert score(study).verdict is None
+
+
+@pytest.mark.parametrize("level", [-500.0, 500.0])
+def test_failures_that_earn_more_than_the_living_are_told(tmp_path, level):
+    """Runs that are still falling earn less than a policy that nobody trained."""
+    add_group(tmp_path, {"standard": level}, score=rises)
+    for seed in range(3):
+        add_run(tmp_path, "redo", seed, level=level, score=rises, until=500, status="failed")
+    notes = [note for note in score(collect([tmp_path])).notes if "are no merit of theirs" in note]
+    assert len(notes) == (1 if level < 0 else 0)
+    assert level > 0 or "standard: -250" in notes[0] or "standard: -260" in notes[0]
