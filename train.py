@@ -37,7 +37,7 @@ from analysis.progress import Progress, summary_of
 from analysis.recorder import Recorder
 from analysis.run_directory import ConfigurationChanged, RunDirectory, RunLocked
 from analysis.run_refusals import refuse_shorter, refuse_start
-from analysis.save_clock import SaveClock
+from analysis.save_clock import Milestones, SaveClock
 from analysis.storage import StorageError, StorageLostError
 from analysis.world_changes import WorldChanges
 from configs.build import build_agent, build_environment, build_probe, rehearse, resolve_threads
@@ -119,6 +119,8 @@ class Training:
             with fitting(loaded.path):
                 self._restore(loaded.state)
         self.save_clock = SaveClock(self.config.log.checkpoint_minutes)
+        start = 0 if loaded is None else loaded.env_steps
+        self.milestones = Milestones(self.config.log.checkpoint_steps, start)
 
     # The loop ------------------------------------------------------------------------------
 
@@ -154,7 +156,8 @@ class Training:
             progress.step(envs.env_steps)
             if interruption.requested is not None:
                 break
-            if agent.is_at_quiet_point and self.save_clock.is_due(self.changes.switched):
+            is_news = self.changes.switched or self.milestones.is_passed(envs.env_steps)
+            if agent.is_at_quiet_point and self.save_clock.is_due(is_news):
                 self._try_checkpoint()
         if interruption.requested is not None:
             self.checkpoint(pinned=False)
@@ -219,8 +222,10 @@ class Training:
             "bit_exact": self.directory.is_bit_exact,
         }
         steps = self.envs.env_steps
+        pinned |= self.milestones.is_passed(steps)
         path = self.store.save(steps, self.state_dict(), pinned=pinned, metadata=metadata)
         self.save_clock.attempted(failed=False)
+        self.milestones.saved(steps)
         return path
 
     def _try_checkpoint(self) -> None:

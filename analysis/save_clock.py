@@ -24,8 +24,9 @@ class SaveClock:
         """Whether to save now.
 
         Args:
-            switched: The world has changed since the last checkpoint, which is due at once then,
-                or, after a save that failed, in two minutes if the period is not shorter.
+            switched: The world has changed since the last checkpoint, or a milestone was passed: it
+                is due at once then, or, after a save that failed, in two minutes if the period is
+                not shorter.
         """
         wait = self._period
         if switched:
@@ -35,3 +36,23 @@ class SaveClock:
     def attempted(self, failed: bool) -> None:
         """Note that a save has ended just now."""
         self._last, self._failed = self._clock(), failed
+
+
+class Milestones:
+    """Which checkpoints are kept because so many steps are done.
+
+    Args:
+        every: Environment steps between them, None for none.
+        env_steps: Of the checkpoint that is continued, 0 at the start.
+    """
+
+    def __init__(self, every: int | None, env_steps: int) -> None:
+        self._every, self._saved = every, env_steps
+
+    def is_passed(self, env_steps: int) -> bool:
+        """Whether a multiple lies between the last checkpoint and here."""
+        return self._every is not None and env_steps // self._every > self._saved // self._every
+
+    def saved(self, env_steps: int) -> None:
+        """Note a checkpoint."""
+        self._saved = env_steps

@@ -35,6 +35,8 @@ class LogConfig:
             probe set.
         diagnostics: Measure units, ranks and weights at all.
         checkpoint_minutes: Minutes between checkpoints.
+        checkpoint_steps: Environment steps between further ones that are kept for ever, each at the
+            first end of an update after so many; null for none.
         keep_checkpoints: Newest unpinned checkpoints to keep.
         pin_switches: Keep the checkpoints at switches for ever. Streams of many tasks do not.
         tensorboard: Write TensorBoard events.
@@ -60,6 +62,7 @@ class LogConfig:
     all_ranks_every_iterations: int = 25
     diagnostics: bool = True
     checkpoint_minutes: float = 10.0
+    checkpoint_steps: int | None = later(None)
     keep_checkpoints: int = 3
     pin_switches: bool = later(True)
     tensorboard: bool = True
@@ -180,6 +183,7 @@ EXECUTION_KEYS = frozenset(
         "accept_change",
         "progress",
         "log.checkpoint_minutes",
+        "log.checkpoint_steps",
         "log.keep_checkpoints",
         "log.pin_switches",
         "log.figures",

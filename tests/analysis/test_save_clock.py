@@ -2,7 +2,7 @@
 
 import pytest
 
-from analysis.save_clock import SaveClock
+from analysis.save_clock import Milestones, SaveClock
 
 
 @pytest.fixture
@@ -39,3 +39,14 @@ def test_a_shorter_period_is_kept_after_a_failure(now):
     clock.attempted(failed=True)
     assert clock.is_due(switched=True)
     assert clock.is_due(switched=False)
+
+
+def test_milestones_are_passed_once_and_go_on_with_a_run():
+    kept = Milestones(1_000, 0)
+    assert [kept.is_passed(steps) for steps in (0, 999, 1_000, 1_500)] == [False, False, True, True]
+    kept.saved(1_024)
+    assert [kept.is_passed(steps) for steps in (1_999, 2_048)] == [False, True]
+    kept.saved(1_500)  # a checkpoint in between
+    assert kept.is_passed(2_000)
+    assert not Milestones(1_000, 2_000).is_passed(2_999)
+    assert not Milestones(None, 0).is_passed(10**9)

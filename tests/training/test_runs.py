@@ -133,6 +133,16 @@ def test_a_checkpoint_stays_at_every_switch(undisturbed):
     assert {"step-000000004096", "step-000000008192", "step-000000012288"} <= steps
 
 
+def test_checkpoints_stay_after_every_so_many_steps_and_change_nothing(undisturbed, tmp_path):
+    words = ["log.checkpoint_steps=3000", "log.keep_checkpoints=1", "log.pin_switches=false"]
+    assert run(tmp_path, *words) == train.EXIT_DONE
+    steps = {int(name[5:]) for name in checkpoint_names(tmp_path)}
+    # Rollouts have 512 steps: the first of their ends after each multiple, and the last one.
+    assert steps >= {3072, 6144, 9216, 12_288}
+    assert len(steps) <= 5
+    assert final_state(tmp_path) == final_state(undisturbed)
+
+
 def test_step_accounting(undisturbed):
     directory = run_directory(undisturbed)
     episodes = list(csv.DictReader((directory / "episodes.csv").open()))
