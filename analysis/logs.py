@@ -189,7 +189,7 @@ class TensorBoardWriter(TensorBoardOutputFormat):
     """stable-baselines3's TensorBoard writer, for runs that are resumed."""
 
     def __init__(self, folder: Path | str, purge_step: int | None = None) -> None:
-        """Start a new event file in `folder`.
+        """Start a new event file in `folder`; the first one shows the folder's config.yaml.
 
         Args:
             folder: the run directory.
@@ -199,6 +199,10 @@ class TensorBoardWriter(TensorBoardOutputFormat):
         # Not the parent's __init__: it opens its own writer, without purge_step.
         self.writer = SummaryWriter(log_dir=str(folder), purge_step=purge_step)
         self._is_closed = False
+        config = Path(folder) / "config.yaml"
+        if purge_step is None and config.is_file():
+            lines = config.read_text(encoding="utf-8").splitlines()
+            self.writer.add_text("config", "\n".join(f"    {line}" for line in lines), 0)
 
     def write(
         self,

@@ -271,6 +271,15 @@ def test_tensorboard_forgets_what_came_after_the_checkpoint(tmp_path: Path) -> N
     assert set(events.Tags()["scalars"]) == {"return", "tensor"}
 
 
+def test_tensorboard_shows_the_configuration_once(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("agent:\n  kind: ppo\n")
+    for purge_step in (None, 3):
+        TensorBoardWriter(tmp_path, purge_step=purge_step).close()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    (event,) = events.Tensors("config/text_summary")
+    assert event.tensor_proto.string_val[0].decode() == "    agent:\n      kind: ppo"
+
+
 def test_tensorboard_write_failure_is_a_storage_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
