@@ -13,10 +13,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
+import gymnasium
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    VecEnv,
+    VecNormalize,
+    unwrap_vec_normalize,
+)
 from torch import Tensor
 
 from agents.base import Agent, Transition
@@ -41,8 +48,9 @@ class SB3Model:
 
     Args:
         config: Settings of the run; `env` in it is not used, the environments are given.
-        env: Environments to train on: `envs.sb3.SB3VecEnv` or any `VecEnv` of that library. None
-            for a model that only predicts, which then needs `shape`.
+        env: Environments to train on: `envs.sb3.SB3VecEnv`, any `VecEnv` of that library, or a
+            single environment of Gymnasium, which is monitored and made one as there. None for a
+            model that only predicts, which then needs `shape`.
         agent: An agent to show; None builds a new one from `config`.
         shape: What the agent is built for; read from `env` by default.
 
@@ -62,11 +70,12 @@ class SB3Model:
     def __init__(
         self,
         config: RunConfig,
-        env: VecEnv | None = None,
+        env: VecEnv | gymnasium.Env | None = None,
         *,
         agent: Agent | None = None,
         shape: Shape | None = None,
     ) -> None:
+        env = None if env is None else _as_vec_env(env)
         if shape is None:
             if env is None:
                 raise ValueError("give the environments, or the shape that the agent is built for")
@@ -103,18 +112,19 @@ class SB3Model:
         """Environments to train on."""
         return self.env
 
-    def set_env(self, env: VecEnv) -> None:
+    def set_env(self, env: VecEnv | gymnasium.Env) -> None:
         """Train on other environments of the same shape; they are reset when learning starts.
 
         Raises:
             ValueError: The shape differs, or half a rollout of the old environments is stored.
         """
-        given = Shape.of(env)
+        vec_env = _as_vec_env(env)
+        given = Shape.of(vec_env)
         if given != self.shape:
             raise ValueError(f"the agent was built for {self.shape}, the environments are {given}")
         if _is_mid_rollout(self.agent):
             raise ValueError("the agent holds half a rollout; learn until it is complete first")
-        self.env, self._observation, self._newest_world = env, None, None
+        self.env, self._observation, self._newest_world = vec_env, None, None
 
     def get_vec_normalize_env(self) -> VecNormalize | None:
         """The normalising wrapper of the environments, if there is one."""
@@ -362,3 +372,15 @@ def _one_callback(callback: Callback) -> BaseCallback:
     if isinstance(callback, list):
         return CallbackList(callback)
     return callback if isinstance(callback, BaseCallback) else ConvertCallback(callback)
+
+
+def _as_vec_env(env: VecEnv | gymnasium.Env) -> VecEnv:
+    """A batch of one, as stable-baselines3 makes it, around a single environment."""
+    if isinstance(env, VecEnv):
+        return env
+    if isinstance(env, gymnasium.Env):
+        return DummyVecEnv([lambda: Monitor(env)])
+    raise TypeError(
+        f"the environments are {type(env).__name__}; give a VecEnv of stable-baselines3, such as "
+        "SB3VecEnv(gym.make_vec(...)), or one environment of Gymnasium"
+    )

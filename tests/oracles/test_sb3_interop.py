@@ -311,6 +311,18 @@ def test_foreign_environments_of_sb3_are_accepted(config):
     assert [e["l"] for e in model.ep_info_buffer] == [5] * 6
 
 
+def test_a_single_environment_is_monitored_and_learnt_from():
+    words = ["agent=ppo", "agent.rollout_length=64", "agent.minibatch_size=32", "total_steps=128"]
+    config = compose_run([*words, "network.hidden_sizes=[8]"]).config
+    model = SB3Model(config, gymnasium.make("Pendulum-v1", max_episode_steps=5)).learn(128)
+    assert len(model.ep_info_buffer) == 25
+    assert model.ep_info_buffer[0]["l"] == 5
+    model.set_env(gymnasium.make("Pendulum-v1", max_episode_steps=5))
+    assert evaluate_policy(model, model.get_env(), n_eval_episodes=2)[0] < 0.0
+    with pytest.raises(TypeError, match="environments are SyncVectorEnv; give a VecEnv"):
+        SB3Model(config, gymnasium.make_vec("Pendulum-v1", num_envs=2))
+
+
 @pytest.mark.parametrize("fresh", [[], ["fresh_at_switch=true", "boundary=oracle"]])
 def test_agents_with_a_replay_stop_and_load_at_any_step(fresh, tmp_path):
     words = ["network.hidden_sizes=[8]", "agent.warmup_steps=20", "agent.batch_size=8", *fresh]
