@@ -24,7 +24,7 @@ from analysis.compare.correlations import centred, correlations, rank_correlatio
 from analysis.compare.flags import UnknownSettings, context_flags
 from analysis.compare.flat_results import results_csv
 from analysis.compare.more_tables import correlation_table
-from analysis.compare.report import compose
+from analysis.compare.report import compose, warnings
 from analysis.compare.scores import score
 from analysis.compare.styles import ArmStyles
 from analysis.compare.task_figures import learning_figure
@@ -152,6 +152,23 @@ def test_unlike_and_missing_evaluations(tmp_path):
     assert score(found).tasks == ()
     text = str(compose(replace(found, about={**found.about, "out": "x"}), score(found), "x", []))
     assert "python evaluate.py run RUN_DIR" in text
+
+
+def test_evaluations_of_other_checkpoints_are_left_out_with_a_warning(tmp_path):
+    folder = with_tasks(tmp_path)
+    table = rates_to_success(RATES["redo"])
+    redo = [path for path in find_runs(folder) if "redo" in str(path)]
+    write_evaluation(redo[1], evaluation_of(table, 1, 3_000), {})
+    found = collect([folder])
+    assert score(found).tasks == ()
+    (said,) = [line for line in warnings(found) if "evaluation" in line]
+    name = "study/slippery_ant/ppo-mlp-redo/seed_1"
+    assert f"that of {name} is of step 3,000 of 4,000; measure the newest" in said
+    for path in find_runs(folder):  # all alike: nothing else would notice
+        write_evaluation(path, evaluation_of(table, int(path.name[-1]), 3_000), {})
+    found = collect([folder])
+    assert score(found).tasks == ()
+    assert "the evaluations of 6 runs are left out" in str(warnings(found))
 
 
 def test_a_cut_comparison_says_nothing_about_the_ends_of_whole_runs(tmp_path):

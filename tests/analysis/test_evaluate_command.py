@@ -107,9 +107,26 @@ def test_a_run_is_measured_and_written(run, capsys):
 
 
 def test_a_checkpoint_can_be_named(run):
+    newest = max((run / "checkpoints").iterdir())
+    assert quick(run, "--checkpoint", str(newest)) == evaluate.EXIT_DONE
+    assert json.loads((run / "evaluation.json").read_text())["checkpoint"] == newest.name
+    assert not (run / "evaluations").exists()
+
+
+def test_an_older_checkpoint_never_replaces_the_results_of_the_newest(run, tmp_path, capsys):
+    assert quick(run) == evaluate.EXIT_DONE
+    before = (run / "evaluation.json").read_bytes()
     first = min((run / "checkpoints").iterdir())
-    assert quick(run, "--checkpoint", str(first)) == evaluate.EXIT_DONE
-    assert json.loads((run / "evaluation.json").read_text())["checkpoint"] == first.name
+    folder = run / "evaluations" / first.name
+    alone = ["run", str(first), "--episodes", "1", "--frictions", "0.5"]
+    for words in ([*alone], ["run", str(run), "--checkpoint", str(first), *alone[2:]]):
+        shutil.rmtree(folder, ignore_errors=True)
+        assert evaluate.main(words) == evaluate.EXIT_DONE
+        assert (run / "evaluation.json").read_bytes() == before
+        assert json.loads((folder / "evaluation.json").read_text())["checkpoint"] == first.name
+        assert f"not the newest checkpoint: its results go to {folder}" in capsys.readouterr().out
+    assert evaluate.main([*alone, "--out", str(tmp_path / "out")]) == evaluate.EXIT_DONE
+    assert "not the newest" not in capsys.readouterr().out
 
 
 def damage(checkpoint):

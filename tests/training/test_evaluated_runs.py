@@ -322,11 +322,27 @@ def test_a_checkpoint_alone_and_fewer_goals(copied, capsys):
     shown = capsys.readouterr().out
     assert "only 2 of 4 goals per task: not for result tables" in shown
     assert "reach-v3" in shown
-    (found,) = load_evaluations(copied / "evaluation_partial.json")
+    folder = copied / "evaluations" / first.name
+    (found,) = load_evaluations(folder / "evaluation_partial.json")
     assert (found.kind, found.outcomes.goals) == ("partial", (0, 1))
     assert found.about["checkpoint"] == first.name
     assert (copied / "evaluation.json").read_bytes() == before
-    assert (copied / "figures" / "evaluation_partial.png").exists()
+    assert (folder / "figures" / "evaluation_partial.png").exists()
+
+
+def test_an_older_checkpoint_never_replaces_the_results_of_the_newest(copied, capsys):
+    names = ("evaluation.json", "evaluation.csv", "figures/evaluation.png")
+    newest = max((copied / "checkpoints").iterdir())
+    assert evaluate.main(["run", str(newest)]) == evaluate.EXIT_DONE
+    before = [(copied / name).read_bytes() for name in names]
+    first = min((copied / "checkpoints").iterdir())
+    words = ["run", str(copied), "--checkpoint", str(first)]
+    assert evaluate.main(words) == evaluate.EXIT_DONE
+    assert [(copied / name).read_bytes() for name in names] == before
+    folder = copied / "evaluations" / first.name
+    assert f"its results go to {folder}" in capsys.readouterr().out
+    (found,) = load_evaluations(folder)
+    assert found.about["checkpoint"] == first.name
 
 
 def refused(capsys, words, *expected):
