@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from analysis import planning, tune
+from analysis import planning, resuming, tune
 from analysis.checkpoint import CheckpointError
 from analysis.run_refusals import refuse_start
 from analysis.sequences import references
@@ -75,6 +75,9 @@ def show(arguments: Sequence[str]) -> int:
 
 COMMANDS: Mapping[str, Command] = {
     "show": Command(show, "the settings, without training", str(show.__doc__)),
+    "resume": Command(
+        resuming.resume, "go on with a run, from its directory", str(resuming.__doc__)
+    ),
     "plan": Command(
         planning.plan, "how long it will take", str(planning.__doc__), planning.PlanConfig
     ),
