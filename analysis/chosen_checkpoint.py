@@ -4,10 +4,36 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from analysis.checkpoint import CheckpointStore
+from analysis.checkpoint import CheckpointError, CheckpointStore
 
 FOLDER = "evaluations"
 """Below a run directory: results of checkpoints that are not the newest."""
+
+MAX_SHOWN = 20
+
+
+def find_checkpoint(run_dir: Path, named: Path) -> Path:
+    """The checkpoint that a command line names: one of the run, or any other directory.
+
+    Args:
+        run_dir: Run directory.
+        named: Name of a checkpoint of the run, such as `step-000000005120`, or the path of one.
+
+    Raises:
+        CheckpointError: There is neither; the message lists what the run has.
+    """
+    own = run_dir / "checkpoints" / named
+    if own.is_dir():  # an absolute path stays what it is
+        return own
+    if named.exists():
+        return named
+    names = [path.name for path in CheckpointStore(run_dir / "checkpoints").paths()]
+    if not names:
+        raise CheckpointError(
+            f"there is no checkpoint {named}, and {run_dir} has no checkpoint yet; train it first"
+        )
+    shown = ", ".join(names[:MAX_SHOWN]) + (", ..." if len(names) > MAX_SHOWN else "")
+    raise CheckpointError(f"there is no checkpoint {named}; {run_dir} has {shown}")
 
 
 def results_folder(run_dir: Path, checkpoint: Path | None) -> Path:

@@ -129,6 +129,16 @@ def test_an_older_checkpoint_never_replaces_the_results_of_the_newest(run, tmp_p
     assert "not the newest" not in capsys.readouterr().out
 
 
+def test_a_checkpoint_can_be_named_without_its_folder(run, capsys):
+    names = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert quick(run, "--checkpoint", names[0]) == evaluate.EXIT_DONE
+    record = json.loads((run / "evaluations" / names[0] / "evaluation.json").read_text())
+    assert record["checkpoint"] == names[0]
+    capsys.readouterr()
+    code = quick(run, "--checkpoint", "step-000000000001")
+    refused(capsys, code, "there is no checkpoint step-000000000001", *names)
+
+
 def damage(checkpoint):
     data = bytearray((checkpoint / "agent.safetensors").read_bytes())
     data[-1] ^= 1
