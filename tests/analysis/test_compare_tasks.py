@@ -139,6 +139,26 @@ def test_no_claim_while_an_arm_is_still_learning(tmp_path):
     assert supported("exploratory", level, rising) == "exploratory"
 
 
+def test_too_few_quick_evaluations_are_not_none(tmp_path):
+    with_tasks(tmp_path)
+    for path in find_runs(tmp_path):
+        file = path / "progress.csv"
+        header, *rows = file.read_text().splitlines()
+        if "redo" in str(path):  # one before the last fifth, one at the end
+            first, last = rows[0], rows[-1]
+            rest = [row.rpartition(",")[0] + "," for row in rows[1:-1]]
+            file.write_text("\n".join([header, first, *rest, last]) + "\n")
+        else:
+            place = header.split(",").index("eval_quick/success")
+            kept = [",".join(row.split(",")[:place]) for row in [header, *rows]]
+            file.write_text("\n".join(kept) + "\n")
+    scores = scores_by_arm(collect([tmp_path]))
+    few = "unknown: fewer than two quick evaluations in the last fifth"
+    assert scores["redo"].learning == few
+    assert scores["redo"].area is not None
+    assert scores["standard"].learning == "unknown: no quick evaluations"
+
+
 def test_unlike_and_missing_evaluations(tmp_path):
     with_tasks(tmp_path)
     path = next(p for p in find_runs(tmp_path) if "redo/seed_1" in str(p))
