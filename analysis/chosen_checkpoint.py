@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from analysis.checkpoint import CheckpointError, CheckpointStore
+from analysis.checkpoint_files import parse_step_name
 
 FOLDER = "evaluations"
 """Below a run directory: results of checkpoints that are not the newest."""
@@ -27,13 +28,27 @@ def find_checkpoint(run_dir: Path, named: Path) -> Path:
         return own
     if named.exists():
         return named
+    raise CheckpointError(f"there is no checkpoint {named}; {_what_there_is(run_dir)}")
+
+
+def checkpoint_at(run_dir: Path, step: int) -> Path:
+    """The newest checkpoint of a run that was saved at this environment step.
+
+    Raises:
+        CheckpointError: There is none; the message lists what the run has.
+    """
+    for path in CheckpointStore(run_dir / "checkpoints").paths():
+        name = parse_step_name(path.name)
+        if name is not None and name[0] == step:
+            return path
+    raise CheckpointError(f"there is no checkpoint at step {step:,}; {_what_there_is(run_dir)}")
+
+
+def _what_there_is(run_dir: Path) -> str:
     names = [path.name for path in CheckpointStore(run_dir / "checkpoints").paths()]
     if not names:
-        raise CheckpointError(
-            f"there is no checkpoint {named}, and {run_dir} has no checkpoint yet; train it first"
-        )
-    shown = ", ".join(names[:MAX_SHOWN]) + (", ..." if len(names) > MAX_SHOWN else "")
-    raise CheckpointError(f"there is no checkpoint {named}; {run_dir} has {shown}")
+        return f"{run_dir} has no checkpoint yet; train it first"
+    return f"{run_dir} has {', '.join(names[:MAX_SHOWN])}{', ...' if names[MAX_SHOWN:] else ''}"
 
 
 def results_folder(run_dir: Path, checkpoint: Path | None) -> Path:

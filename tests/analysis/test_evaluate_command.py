@@ -15,8 +15,11 @@ import yaml
 
 import evaluate
 import train
-from analysis.checkpoint import CheckpointStore
+from analysis.checkpoint import CheckpointError, CheckpointStore, load_checkpoint
+from analysis.restored import load_agent
+from analysis.run_files import NotARun
 from analysis.runs import load_runs
+from analysis.state_files import state_hash
 from analysis.summary import final_return
 from analysis.video import INSTALL_LINE, RenderingUnavailable, annotate, find_backend
 from configs.compose import compose_run
@@ -216,6 +219,24 @@ def test_figures_of_a_run_that_has_nothing_to_show_are_refused(tmp_path, capsys)
     (tmp_path / "progress.csv").write_text("env_steps,iteration\n")
     refused(capsys, evaluate.main(["figures", str(tmp_path)]), "no row yet; train it first")
     assert not (tmp_path / "figures").exists()
+
+
+def test_an_agent_comes_back_from_any_checkpoint_with_its_environments(run):
+    last, earlier = load_agent(run), load_agent(str(run), step=1536)
+    assert (last.env_steps, earlier.env_steps) == (3072, 1536)
+    for found in (last, earlier):
+        stored = load_checkpoint(run / "checkpoints" / found.checkpoint)
+        state = {"agent": found.agent.state_dict(), "env": found.envs.snapshot()}
+        expected = {name: stored.state[name] for name in state}
+        assert state_hash(state) == state_hash(expected)
+        observation, context = found.envs.last_observation, found.envs.context
+        np.testing.assert_array_equal(observation, stored.state["loop"]["observation"])
+        found.envs.step(found.agent.act(observation, context, explore=False))
+        found.close()
+    with pytest.raises(CheckpointError, match=r"no checkpoint at step 17; .* step-000000003072"):
+        load_agent(run, step=17)
+    with pytest.raises(NotARun, match="not a run directory"):
+        load_agent(run / "checkpoints", step=17)
 
 
 def test_inspect_prints_the_manifest_and_opens_nothing_else(run, capsys):

@@ -22,7 +22,7 @@ from analysis.multitask import deterministic_policy, load_evaluations, study
 from analysis.multitask.film import composed, grid, labelled, tile_size
 from analysis.multitask.measuring import Evaluator, describe_measured, goal_policy
 from analysis.multitask.training import TrainingEvaluation
-from analysis.restored import restore_on_tasks
+from analysis.restored import load_agent, restore_on_tasks
 from analysis.video import RenderingUnavailable, find_backend
 from configs.compose import compose_run
 from envs.meta_world import Config
@@ -110,6 +110,15 @@ def assert_same_state(first, second):
     for key, value in first.items():
         other = second[key]
         assert np.array_equal(np.asarray(value), np.asarray(other)), key
+
+
+def test_an_agent_comes_back_with_the_worlds_of_its_training(trained):
+    found, stored = load_agent(trained), last_state(trained)
+    assert_same_state(found.agent.state_dict(), stored["agent"])
+    np.testing.assert_array_equal(found.envs.last_observation, stored["loop"]["observation"])
+    np.testing.assert_array_equal(found.envs.context, stored["loop"]["context"])
+    found.envs.step(found.agent.act(found.envs.last_observation, found.envs.context, explore=False))
+    found.close()
 
 
 # While training -------------------------------------------------------------------------------
