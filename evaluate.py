@@ -54,8 +54,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run_and_checkpoint(named: Path, arguments: argparse.Namespace) -> tuple[Path, Path | None]:
     """The run directory, and the checkpoint to take; the newest intact one if None."""
+    from analysis.chosen_checkpoint import find_checkpoint
+
     if not (named / "manifest.json").is_file() or (named / "config.yaml").exists():
-        return named, arguments.checkpoint
+        chosen = arguments.checkpoint
+        return named, None if chosen is None else find_checkpoint(named, chosen)
     if arguments.checkpoint is not None:
         raise UsageError(f"{named} is a checkpoint already; leave out --checkpoint")
     return named.resolve().parents[1], named
@@ -105,11 +108,20 @@ def _evaluate_run(
         from analysis.multitask.command import evaluate_tasks
 
         _refuse_options(run_dir, arguments, ("frictions", "values", "episodes", "seed"))
-        out, goals = arguments.out or run_dir, arguments.goals
+        out, goals = _results_folder(run_dir, checkpoint, arguments), arguments.goals
         evaluate_tasks(run_dir, checkpoint, out, goals, arguments.rows_per_task, films)
     else:
         _refuse_options(run_dir, arguments, _not_of_worlds(run_dir))
         _evaluate_worlds(run_dir, checkpoint, frictions, arguments, films)
+
+
+def _results_folder(run_dir: Path, checkpoint: Path | None, arguments: argparse.Namespace) -> Path:
+    from analysis.chosen_checkpoint import results_folder
+
+    folder = arguments.out or results_folder(run_dir, checkpoint)
+    if checkpoint is not None and folder not in (run_dir, arguments.out):
+        print(f"{checkpoint.name} is not the newest checkpoint: its results go to {folder}")
+    return folder
 
 
 def _not_of_worlds(run_dir: Path) -> tuple[str, ...]:
@@ -146,7 +158,7 @@ def _evaluate_worlds(
     from analysis.evaluation import evaluate, results_table, write_results
     from analysis.restored import restore
 
-    out, seed = arguments.out or run_dir, arguments.seed or 0
+    out, seed = _results_folder(run_dir, checkpoint, arguments), arguments.seed or 0
     episodes = arguments.episodes or DEFAULT_EPISODES
     restored = restore(run_dir, checkpoint)
     try:
@@ -325,9 +337,9 @@ def _parser() -> argparse.ArgumentParser:
     added = command(run)
     added.add_argument("run_dir", type=Path, nargs="?", metavar="RUN_DIR", help="or a checkpoint")
     added.add_argument("--experiment", metavar="NAME", help="all runs in runs/NAME instead")
-    added.add_argument("--checkpoint", type=Path, help="instead of the newest intact one")
+    added.add_argument("--checkpoint", type=Path, help="name or path; default: newest intact")
     added.add_argument("--video", action="store_true", help="film every world, or all tasks")
-    added.add_argument("--out", type=Path, help="folder of the results instead of RUN_DIR")
+    added.add_argument("--out", type=Path, help="folder of the results; default: RUN_DIR")
     walking = added.add_argument_group("walking robots")
     walking.add_argument("--frictions", help=f"default: {DEFAULT_FRICTIONS}")
     other = "where another quantity than friction changed, such as 0.5,1,2"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from analysis import planning, tune
+from analysis import planning, resuming, tune
 from analysis.checkpoint import CheckpointError
 from analysis.run_refusals import refuse_start
 from analysis.sequences import references
@@ -19,7 +19,7 @@ from analysis.tuning_plan import TuneConfig
 from configs.compose import compose_run, without_none
 from configs.exit_codes import EXIT_CONFIGURATION, EXIT_DONE
 from configs.members import check_single, member_words
-from configs.schema import ConfigurationError
+from configs.schema import ConfigurationError, to_plain
 from configs.sweep import check_sweep, is_multirun
 
 
@@ -43,11 +43,11 @@ class Command:
 def show(arguments: Sequence[str]) -> int:
     """`python train.py show ...`: the settings of a command line, without training.
 
-    Prints the directory of the run and its composed configuration, as config.yaml will hold it.
-    With `-m` one line per run of the sweep instead, its directory and the words that make it.
-    What training would refuse before its first step is refused here, too, after the settings: a run
-    that is not there yet is built once. The runs of a sweep are not built, only their settings
-    checked.
+    Prints the directory of the run and all of its settings, also those that config.yaml leaves out
+    at their default because they came after the first runs. With `-m` one line per run of the sweep
+    instead, its directory and the words that make it. What training would refuse before its first
+    step is refused here, too, after the settings: a run that is not there yet is built once. The
+    runs of a sweep are not built, only their settings checked.
     """
     words = [word for word in arguments if word not in ("-m", "--multirun")]
     try:
@@ -60,7 +60,8 @@ def show(arguments: Sequence[str]) -> int:
             check_single(words)
             composed = compose_run(words)
             print(f"# {composed.place}")
-            print(yaml.safe_dump(composed.plain, sort_keys=False, allow_unicode=True), end="")
+            settings = to_plain(composed.config, complete=True)
+            print(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), end="")
             sys.stdout.flush()
             refuse_start(composed.config, Path(composed.place))
         sys.stdout.flush()
@@ -74,6 +75,9 @@ def show(arguments: Sequence[str]) -> int:
 
 COMMANDS: Mapping[str, Command] = {
     "show": Command(show, "the settings, without training", str(show.__doc__)),
+    "resume": Command(
+        resuming.resume, "go on with a run, from its directory", str(resuming.__doc__)
+    ),
     "plan": Command(
         planning.plan, "how long it will take", str(planning.__doc__), planning.PlanConfig
     ),

@@ -10,6 +10,7 @@ from typing import Any
 from agents.base import Agent
 from analysis.adoption import NoFit, adopt
 from analysis.checkpoint import CheckpointError, CheckpointStore, LoadedCheckpoint, load_checkpoint
+from analysis.chosen_checkpoint import checkpoint_at
 from analysis.multitask.measuring import Evaluator
 from analysis.run_files import NotARun, read_config
 from configs.build import build_agent, build_environment, resolve_threads, with_context
@@ -139,9 +140,39 @@ def restore_on_stream(run_dir: Path, checkpoint: Path | None = None) -> Restored
         raise NotARun(
             f"{run_dir} was trained on env.kind={config.env.kind}, which is no stream of examples"
         )
+    return _as_it_was(run_dir, config, loaded, problems)
+
+
+def load_agent(run_dir: Path | str, step: int | None = None) -> Restored:
+    """The agent of any run and its environments, both as they were at a checkpoint.
+
+    For measurements of one's own. The next action answers `envs.last_observation`, (N, obs), and
+    `envs.context`, (N, C); `close` releases threads. Nothing is written.
+
+    Args:
+        run_dir: Run directory.
+        step: Environment steps of the checkpoint, None for the newest one that is intact.
+
+    Raises:
+        NotARun: The path is not a run directory.
+        CheckpointError: There is no checkpoint, none at this step (the message lists what there
+            is), or it is damaged or of another agent or world.
+        ConfigurationError: The configuration is not one of this version, or its files are missing.
+    """
+    path = Path(run_dir)
+    read_config(path)
+    checkpoint = None if step is None else checkpoint_at(path, step)
+    return _as_it_was(path, *_load(path, checkpoint))
+
+
+def _as_it_was(
+    run_dir: Path, config: RunConfig, loaded: LoadedCheckpoint, problems: tuple[str, ...]
+) -> Restored:
+    """Agent and environments of a run at a checkpoint, in the middle of whatever they did."""
     envs, info = build_environment(config)
     try:
         _refuse_other_worlds(run_dir, loaded, {"environment": info.name})
+        envs.reset()
         _go_on(envs, run_dir, loaded)
         agent = _revive(run_dir, config, info, loaded)
     except (CheckpointError, ValueError):
@@ -155,7 +186,7 @@ def _go_on(envs: Any, run_dir: Path, loaded: LoadedCheckpoint) -> None:
         envs.restore(loaded.state["env"])
     except ValueError as error:
         raise CheckpointError(
-            f"checkpoint {loaded.path} does not fit the stream of {run_dir}: {error}"
+            f"checkpoint {loaded.path} does not fit the environments of {run_dir}: {error}"
         ) from error
 
 

@@ -173,6 +173,7 @@ def read_regimes(run_dir: Path) -> tuple[Regime, ...]:
     """Worlds of a run so far, from its events; a run without any has one.
 
     Where each environment changes at its own time, a world begins with the first that enters it.
+    A world that a run enters at its very last step is left out: nothing has happened in it.
 
     Raises:
         NotARun: A line of events.jsonl is damaged.
@@ -182,8 +183,10 @@ def read_regimes(run_dir: Path) -> tuple[Regime, ...]:
     for index, env_steps, value in world_events(Path(run_dir) / "events.jsonl"):
         starts.setdefault(index, env_steps)
         values.setdefault(index, []).extend(value)
-    ordered = sorted(starts)
-    ends = [starts[index] for index in ordered[1:]] + [last_step(run_dir)]
+    ordered, last = sorted(starts), last_step(run_dir)
+    ends = [starts[index] for index in ordered[1:]] + [last]
+    while len(ordered) > 1 and starts[ordered[-1]] >= last:
+        del ordered[-1], ends[-1]
     return tuple(
         Regime(
             index,

@@ -45,6 +45,14 @@ class LongTable:
     def __len__(self) -> int:
         return len(self._numbers["value"])
 
+    def __repr__(self) -> str:
+        """Size and columns, for interactive sessions."""
+        runs, metrics = (len(set(self._codes[name].tolist())) for name in ("run", "metric"))
+        return (
+            f"LongTable({len(self):,} rows of {runs} runs and {metrics} metrics; columns "
+            f"{', '.join(COLUMNS)})"
+        )
+
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns."""

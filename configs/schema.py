@@ -143,18 +143,24 @@ def later(default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"later": True})
 
 
-def to_plain(value: Any) -> Any:
-    """Turn dataclasses into plain nested values, as written to config.yaml."""
+def to_plain(value: Any, complete: bool = False) -> Any:
+    """Turn dataclasses into plain nested values, as written to config.yaml.
+
+    Args:
+        value: A dataclass, or a value inside one.
+        complete: Also the settings of `later` that are at their default, as people want to see
+            them.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
-            f.name: to_plain(getattr(value, f.name))
+            f.name: to_plain(getattr(value, f.name), complete)
             for f in dataclasses.fields(value)
-            if not (f.metadata.get("later") and getattr(value, f.name) == f.default)
+            if complete or not (f.metadata.get("later") and getattr(value, f.name) == f.default)
         }
     if isinstance(value, Mapping):
-        return {str(key): to_plain(item) for key, item in value.items()}
+        return {str(key): to_plain(item, complete) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [to_plain(item) for item in value]
+        return [to_plain(item, complete) for item in value]
     return value
 
 

@@ -14,6 +14,9 @@ from analysis.multitask.study import check_alike
 from configs.run import can_visit_goals
 
 FACTS = ("benchmark", "reward_version", "horizon", "success", "num_goals", "goal_policy", "backend")
+# Runs whose evaluation is of another step than their last -> that step and the last one; absent
+# where there is none, and in older data.
+OF_OTHER_STEPS = "evaluated_at_other_steps"
 NO_TASKS: Mapping[str, Any] = {"tasks": [], "task_facts": {}, "not_evaluated": []}
 
 
@@ -36,18 +39,26 @@ def add_tasks(values: Mapping[int, dict[str, Array]], members: Sequence[Member])
 
     Returns:
         `tasks`, their labels, empty where nothing was evaluated; `task_facts`, what makes the
-        numbers comparable; `not_evaluated`, runs without an evaluation.
+        numbers comparable; `not_evaluated`, runs without an evaluation of their last step; and
+        `OF_OTHER_STEPS`, those of them that have one of an earlier or later checkpoint.
 
     Raises:
         NotAnEvaluation: A file is damaged.
         UnlikeRuns: The evaluations mean different things.
     """
     found: dict[int, Evaluation] = {}
+    others: dict[str, list[int]] = {}
     for place, member in enumerate(members):
         if member.status != "failed" and has_evaluation(member):
-            (found[place],) = load_evaluations(member.path)
+            (evaluation,) = load_evaluations(member.path)
+            steps = int(evaluation.about["env_steps"])
+            if steps == member.env_steps:
+                found[place] = evaluation
+            else:
+                others[_short_name(member)] = [steps, member.env_steps]
+    left_out = {OF_OTHER_STEPS: others} if others else {}
     if not found:
-        return dict(NO_TASKS)
+        return {**NO_TASKS, **left_out}
     check_alike(list(found.values()))
     first = next(iter(found.values()))
     lacking = []
@@ -61,6 +72,11 @@ def add_tasks(values: Mapping[int, dict[str, Array]], members: Sequence[Member])
             for name in ("success", "final_success"):
                 values[place][f"task/{name}"] = np.zeros(len(first.tasks))
         else:
-            lacking.append("/".join(member.path.resolve().parts[-4:]))
+            lacking.append(_short_name(member))
     facts = {key: first.manifest[key] for key in FACTS}
-    return {"tasks": list(first.labels), "task_facts": facts, "not_evaluated": lacking}
+    about = {"tasks": list(first.labels), "task_facts": facts, "not_evaluated": lacking}
+    return {**about, **left_out}
+
+
+def _short_name(member: Member) -> str:
+    return "/".join(member.path.resolve().parts[-4:])

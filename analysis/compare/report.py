@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from analysis.compare.arm_scores import Scores
 from analysis.compare.cells import Table
 from analysis.compare.course import CoursePoint, course, course_csv, course_table
+from analysis.compare.evaluations import OF_OTHER_STEPS
 from analysis.compare.fairness import fairness_table
 from analysis.compare.figures import draw_figures
 from analysis.compare.flat_results import correlations_csv, gate_csv, results_csv
@@ -153,7 +154,15 @@ def warnings(study: Study) -> list[str]:
             f"exploratory: fewer than {ENOUGH_SEEDS} seeds of the fresh networks of "
             f"{', '.join(few)}"
         )
-    if lacking := about.get("not_evaluated"):
+    others = about.get(OF_OTHER_STEPS, {})
+    if others:
+        name, (steps, last) = next(iter(others.items()))
+        found.append(
+            f"the evaluations of {len(others)} runs are left out, because they are of another step "
+            f"than the last: that of {name} is of step {steps:,} of {last:,}; measure the newest "
+            "checkpoint with: python evaluate.py run RUN_DIR"
+        )
+    if lacking := [name for name in about.get("not_evaluated", ()) if name not in others]:
         found.append(
             f"{len(lacking)} runs such as {lacking[0]} have no evaluation of their tasks, so there "
             "is no table of tasks; make them with: python evaluate.py run RUN_DIR"

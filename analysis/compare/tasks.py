@@ -43,6 +43,7 @@ class TaskScores:
         area: Mean success of the quick evaluations over the whole run, of the runs that have any
             and of failed ones; None without any.
         gain: Success gained over the last fifth of training; None without enough evaluations.
+        is_followed: Whether any run has quick evaluations.
     """
 
     arm: str
@@ -56,12 +57,14 @@ class TaskScores:
     p_adjusted: float = math.nan
     area: Interval | None = None
     gain: Interval | None = None
+    is_followed: bool = False
 
     @property
     def learning(self) -> str:
         """What the arm was doing when it was stopped, for a table."""
         if self.gain is None:
-            return "unknown: no quick evaluations"
+            few = "fewer than two quick evaluations in the last fifth"
+            return f"unknown: {few if self.is_followed else 'no quick evaluations'}"
         return f"{self.trend} ({100 * self.gain.estimate:+.1f} points)"
 
     @property
@@ -129,6 +132,9 @@ def task_scores(study: Study) -> tuple[TaskScores, ...]:
                 float(study.matrix(facts.name, "task/final_success").mean()),
                 area=area,
                 gain=gain,
+                is_followed=any(
+                    "quick/success" in r.values for r in study.runs[facts.name].values()
+                ),
             )
         )
     _compare(study, found, means)

@@ -187,6 +187,26 @@ def test_no_claim_while_an_arm_is_still_learning(tmp_path):
     assert supported("exploratory", level, rising) == "exploratory"
 
 
+def test_too_few_quick_evaluations_are_not_none(tmp_path):
+    with_tasks(tmp_path)
+    for path in find_runs(tmp_path):
+        file = path / "progress.csv"
+        header, *rows = file.read_text().splitlines()
+        if "redo" in str(path):  # one before the last fifth, one at the end
+            first, last = rows[0], rows[-1]
+            rest = [row.rpartition(",")[0] + "," for row in rows[1:-1]]
+            file.write_text("\n".join([header, first, *rest, last]) + "\n")
+        else:
+            place = header.split(",").index("eval_quick/success")
+            kept = [",".join(row.split(",")[:place]) for row in [header, *rows]]
+            file.write_text("\n".join(kept) + "\n")
+    scores = scores_by_arm(collect([tmp_path]))
+    few = "unknown: fewer than two quick evaluations in the last fifth"
+    assert scores["redo"].learning == few
+    assert scores["redo"].area is not None
+    assert scores["standard"].learning == "unknown: no quick evaluations"
+
+
 def test_unlike_and_missing_evaluations(tmp_path):
     with_tasks(tmp_path)
     path = next(p for p in find_runs(tmp_path) if "redo/seed_1" in str(p))
@@ -200,6 +220,23 @@ def test_unlike_and_missing_evaluations(tmp_path):
     assert score(found).tasks == ()
     text = str(compose(replace(found, about={**found.about, "out": "x"}), score(found), "x", []))
     assert "python evaluate.py run RUN_DIR" in text
+
+
+def test_evaluations_of_other_checkpoints_are_left_out_with_a_warning(tmp_path):
+    folder = with_tasks(tmp_path)
+    table = rates_to_success(RATES["redo"])
+    redo = [path for path in find_runs(folder) if "redo" in str(path)]
+    write_evaluation(redo[1], evaluation_of(table, 1, 3_000), {})
+    found = collect([folder])
+    assert score(found).tasks == ()
+    (said,) = [line for line in warnings(found) if "evaluation" in line]
+    name = "study/slippery_ant/ppo-mlp-redo/seed_1"
+    assert f"that of {name} is of step 3,000 of 4,000; measure the newest" in said
+    for path in find_runs(folder):  # all alike: nothing else would notice
+        write_evaluation(path, evaluation_of(table, int(path.name[-1]), 3_000), {})
+    found = collect([folder])
+    assert score(found).tasks == ()
+    assert "the evaluations of 6 runs are left out" in str(warnings(found))
 
 
 def test_a_cut_comparison_says_nothing_about_the_ends_of_whole_runs(tmp_path):

@@ -15,8 +15,11 @@ import yaml
 
 import evaluate
 import train
-from analysis.checkpoint import CheckpointStore
+from analysis.checkpoint import CheckpointError, CheckpointStore, load_checkpoint
+from analysis.restored import load_agent
+from analysis.run_files import NotARun
 from analysis.runs import load_runs
+from analysis.state_files import state_hash
 from analysis.summary import final_return
 from analysis.video import INSTALL_LINE, RenderingUnavailable, annotate, find_backend
 from configs.compose import compose_run
@@ -107,9 +110,36 @@ def test_a_run_is_measured_and_written(run, capsys):
 
 
 def test_a_checkpoint_can_be_named(run):
+    newest = max((run / "checkpoints").iterdir())
+    assert quick(run, "--checkpoint", str(newest)) == evaluate.EXIT_DONE
+    assert json.loads((run / "evaluation.json").read_text())["checkpoint"] == newest.name
+    assert not (run / "evaluations").exists()
+
+
+def test_an_older_checkpoint_never_replaces_the_results_of_the_newest(run, tmp_path, capsys):
+    assert quick(run) == evaluate.EXIT_DONE
+    before = (run / "evaluation.json").read_bytes()
     first = min((run / "checkpoints").iterdir())
-    assert quick(run, "--checkpoint", str(first)) == evaluate.EXIT_DONE
-    assert json.loads((run / "evaluation.json").read_text())["checkpoint"] == first.name
+    folder = run / "evaluations" / first.name
+    alone = ["run", str(first), "--episodes", "1", "--frictions", "0.5"]
+    for words in ([*alone], ["run", str(run), "--checkpoint", str(first), *alone[2:]]):
+        shutil.rmtree(folder, ignore_errors=True)
+        assert evaluate.main(words) == evaluate.EXIT_DONE
+        assert (run / "evaluation.json").read_bytes() == before
+        assert json.loads((folder / "evaluation.json").read_text())["checkpoint"] == first.name
+        assert f"not the newest checkpoint: its results go to {folder}" in capsys.readouterr().out
+    assert evaluate.main([*alone, "--out", str(tmp_path / "out")]) == evaluate.EXIT_DONE
+    assert "not the newest" not in capsys.readouterr().out
+
+
+def test_a_checkpoint_can_be_named_without_its_folder(run, capsys):
+    names = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert quick(run, "--checkpoint", names[0]) == evaluate.EXIT_DONE
+    record = json.loads((run / "evaluations" / names[0] / "evaluation.json").read_text())
+    assert record["checkpoint"] == names[0]
+    capsys.readouterr()
+    code = quick(run, "--checkpoint", "step-000000000001")
+    refused(capsys, code, "there is no checkpoint step-000000000001", *names)
 
 
 def damage(checkpoint):
@@ -189,6 +219,24 @@ def test_figures_of_a_run_that_has_nothing_to_show_are_refused(tmp_path, capsys)
     (tmp_path / "progress.csv").write_text("env_steps,iteration\n")
     refused(capsys, evaluate.main(["figures", str(tmp_path)]), "no row yet; train it first")
     assert not (tmp_path / "figures").exists()
+
+
+def test_an_agent_comes_back_from_any_checkpoint_with_its_environments(run):
+    last, earlier = load_agent(run), load_agent(str(run), step=1536)
+    assert (last.env_steps, earlier.env_steps) == (3072, 1536)
+    for found in (last, earlier):
+        stored = load_checkpoint(run / "checkpoints" / found.checkpoint)
+        state = {"agent": found.agent.state_dict(), "env": found.envs.snapshot()}
+        expected = {name: stored.state[name] for name in state}
+        assert state_hash(state) == state_hash(expected)
+        observation, context = found.envs.last_observation, found.envs.context
+        np.testing.assert_array_equal(observation, stored.state["loop"]["observation"])
+        found.envs.step(found.agent.act(observation, context, explore=False))
+        found.close()
+    with pytest.raises(CheckpointError, match=r"no checkpoint at step 17; .* step-000000003072"):
+        load_agent(run, step=17)
+    with pytest.raises(NotARun, match="not a run directory"):
+        load_agent(run / "checkpoints", step=17)
 
 
 def test_inspect_prints_the_manifest_and_opens_nothing_else(run, capsys):

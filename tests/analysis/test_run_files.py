@@ -22,7 +22,7 @@ from analysis.run_files import (
     read_regimes,
     read_table,
 )
-from analysis.summary import final_return
+from analysis.summary import final_return, summary_table
 
 
 def test_the_configuration_is_read_back(tmp_path):
@@ -122,6 +122,18 @@ def test_a_switch_that_no_agent_hears_of_begins_a_regime_too(tmp_path):
     assert final_return(run) == 3.0
     line = (run / "events.jsonl").read_bytes().splitlines(keepends=True)[1]
     assert copies._events(SimpleNamespace(path=run)) == line
+
+
+def test_a_world_entered_at_the_last_step_is_left_out(tmp_path):
+    run = make_run(tmp_path / "run")
+    add_episodes(run, (95, 1.0, 5, 0, False), (199, 3.0, 5, 1, False), (200, 5.0, 1, 1, True))
+    add_switches(run, (100, 1, 0.1), (200, 2, 1.5))
+    assert [(r.index, r.start, r.end) for r in read_regimes(run)] == [(0, 0, 100), (1, 100, 200)]
+    assert final_return(run) == 3.0
+    assert "final return 3.0" in summary_table(run)
+    add_checkpoint(run, 208)
+    assert read_regimes(run)[-1].end == 208
+    assert read_regimes(run)[-1].index == 2
 
 
 def test_environments_that_switch_one_by_one_share_a_regime(tmp_path):

@@ -33,6 +33,14 @@ def runs(tmp_path):
     return paths
 
 
+def test_a_table_shows_its_size_and_columns(runs):
+    table = load_runs(runs)
+    shown = repr(table)
+    assert shown.startswith(f"LongTable({len(table)} rows of {len(runs)} runs and 3 metrics; ")
+    assert all(name in shown for name in table.columns)
+    assert repr(table.where(metric="nothing")).startswith("LongTable(0 rows of 0 runs and 0 ")
+
+
 def test_rows_are_long_form_and_named_by_their_place(runs):
     table = load_runs(runs[:1])
     rows = list(table.rows())

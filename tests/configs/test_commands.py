@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import fields
 
 import pytest
 import yaml
@@ -11,15 +12,25 @@ from analysis.commands import COMMANDS
 from configs import sweep as sweeping
 from configs.compose import compose_run, presets
 from configs.members import check_single, swept_by_experiment
-from configs.schema import ConfigurationError
+from configs.run import load_run
+from configs.schema import ConfigurationError, flat
 
 
-def test_show_prints_what_a_run_would_store_and_trains_nothing(capsys, tmp_path):
+def test_show_prints_all_settings_and_trains_nothing(capsys, tmp_path):
     words = ["env=mt10", "agent=sac", "arm=dendritic", f"runs_root={tmp_path / 'runs'}", "seed=3"]
     assert train.main(["show", *words]) == train.EXIT_DONE
     text = capsys.readouterr().out
     composed = compose_run(words)
-    assert yaml.safe_load(text) == composed.plain
+    shown = flat(yaml.safe_load(text))
+    assert shown.items() >= flat(composed.plain).items()
+    assert load_run(yaml.safe_load(text)) == composed.config
+    # Also what came later and is left out of config.yaml at its default.
+    assert "log.extended" not in flat(composed.plain)
+    assert (shown["log.extended"], shown["log.trainability_steps"]) == (False, None)
+    assert shown["value_network"] is None
+    for part in ("env", "agent", "network", "optimizer", "context", "log"):
+        names = {field.name for field in fields(getattr(composed.config, part))}
+        assert {key.split(".")[1] for key in shown if key.startswith(f"{part}.")} == names
     assert text.splitlines()[0] == f"# {tmp_path / 'runs' / composed.relative_directory}"
     assert list(tmp_path.iterdir()) == []
 

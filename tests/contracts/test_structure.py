@@ -24,8 +24,9 @@ ALLOWED = {
 # Agents themselves stay independent of files and configuration; only the adapter to
 # stable-baselines3's conventions saves and loads.
 ADAPTERS = {"agents/sb3.py"}
-# Start whole runs: the members of a sweep, and the benchmark.
+# Start whole runs: the members of a sweep, a run that goes on, and the benchmark.
 STARTS_RUNS = {
+    "analysis/resuming.py",
     "configs/sweep.py",
     "analysis/throughput/agents_at_work.py",
     "analysis/throughput/rehearsal.py",

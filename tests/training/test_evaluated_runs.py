@@ -22,7 +22,7 @@ from analysis.multitask import deterministic_policy, load_evaluations, study
 from analysis.multitask.film import composed, grid, labelled, tile_size
 from analysis.multitask.measuring import Evaluator, describe_measured, goal_policy
 from analysis.multitask.training import TrainingEvaluation
-from analysis.restored import restore_on_tasks
+from analysis.restored import load_agent, restore_on_tasks
 from analysis.video import RenderingUnavailable, find_backend
 from configs.compose import compose_run
 from envs.meta_world import Config
@@ -110,6 +110,15 @@ def assert_same_state(first, second):
     for key, value in first.items():
         other = second[key]
         assert np.array_equal(np.asarray(value), np.asarray(other)), key
+
+
+def test_an_agent_comes_back_with_the_worlds_of_its_training(trained):
+    found, stored = load_agent(trained), last_state(trained)
+    assert_same_state(found.agent.state_dict(), stored["agent"])
+    np.testing.assert_array_equal(found.envs.last_observation, stored["loop"]["observation"])
+    np.testing.assert_array_equal(found.envs.context, stored["loop"]["context"])
+    found.envs.step(found.agent.act(found.envs.last_observation, found.envs.context, explore=False))
+    found.close()
 
 
 # While training -------------------------------------------------------------------------------
@@ -322,11 +331,27 @@ def test_a_checkpoint_alone_and_fewer_goals(copied, capsys):
     shown = capsys.readouterr().out
     assert "only 2 of 4 goals per task: not for result tables" in shown
     assert "reach-v3" in shown
-    (found,) = load_evaluations(copied / "evaluation_partial.json")
+    folder = copied / "evaluations" / first.name
+    (found,) = load_evaluations(folder / "evaluation_partial.json")
     assert (found.kind, found.outcomes.goals) == ("partial", (0, 1))
     assert found.about["checkpoint"] == first.name
     assert (copied / "evaluation.json").read_bytes() == before
-    assert (copied / "figures" / "evaluation_partial.png").exists()
+    assert (folder / "figures" / "evaluation_partial.png").exists()
+
+
+def test_an_older_checkpoint_never_replaces_the_results_of_the_newest(copied, capsys):
+    names = ("evaluation.json", "evaluation.csv", "figures/evaluation.png")
+    newest = max((copied / "checkpoints").iterdir())
+    assert evaluate.main(["run", str(newest)]) == evaluate.EXIT_DONE
+    before = [(copied / name).read_bytes() for name in names]
+    first = min((copied / "checkpoints").iterdir())
+    words = ["run", str(copied), "--checkpoint", str(first)]
+    assert evaluate.main(words) == evaluate.EXIT_DONE
+    assert [(copied / name).read_bytes() for name in names] == before
+    folder = copied / "evaluations" / first.name
+    assert f"its results go to {folder}" in capsys.readouterr().out
+    (found,) = load_evaluations(folder)
+    assert found.about["checkpoint"] == first.name
 
 
 def refused(capsys, words, *expected):

@@ -38,6 +38,10 @@ def run_directory(root):
     return found[0]
 
 
+def newest(root):
+    return CheckpointStore(run_directory(root) / "checkpoints").load_latest()
+
+
 def final_state(root):
     """State hash of the newest checkpoint and the bytes of every deterministic file."""
     directory = run_directory(root)
@@ -214,6 +218,68 @@ def test_sigterm_saves_and_says_that_the_run_can_go_on(undisturbed, tmp_path):
     words = ["num_threads=1", "log.checkpoint_minutes=0"]
     assert run(tmp_path, *words) == train.EXIT_DONE
     assert final_state(tmp_path) == final_state(undisturbed)
+
+
+def test_a_run_goes_on_from_its_directory_in_the_same_bits(undisturbed, tmp_path, capsys):
+    """Whatever words made it: `fresh=true` of then must not move the run aside now."""
+    process = start(tmp_path, "num_threads=1", "log.checkpoint_minutes=0", "fresh=true")
+    wait_for_checkpoint(tmp_path, 2048, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    directory = run_directory(tmp_path)
+    stored = (directory / "config.yaml").read_bytes()
+    assert train.main(["resume", str(directory), "progress=false"]) == train.EXIT_DONE
+    assert final_state(tmp_path) == final_state(undisturbed)
+    hashes = [newest(root).manifest["config_hash"] for root in (tmp_path, undisturbed)]
+    assert hashes[0] == hashes[1]
+    assert (directory / "config.yaml").read_bytes() == stored
+    capsys.readouterr()
+    assert train.main(["resume", str(directory)]) == train.EXIT_DONE
+    assert "finished already; nothing to do" in capsys.readouterr().out
+
+
+def test_a_run_is_made_longer_from_its_directory(tmp_path, monkeypatch, capsys):
+    assert run(tmp_path / "a", "num_threads=1", "total_steps=3072") == train.EXIT_DONE
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    longer = ["total_steps=6144", "accept_change=true"]
+    directory = run_directory(tmp_path / "b")
+    assert run(tmp_path / "b", "num_threads=1", f"run_dir={directory}", *longer) == train.EXIT_DONE
+    directory = run_directory(tmp_path / "a")
+    monkeypatch.chdir(directory)
+    assert train.main(["resume", ".", longer[0]]) == train.EXIT_CONFIGURATION
+    assert "accept_change=true to go on" in capsys.readouterr().err
+    assert train.main(["resume", ".", *longer]) == train.EXIT_DONE
+    assert final_state(tmp_path / "a") == final_state(tmp_path / "b")
+    assert final_state(tmp_path / "a")[0] == 6144
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "name it first: python train.py resume RUN_DIR"),
+        (["total_steps=5"], "name it first"),
+        (["NOWHERE"], "is not a directory"),
+        (["RUN", "agent=sac"], "chooses a preset, which would make another run"),
+        (["RUN", "run_dir=x"], "names a place"),
+        (["RUN", "fresh=true"], "would start the run anew"),
+        (["RUN", "agent.discont=0.9"], "did you mean agent.discount?"),
+        (["RUN", "agent.discount=0.9", "accept_change=true"], "cannot change within a run"),
+        (["RUN", "seed=1,2"], "one run goes on"),
+        (["RUN", "total_steps=x"], "must be a whole number"),
+        (["RUN", "total_steps=1", "total_steps=2"], "set total_steps twice"),
+        (["RUN", "total_steps"], "cannot read 'total_steps'"),
+    ],
+)
+def test_what_cannot_be_gone_on_with_is_refused(undisturbed, tmp_path, capsys, words, message):
+    directory = run_directory(undisturbed)
+    before = sorted((path, path.stat().st_mtime_ns) for path in directory.rglob("*.*"))
+    places = {"RUN": str(directory), "NOWHERE": str(tmp_path / "nowhere")}
+    words = [places.get(word, word) for word in words]
+    assert train.main(["resume", *words]) == train.EXIT_CONFIGURATION
+    error = capsys.readouterr().err
+    assert error.startswith("configuration: ")
+    assert message in error
+    assert sorted((path, path.stat().st_mtime_ns) for path in directory.rglob("*.*")) == before
 
 
 def test_a_finished_run_is_left_alone(undisturbed, capsys):

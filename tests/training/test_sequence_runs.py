@@ -12,6 +12,7 @@ from agents.sac import SAC
 from analysis.checkpoint import CheckpointStore
 from analysis.multitask import load_evaluations
 from analysis.multitask.training import TrainingEvaluation
+from analysis.restored import load_agent
 from analysis.run_files import NotARun
 from analysis.sequences import find_references, read_matrix, study
 from analysis.sequences.references import GROUP, reference_key
@@ -91,6 +92,20 @@ def trained(root):
     code, place = run(root)
     assert code == train.EXIT_DONE
     return place
+
+
+def test_an_agent_comes_back_in_the_middle_of_its_sequence(trained):
+    first = load_agent(trained, step=last_steps(trained)[0])
+    found = load_agent(trained)
+    assert first.env_steps < found.env_steps
+    for one in (first, found):
+        observation, context = one.envs.last_observation, one.envs.context
+        one.envs.step(one.agent.act(observation, context, explore=False))
+        one.close()
+
+
+def last_steps(place):
+    return sorted(int(path.name[5:17]) for path in (place / "checkpoints").iterdir())
 
 
 def rows_of(place, column):
