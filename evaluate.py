@@ -43,10 +43,11 @@ class _Parser(argparse.ArgumentParser):
 def run(arguments: argparse.Namespace) -> int:
     """Measure the newest intact checkpoint: returns at fixed frictions, or success on tasks."""
     from analysis.evaluation import checked_frictions
+    from analysis.video import choose_backend
 
     frictions = checked_frictions(arguments.frictions or DEFAULT_FRICTIONS)
     run_dirs = _named_runs(arguments)
-    films = arguments.video and _opengl_works()
+    films = arguments.video and choose_backend()
     for run_dir in run_dirs:
         _evaluate_run(*_run_and_checkpoint(run_dir, arguments), frictions, arguments, films)
     return EXIT_DONE
@@ -78,18 +79,6 @@ def _named_runs(arguments: argparse.Namespace) -> list[Path]:
             "go with one run directory"
         )
     return found
-
-
-def _opengl_works() -> bool:
-    """Choose MuJoCo's OpenGL before MuJoCo is imported; without one, say what to install."""
-    from analysis.video import RenderingUnavailable, find_backend
-
-    try:
-        os.environ["MUJOCO_GL"] = find_backend()
-    except RenderingUnavailable as error:
-        print(f"no video: {error}", file=sys.stderr)
-        return False
-    return True
 
 
 def _evaluate_run(

@@ -44,14 +44,18 @@ class RenderingUnavailable(RuntimeError):
 def find_backend() -> str:
     """Find a value of MUJOCO_GL that draws pictures here.
 
-    One that the user has set is the only one tried. MuJoCo reads the variable when it is first
-    imported, so set it before.
+    One that the user has set is tried first, and `disable` is respected. MuJoCo reads the variable
+    when it is first imported, so set it before.
 
     Raises:
         RenderingUnavailable: Nothing draws.
     """
     chosen = os.environ.get("MUJOCO_GL")
-    for backend in (chosen,) if chosen else BACKENDS:
+    if chosen == "disable":
+        raise RenderingUnavailable(
+            f"MUJOCO_GL=disable switches drawing off; unset it, or install: {INSTALL_LINE}"
+        )
+    for backend in dict.fromkeys((chosen, *BACKENDS) if chosen else BACKENDS):
         environment = {**os.environ, "MUJOCO_GL": backend}
         try:
             result = subprocess.run(
@@ -65,8 +69,27 @@ def find_backend() -> str:
             continue
         if result.returncode == 0:
             return backend
-    tried = f"MUJOCO_GL={chosen}" if chosen else "OpenGL"
-    raise RenderingUnavailable(f"{tried} draws nothing on this machine; install: {INSTALL_LINE}")
+    raise RenderingUnavailable(f"OpenGL draws nothing on this machine; install: {INSTALL_LINE}")
+
+
+def choose_backend() -> bool:
+    """Set MUJOCO_GL to what draws here, before MuJoCo is imported, or say why there is no video.
+
+    Returns:
+        Whether pictures can be drawn. If not, the variable is unset: MuJoCo cannot be imported
+        where it has a value that MuJoCo does not know.
+    """
+    chosen = os.environ.get("MUJOCO_GL")
+    try:
+        found = find_backend()
+    except RenderingUnavailable as error:
+        print(f"no video: {error}", file=sys.stderr)
+        os.environ.pop("MUJOCO_GL", None)
+        return False
+    if chosen and found != chosen:
+        print(f"MUJOCO_GL={chosen} draws nothing here; taking {found}", file=sys.stderr)
+    os.environ["MUJOCO_GL"] = found
+    return True
 
 
 def record_episode(

@@ -21,7 +21,13 @@ from analysis.run_files import NotARun
 from analysis.runs import load_runs
 from analysis.state_files import state_hash
 from analysis.summary import final_return
-from analysis.video import INSTALL_LINE, RenderingUnavailable, annotate, find_backend
+from analysis.video import (
+    INSTALL_LINE,
+    RenderingUnavailable,
+    annotate,
+    choose_backend,
+    find_backend,
+)
 from configs.compose import compose_run
 
 REPOSITORY = Path(train.__file__).parent
@@ -275,6 +281,28 @@ def test_without_opengl_the_numbers_come_and_the_remedy_is_one_line(run):
     (line,) = [line for line in result.stderr.splitlines() if "no video" in line]
     assert "apt-get install" in line
     assert INSTALL_LINE in line
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_an_opengl_that_does_not_exist_is_passed_over(monkeypatch, capsys, works):
+    tried = []
+
+    def probe(command, env, **options):
+        tried.append(env["MUJOCO_GL"])
+        draws = works and tried[-1] == "osmesa"
+        return subprocess.CompletedProcess(command, 0 if draws else 1)
+
+    monkeypatch.setattr("analysis.video.subprocess.run", probe)
+    monkeypatch.setenv("MUJOCO_GL", "nonsense")
+    assert choose_backend() is works
+    assert tried == ["nonsense", "egl", "osmesa"] + ["glfw"] * (not works)
+    said = capsys.readouterr().err
+    if works:
+        assert os.environ["MUJOCO_GL"] == "osmesa"
+        assert "MUJOCO_GL=nonsense draws nothing here; taking osmesa" in said
+    else:
+        assert "MUJOCO_GL" not in os.environ  # MuJoCo could not even be imported with it
+        assert INSTALL_LINE in said
 
 
 def test_text_is_written_on_a_copy_of_the_frame():
