@@ -42,6 +42,7 @@ class _Parser(argparse.ArgumentParser):
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure the newest intact checkpoint: returns at fixed frictions, or success on tasks."""
+    from analysis.chosen_checkpoint import run_and_checkpoint
     from analysis.evaluation import checked_frictions
     from analysis.video import choose_backend
 
@@ -49,20 +50,9 @@ def run(arguments: argparse.Namespace) -> int:
     run_dirs = _named_runs(arguments)
     films = arguments.video and choose_backend()
     for run_dir in run_dirs:
-        _evaluate_run(*_run_and_checkpoint(run_dir, arguments), frictions, arguments, films)
+        chosen = run_and_checkpoint(run_dir, arguments.checkpoint)
+        _evaluate_run(*chosen, frictions, arguments, films)
     return EXIT_DONE
-
-
-def _run_and_checkpoint(named: Path, arguments: argparse.Namespace) -> tuple[Path, Path | None]:
-    """The run directory, and the checkpoint to take; the newest intact one if None."""
-    from analysis.chosen_checkpoint import find_checkpoint
-
-    if not (named / "manifest.json").is_file() or (named / "config.yaml").exists():
-        chosen = arguments.checkpoint
-        return named, None if chosen is None else find_checkpoint(named, chosen)
-    if arguments.checkpoint is not None:
-        raise UsageError(f"{named} is a checkpoint already; leave out --checkpoint")
-    return named.resolve().parents[1], named
 
 
 def _named_runs(arguments: argparse.Namespace) -> list[Path]:

@@ -13,6 +13,23 @@ FOLDER = "evaluations"
 MAX_SHOWN = 20
 
 
+def run_and_checkpoint(named: Path, checkpoint: Path | None) -> tuple[Path, Path | None]:
+    """The run directory, and the checkpoint to take; the newest intact one if None.
+
+    Args:
+        named: Run directory, or one of its checkpoints.
+        checkpoint: Named beside it, see `find_checkpoint`; None where nothing is.
+
+    Raises:
+        CheckpointError: Two checkpoints are named, or the one that is does not exist.
+    """
+    if not (named / "manifest.json").is_file() or (named / "config.yaml").exists():
+        return named, None if checkpoint is None else find_checkpoint(named, checkpoint)
+    if checkpoint is not None:
+        raise CheckpointError(f"{named} is a checkpoint already; leave out --checkpoint")
+    return named.resolve().parents[1], named
+
+
 def find_checkpoint(run_dir: Path, named: Path) -> Path:
     """The checkpoint that a command line names: one of the run, or any other directory.
 
