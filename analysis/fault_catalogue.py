@@ -347,7 +347,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "F34",
         "hours of running and killing",
-        "equal bits, no growth of memory, descriptors or threads (`python -m analysis.soak`)",
+        "equal bits, no growth of memory, descriptors or threads seen (`python -m analysis.soak`)",
         (
             "tests/faults/test_soak.py::test_a_tiny_soak_finds_equal_bits",
             "tests/faults/test_soak.py::test_slope_of_a_leak_is_found_and_of_noise_is_not",

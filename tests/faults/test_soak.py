@@ -179,7 +179,7 @@ def test_bad_options_are_refused(capsys):
 def test_a_tiny_soak_finds_equal_bits(tmp_path):
     """Stopped once itself, then continued by the same command to the end."""
     words = [sys.executable, "-m", "analysis.soak", "--out", f"{tmp_path}/out"]
-    words += ["--runs", f"{tmp_path}/runs", "--total-steps", "16384", "--switch-interval", "4096"]
+    words += ["--runs", f"{tmp_path}/runs", "--total-steps", "65536", "--switch-interval", "16384"]
     words += ["--kill-minutes", "0.2", "--checkpoint-minutes", "0", "--sample-seconds", "0.5"]
     words += ["--warm-up-seconds", "1", "--minutes", "0", "experiment=slippery_ant_smoke"]
     limited = [*words[:3], "--limit-minutes", "0.2", *words[3:]]
